@@ -1,0 +1,29 @@
+"""FlexDETR: train, check, shrink and ship real-time end-to-end detectors of the RT-DETR family.
+
+Public names are resolved when they are first used: importing the package stays fast and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_HOMES: dict[str, str] = {}
+
+__all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name.startswith("_"):  # Python and its tools ask for these by themselves
+        raise AttributeError(f"module 'flexdetr' has no attribute {name!r}")
+    from flexdetr.config import nearest
+
+    raise AttributeError(f"module 'flexdetr': {nearest(name, _HOMES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,252 @@
+"""The house's rules, read off the source: imports point one way, and torch stays where it is needed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "flexdetr"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A part may import parts of its own rank or below. Ranks follow the layout in CONTRIBUTING.md.
+RANKS = {
+    "boxes": 0,
+    "classes": 0,
+    "config": 0,
+    "presets": 1,
+    "runtime": 1,
+    "draw": 2,
+    "model": 2,
+    "loss": 3,
+    "data": 4,
+    "metrics": 4,
+    "weights": 4,
+    "engine": 5,
+    "export": 5,
+    "report": 5,
+    "api": 6,
+    "demo": 7,
+    "cli": 7,
+}
+# These never import torch, not even inside a function.
+NO_TORCH = ("config", "classes", "presets", "runtime", "draw", "data.dataset")
+# These may, but only inside a function: a base install without torch has to import them.
+LAZY_TORCH = (*NO_TORCH, "", "api", "cli", "demo", "data", "data.detect", "data.images", "data.check")
+HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_eval"}
+# Bases that are no part of this package, and that their libraries mean to be inherited from.
+BASES = {
+    "Module", "Function", "Dataset", "IterableDataset", "Sampler", "Transform",  # torch, torchvision
+    "BaseModel", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "Generic",
+    "Unpickler", "Handler", "Formatter", "HTMLParser", "TyperGroup", "ProgressColumn",
+    "Exception", "ValueError", "RuntimeError", "TypeError", "KeyError", "OSError", "ImportError",
+    "Part",
+}  # fmt: skip
+VAGUE_NAMES = {"util", "utils", "misc", "common", "helper", "helpers", "core"}
+MAX_LINES = 440  # about 400, without a fight over the last docstring
+
+
+def module_name(path: Path) -> str:
+    """``src/flexdetr/model/fuse.py`` as ``model.fuse``; the package itself is the empty name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def import_nodes(
+    node: ast.AST, *, inside_functions: bool, types: bool
+) -> Iterator[ast.Import | ast.ImportFrom]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not inside_functions:
+            continue
+        elif is_type_checking(child) and not types:
+            for other in child.orelse:
+                yield from import_nodes(other, inside_functions=inside_functions, types=types)
+        else:
+            yield from import_nodes(child, inside_functions=inside_functions, types=types)
+
+
+def imports(name: str, *, inside_functions: bool = True, types: bool = True) -> set[str]:
+    """Full dotted names that a module imports; what comes from this package is named down to its module."""
+    found = set()
+    package = (
+        f"flexdetr.{name}" if MODULES[name].name == "__init__.py" else f"flexdetr.{name}".rpartition(".")[0]
+    )
+    for node in import_nodes(TREES[name], inside_functions=inside_functions, types=types):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        base = node.module or ""
+        if node.level:
+            parents = package.rstrip(".").split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1] + ([base] if base else []))
+        for alias in node.names:
+            below = f"{base}.{alias.name}"
+            found.add(below if below.removeprefix("flexdetr.") in MODULES else base)
+    return found
+
+
+def own_imports(name: str, *, inside_functions: bool = True, types: bool = True) -> set[str]:
+    found = imports(name, inside_functions=inside_functions, types=types)
+    return {
+        target.removeprefix("flexdetr").lstrip(".") for target in found if target.split(".")[0] == "flexdetr"
+    }
+
+
+def loaded_with(name: str) -> set[str]:
+    """The package's modules that importing ``name`` executes, itself and its parent packages included."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or current not in MODULES:
+            continue
+        seen.add(current)
+        waiting += own_imports(current, inside_functions=False, types=False)
+        waiting += [current.rpartition(".")[0]]
+    return seen
+
+
+def part(name: str) -> str:
+    return name.split(".")[0]
+
+
+def rank(name: str) -> int:
+    top = part(name)
+    return RANKS["cli"] if top.startswith("cli") else RANKS[top]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_point_one_way(name: str) -> None:
+    upward = {target for target in own_imports(name) - {""} if rank(target) > rank(name)}
+    assert not upward, f"{name} imports {sorted(upward)}, which stand above it"
+
+
+def test_every_part_has_a_rank() -> None:
+    unknown = {part(name) for name in MODULES if name} - set(RANKS)
+    assert not {name for name in unknown if not name.startswith("cli")}
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    circles = [
+        name
+        for name in MODULES
+        for target in own_imports(name, inside_functions=False, types=False) - {name, name.rpartition(".")[0]}
+        if name and name in reachable(target)
+    ]
+    assert not circles
+
+
+def reachable(name: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen and current in MODULES:
+            seen.add(current)
+            waiting += own_imports(current, inside_functions=False, types=False)
+    return seen
+
+
+def torch_free(name: str, roots: tuple[str, ...]) -> bool:
+    return any(name == root or (root and root != "data" and name.startswith(f"{root}.")) for root in roots)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if torch_free(name, NO_TORCH)])
+def test_no_torch_at_all(name: str) -> None:
+    heavy = {target for target in imports(name) if target.split(".")[0] in HEAVY}
+    assert not heavy
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if torch_free(name, LAZY_TORCH) or part(name).startswith("cli")]
+)
+def test_no_torch_when_imported(name: str) -> None:
+    heavy = {
+        (module, target)
+        for module in loaded_with(name)
+        for target in imports(module, inside_functions=False, types=False)
+        if target.split(".")[0] in HEAVY
+    }
+    assert not heavy
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_hold_one_idea(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_LINES, f"{path.name} has {lines} lines; split it by idea"
+    words = {word for part in path.relative_to(PACKAGE).with_suffix("").parts for word in part.split("_")}
+    assert not words & VAGUE_NAMES, "name the file after what it does"
+
+
+def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kind):
+                yield name, node
+
+
+def test_composition_not_inheritance() -> None:
+    errors = {
+        node.name
+        for _, node in nodes(ast.ClassDef)
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Error", "Interrupted", "Warning"))
+    }
+    wrong = [
+        f"{name}.{node.name}({ast.unparse(base)})"
+        for name, node in nodes(ast.ClassDef)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if last_name(base) not in BASES | errors
+    ]
+    assert not wrong, "compose instead of inheriting from a class of ours"
+
+
+def last_name(node: ast.expr) -> str:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def test_no_evaluated_strings_prints_or_exits() -> None:
+    forbidden = {
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "print",
+        "sys.exit",
+        "exit",
+        "quit",
+        "pickle.load",
+        "pickle.loads",
+    }
+    wrong = [
+        f"{name}:{node.lineno} {ast.unparse(node.func)}"
+        for name, node in nodes(ast.Call)
+        if isinstance(node, ast.Call)
+        if ast.unparse(node.func) in forbidden
+    ]
+    assert not wrong
+
+
+def test_torch_load_never_unpickles_code() -> None:
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, node in nodes(ast.Call)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+        if not any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+    ]
+    assert not wrong, "pass weights_only=True"
