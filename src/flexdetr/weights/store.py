@@ -1,0 +1,307 @@
+"""Our own checkpoint format: a safetensors file whose header carries everything needed to use it.
+
+The header's metadata holds one entry, ``flexdetr``, a JSON document with the fields of ``Metadata``. To read it
+needs no torch. Fields that this version does not know are kept and written back, so that a file survives a
+round trip through an older FlexDETR.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexdetr.weights.container import WeightsError, sniff
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+_ENTRY = "flexdetr"
+_MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with the weights.
+
+    Attributes:
+        model: the preset that the configuration started from.
+        config: the whole resolved configuration, as ``Config.model_dump(mode="json")`` gives it.
+        classes: ``[{"id": data set's own id, "name": name}, ...]`` in the order of the head's rows.
+        image_size: (height, width) that the network was trained for.
+        normalisation: what is done to uint8 RGB first: ``{"scale": 1/255, "mean": [...], "std": [...]}``.
+        norm_eps: batch-norm eps that differ from 1e-5, by module path; the empty path stands for every one.
+        training: a summary of the run (epochs, steps, metrics, data set, seed ...).
+        licence: licence of these weights, as an SPDX name where there is one.
+        provenance: every ancestor, nearest first: ``{"source", "file", "sha256", "licence", ...}``.
+        thresholds: score thresholds, by class name, or "default" for all.
+        format_version: of the file; written by newer versions of FlexDETR it may be larger than ours.
+        extra: fields that this version does not know, kept as they are.
+    """
+
+    model: str = "custom"
+    config: dict[str, Any] = field(default_factory=dict)
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    image_size: tuple[int, int] = (640, 640)
+    normalisation: dict[str, Any] = field(
+        default_factory=lambda: {"scale": 1 / 255, "mean": [0.0] * 3, "std": [1.0] * 3}
+    )
+    norm_eps: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain data, with the unknown ones of ``extra`` beside them."""
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
+        return {**self.extra, **known, "image_size": list(self.image_size)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Metadata:
+        """The inverse of ``to_json``.
+
+        Raises:
+            WeightsError: where a known field has another type than it should have.
+        """
+        known = {item.name for item in fields(cls)} - {"extra"}
+        default = cls()
+        values: dict[str, Any] = {}
+        for name in known & content.keys():
+            value = content[name]
+            if name == "image_size":
+                if not (
+                    isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(n) for n in value)
+                ):
+                    raise WeightsError(f"metadata field image_size must be [height, width]; got {value!r}")
+                value = (int(value[0]), int(value[1]))
+            elif not isinstance(value, type(getattr(default, name))) or isinstance(value, bool):
+                wanted = type(getattr(default, name)).__name__
+                raise WeightsError(f"metadata field {name} must be a {wanted}; got {type(value).__name__}")
+            values[name] = value
+        return cls(**values, extra={name: value for name, value in content.items() if name not in known})
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors header: tensor descriptions and the free-form metadata.
+
+    Attributes:
+        tensors: ``{name: (dtype, shape)}``, dtype in safetensors' spelling ("F32").
+        metadata: the file's text metadata.
+    """
+
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    metadata: dict[str, str]
+
+
+def read_header(path: str | Path) -> Header:
+    """Parse and check a safetensors header without torch, safetensors or the tensor data.
+
+    Raises:
+        WeightsError: where the file is no safetensors file, truncated, or inconsistent.
+    """
+    path = Path(path)
+    if (kind := sniff(path)) != "safetensors":
+        raise WeightsError(f"{path} is a {kind}, not a safetensors file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER:
+            raise WeightsError(f"{path} is damaged: its header claims {length} bytes")
+        if length > size - 8:
+            raise WeightsError(f"{path} is truncated inside its header ({size} bytes)")
+        raw = file.read(length)
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is damaged: its header is no JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is damaged: its header is no mapping")
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise WeightsError(f"{path} is damaged: its metadata is no mapping of texts")
+    return Header(_check_layout(path, content, size - 8 - length), metadata)
+
+
+def _check_layout(
+    path: Path, content: dict[str, Any], data_bytes: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every tensor's place, checked: size equal to the shape's, inside the file, none overlapping."""
+    tensors, spans = {}, []
+    for name, entry in content.items():
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            fits = all(_is_int(n) and n >= 0 for n in (*shape, begin, end)) and begin <= end
+        except (TypeError, KeyError, ValueError):
+            fits = False
+        if not fits:
+            raise WeightsError(
+                f"{path} is damaged: the header's entry for {name!r} is not a tensor description"
+            )
+        count = 1
+        for side in shape:
+            count *= side
+        if isinstance(dtype, str) and dtype in _ITEM_BYTES and count * _ITEM_BYTES[dtype] != end - begin:
+            raise WeightsError(f"{path} is damaged: {name!r} of shape {list(shape)} has {end - begin} bytes")
+        tensors[name] = (str(dtype), shape)
+        spans.append((begin, end))
+    spans.sort()
+    if any(first[1] > second[0] for first, second in itertools.pairwise(spans)):
+        raise WeightsError(f"{path} is damaged: tensors overlap")
+    needed = max((end for _, end in spans), default=0)
+    if needed > data_bytes:
+        raise WeightsError(f"{path} is truncated: {data_bytes} of {needed} bytes of tensors are there")
+    return tensors
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """The metadata of one of our files; torch is not needed.
+
+    Raises:
+        WeightsError: where the file cannot be read, or was not written by FlexDETR.
+    """
+    return metadata_of(path, read_header(path))
+
+
+def is_ours(header: Header) -> bool:
+    """Whether FlexDETR wrote the file."""
+    return _ENTRY in header.metadata
+
+
+def metadata_of(path: str | Path, header: Header) -> Metadata:
+    """The metadata inside a header that was read from ``path`` already.
+
+    Raises:
+        WeightsError: where FlexDETR did not write it, or its content is damaged.
+    """
+    if not is_ours(header):
+        raise WeightsError(f"{path} is a safetensors file of another program; `flexdetr convert` reads it")
+    try:
+        content = json.loads(header.metadata[_ENTRY])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is no JSON") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is no mapping")
+    try:
+        return Metadata.from_json(content)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def save(path: str | Path, state: Mapping[str, Tensor], metadata: Metadata) -> Path:
+    """Write a checkpoint so that the file is, at every moment, either the former one or the whole new one.
+
+    Tensors are stored contiguous and on their own (two names of one tensor become two copies).
+
+    Args:
+        path: file to write; its folder is made where it is missing.
+        state: tensors by module path, on any device.
+        metadata: what travels with them.
+
+    Returns:
+        The path.
+
+    Raises:
+        WeightsError: where the disk is full or the place cannot be written; a former file is left as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    text = json.dumps(metadata.to_json(), ensure_ascii=False)
+    try:
+        with replacing(path) as temporary:
+            save_file(_separate(state), temporary, metadata={"format": "pt", _ENTRY: text})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}; a former file there is unchanged") from error
+    return path
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none sharing memory with another."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        if place in seen:
+            tensor = tensor.clone()
+        seen.add(place)
+        separate[name] = tensor
+    return separate
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write ``path`` through a file beside it: even after a kill, the old or the whole new one is there.
+
+    Yields:
+        A temporary path to write; on leaving it is flushed to the disk and renamed over ``path``.
+
+    Raises:
+        OSError: as the file system gives it; ``path`` is unchanged then and the temporary file is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut; not every file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
+    """Tensors and metadata of one of our files; the tensors are mapped from the file, not copied.
+
+    Raises:
+        WeightsError: where the file is damaged, truncated, or not ours.
+    """
+    metadata = read_metadata(path)
+    return load_tensors(path), metadata
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of any safetensors file.
+
+    Raises:
+        WeightsError: where the file is damaged, truncated, or of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_header(path)
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
