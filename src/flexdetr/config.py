@@ -1,0 +1,423 @@
+"""The whole configuration of a run as frozen, checked values; no torch is imported here.
+
+A configuration is a preset's architecture (see ``presets.py``), changed by a YAML file, changed by ``key.sub=value``
+overrides, in this order. Unknown keys are refused, and the answer names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, which value, and what to do."""
+
+
+def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
+    """A sentence that answers an unknown word with the nearest known ones.
+
+    Args:
+        word: what was typed.
+        known: what could have been typed.
+        what: the kind of thing, for the sentence ("model", "option", "class" ...).
+
+    Returns:
+        ``unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?``, or a list of all where none is near.
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    if near:
+        return f"unknown {what} {word!r}; did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"unknown {what} {word!r}; known: {', '.join(choices)}"
+
+
+class Part(BaseModel):
+    """Base of every section: immutable, and no key goes unread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class BackboneConfig(Part):
+    """Which backbone, and how it is trained. ``backbone=NAME`` is short for ``backbone.name=NAME``.
+
+    Attributes:
+        name: a row of the backbone table, ``timm/NAME``, or ``my_pkg.my_mod:factory``.
+        options: keyword arguments of the backbone's factory.
+        lr_mult: learning rate relative to the detector's; None takes the part's own (1 without pretrained weights).
+        freeze_stem: keep the stem as it is.
+        freeze_stages: keep this many of the first stages as they are.
+        freeze_norms: keep the batch-norm statistics and affine parameters as they are.
+        weights: "auto" (what the run's ``weights`` says), or a backbone checkpoint file.
+    """
+
+    name: str = "hgnetv2_b4"
+    options: dict[str, Any] = Field(default_factory=dict)
+    lr_mult: float | None = Field(default=None, ge=0)
+    freeze_stem: bool = False
+    freeze_stages: int = Field(default=0, ge=0)
+    freeze_norms: bool = False
+    weights: str = "auto"
+
+
+class EncoderConfig(Part):
+    """The hybrid encoder: one intra-scale block on the coarsest level, then cross-scale fusion.
+
+    Attributes:
+        strides: levels taken from the backbone, finest first.
+        width: channels of every level.
+        intra: intra-scale block: "aifi" (attention), "sppf" or "none".
+        intra_layers: how many of them.
+        ffn: hidden width of the intra-scale feed-forward network.
+        heads: attention heads.
+        fusion: cross-scale block: "csprep" (RT-DETR), "gelan" (D-FINE) or "ghost" (light).
+        expansion: hidden width of the fusion blocks relative to ``width``.
+        depth: number of bottlenecks in a fusion block relative to the published three.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32)
+    width: int = Field(default=256, gt=0)
+    intra: Literal["aifi", "sppf", "none"] = "aifi"
+    intra_layers: int = Field(default=1, ge=0)
+    ffn: int = Field(default=1024, gt=0)
+    heads: int = Field(default=8, gt=0)
+    fusion: Literal["csprep", "gelan", "ghost"] = "csprep"
+    expansion: float = Field(default=1.0, gt=0)
+    depth: float = Field(default=1.0, gt=0)
+
+    @field_validator("strides")
+    @classmethod
+    def _strides_double(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if not strides or any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+            raise ValueError(f"strides must double from level to level, like [8, 16, 32]; got {list(strides)}")
+        return strides
+
+
+class DecoderConfig(Part):
+    """The decoder: query selection, deformable attention layers, heads and denoising.
+
+    Attributes:
+        width: channels of queries and memory.
+        layers: decoder layers that are trained.
+        eval_layers: decoder layers that run at inference; None runs all.
+        queries: selected queries.
+        heads: attention heads.
+        ffn: hidden width of the feed-forward networks.
+        points: sampling points of each head, one number for each level or one for all.
+        sampling: "bilinear", or RT-DETRv2's "discrete".
+        denoising: denoising queries aimed at in each group (0 trains without denoising).
+        label_noise: share of denoising labels at risk; half of them are flipped.
+        box_noise: size of the denoising boxes' noise, relative to half the box.
+    """
+
+    width: int = Field(default=256, gt=0)
+    layers: int = Field(default=6, gt=0)
+    eval_layers: int | None = Field(default=None, gt=0)
+    queries: int = Field(default=300, gt=0)
+    heads: int = Field(default=8, gt=0)
+    ffn: int = Field(default=1024, gt=0)
+    points: int | tuple[int, ...] = 4
+    sampling: Literal["bilinear", "discrete"] = "bilinear"
+    denoising: int = Field(default=100, ge=0)
+    label_noise: float = Field(default=0.5, ge=0, le=1)
+    box_noise: float = Field(default=1.0, ge=0)
+
+
+class LossConfig(Part):
+    """Matching costs and loss terms with their weights.
+
+    Attributes:
+        classification: "varifocal", "focal" or "mal".
+        box: a name of the box-loss family, like "giou", "shape_iou", "inner_shape_iou", "wiou_v3".
+        classification_weight: weight of the class loss.
+        l1_weight: weight of the L1 loss on cxcywh fractions.
+        box_weight: weight of the box loss.
+        class_cost: the matcher's weight of the focal class cost.
+        l1_cost: the matcher's weight of the L1 cost.
+        box_cost: the matcher's weight of the box cost.
+        matcher_box: the box loss whose value is the matcher's cost.
+        box_options: keyword arguments of the box loss (ratio, scale, ...).
+    """
+
+    classification: Literal["varifocal", "focal", "mal"] = "varifocal"
+    box: str = "giou"
+    classification_weight: float = Field(default=1.0, ge=0)
+    l1_weight: float = Field(default=5.0, ge=0)
+    box_weight: float = Field(default=2.0, ge=0)
+    class_cost: float = Field(default=2.0, ge=0)
+    l1_cost: float = Field(default=5.0, ge=0)
+    box_cost: float = Field(default=2.0, ge=0)
+    matcher_box: str = "giou"
+    box_options: dict[str, float] = Field(default_factory=dict)
+
+
+class DataConfig(Part):
+    """Reading the data and what is done to a training image.
+
+    Attributes:
+        skip_bad: go on without images and boxes that cannot be read.
+        workers: loader processes; None takes what the machine has.
+        val_fraction: share of the training images cut off where a data set has no validation split.
+        photometric: probability of the photometric distortion.
+        zoom_out: probability of pasting the image on a larger canvas.
+        iou_crop: probability of a crop that keeps some object above a drawn IoU.
+        flip: probability of a horizontal flip.
+        mosaic: probability of a mosaic of four images, in the mosaic phase; None derives it.
+        mixup: probability of blending two images, in the mosaic phase; None derives it.
+        multi_scale: draw the size of each batch around ``image_size``.
+        cache: keep decoded images in memory; None decides by size.
+    """
+
+    skip_bad: bool = False
+    workers: int | None = Field(default=None, ge=0)
+    val_fraction: float = Field(default=0.15, gt=0, lt=1)
+    photometric: float = Field(default=0.5, ge=0, le=1)
+    zoom_out: float = Field(default=0.5, ge=0, le=1)
+    iou_crop: float = Field(default=0.8, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    mosaic: float | None = Field(default=None, ge=0, le=1)
+    mixup: float | None = Field(default=None, ge=0, le=1)
+    multi_scale: bool = True
+    cache: bool | None = None
+
+
+class TrainConfig(Part):
+    """The schedule and the machine. None means: derived from the data, and printed with the reason.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images of an optimisation step, over all processes and micro-batches; "auto" finds what fits.
+        accumulate: micro-batches a step.
+        lr: peak learning rate of the detector.
+        weight_decay: AdamW's weight decay, off for norms, biases and affine blocks.
+        warmup: share of the run during which the learning rate rises.
+        flat: share of the run after which the learning rate falls (flat-cosine).
+        final_lr: learning rate at the end relative to the peak.
+        augment_until: share of the run after which all strong augmentation stops.
+        mosaic_until: share of the run after which mosaic and mixup stop.
+        clip: largest gradient norm (0: none).
+        ema: decay of the exponential moving average; None derives it from the number of steps.
+        eval_every: epochs between evaluations.
+        patience: stop after this share of the run without a better AP; None never stops early.
+        precision: "auto" takes bf16 wherever the device computes in it.
+        device: "auto", "cpu", "cuda", "cuda:0" ...
+        channels_last: memory format of images and weights.
+        minutes: stop the run so that it ends within this time.
+    """
+
+    epochs: int | None = Field(default=None, gt=0)
+    batch_size: int | Literal["auto"] = 16
+    accumulate: int = Field(default=1, gt=0)
+    lr: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: float | None = Field(default=None, ge=0, lt=1)
+    flat: float = Field(default=0.5, ge=0, le=1)
+    final_lr: float = Field(default=0.05, ge=0, le=1)
+    augment_until: float = Field(default=0.9, ge=0, le=1)
+    mosaic_until: float = Field(default=0.5, ge=0, le=1)
+    clip: float = Field(default=0.1, ge=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    eval_every: int | None = Field(default=None, gt=0)
+    patience: float | None = Field(default=None, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    channels_last: bool = True
+    minutes: float | None = Field(default=None, gt=0)
+
+
+Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
+
+
+class Config(Part):
+    """Everything that makes a run.
+
+    Attributes:
+        model: the preset that the run starts from.
+        image_size: (height, width) that the network sees, both divisible by 32.
+        backbone: see BackboneConfig; a plain string is its name.
+        encoder: see EncoderConfig.
+        decoder: see DecoderConfig.
+        attention: inserts by place: ``backbone.16`` is after the backbone's stride-16 stage, ``encoder.8`` after the
+            encoder's stride-8 level.
+        loss: see LossConfig.
+        data: see DataConfig.
+        train: see TrainConfig.
+        recipe: "auto" derives the schedule from the data, "coco" is the published one.
+        weights: "none", "coco", "backbone", or a checkpoint file.
+        seed: of everything random in the run.
+        log: extra sinks beside the CSV file.
+    """
+
+    model: str = "custom"
+    image_size: tuple[int, int] = (640, 640)
+    backbone: BackboneConfig = BackboneConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    attention: dict[str, Insert] = Field(default_factory=dict)
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    recipe: Literal["auto", "coco"] = "auto"
+    weights: str = "none"
+    seed: int = 0
+    log: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _short_backbone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _short_size(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, int | str) else value
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _short_log(cls, value: object) -> object:
+        return tuple(name for name in value.split(",") if name) if isinstance(value, str) else value
+
+    @field_validator("image_size")
+    @classmethod
+    def _divisible(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if any(side <= 0 or side % 32 for side in size):
+            raise ValueError(f"image_size must be divisible by 32 on both sides; got {size[0]}x{size[1]}")
+        return size
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        points = self.decoder.points
+        if isinstance(points, tuple) and len(points) != len(self.encoder.strides):
+            raise ValueError(
+                f"decoder.points gives {len(points)} numbers for {len(self.encoder.strides)} levels "
+                f"(encoder.strides {list(self.encoder.strides)}); give one for each level, or a single number"
+            )
+        for name, section in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if section.width % section.heads:
+                raise ValueError(f"{name}.width {section.width} is not divisible by {name}.heads {section.heads}")
+        return self
+
+
+def parse_size(value: int | str) -> tuple[int, int]:
+    """``640`` or ``"384x640"`` (height x width) as (height, width).
+
+    Raises:
+        ValueError: where the text is neither.
+    """
+    sides = str(value).lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+        raise ValueError(f"image size {value!r} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640")
+    return int(sides[0]), int(sides[-1])
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``change`` laid over it, section by section; neither is modified."""
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        if key == "backbone" and isinstance(value, str):
+            value = {"name": value}  # another backbone: the options of the former one do not fit it
+            below = None
+        merged[key] = (
+            merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``["train.lr=1e-4", "backbone=timm/resnet18"]`` as a nested mapping; values are read as YAML.
+
+    Raises:
+        ConfigError: where a text has no ``=`` or a value is no YAML.
+    """
+    nested: dict[str, Any] = {}
+    for text in overrides:
+        path, sign, raw = text.partition("=")
+        if not sign or not path.strip():
+            raise ConfigError(f"override {text!r} is not of the form key.sub=value")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
+        if isinstance(value, str):
+            value = _number(value)
+        keys = path.strip().split(".")
+        if keys[0] == "attention" and len(keys) > 1:  # places contain a dot: attention.backbone.16=ema
+            keys = ["attention", ".".join(keys[1:])]
+        for key in reversed(keys):
+            value = {key: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-4`` as text; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file's mapping.
+
+    Raises:
+        ConfigError: where the file is missing, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values; got {type(content).__name__}")
+    return content
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """A checked configuration from nested values.
+
+    Raises:
+        ConfigError: naming each wrong key with the nearest right one, and each wrong value.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own error dictionary
+    keys = [str(key) for key in problem["loc"]]
+    dotted = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        return nearest(dotted, [*known_keys()], "key")
+    if problem["type"] == "literal_error":
+        expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{dotted}: " + nearest(str(problem["input"]), expected, "value")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message} (got {problem['input']!r})" if dotted else message
+
+
+def known_keys(section: type[Part] = Config, prefix: str = "") -> Iterable[str]:
+    """Every dotted key that a configuration may hold."""
+    for name, info in section.model_fields.items():
+        yield prefix + name
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Part):
+            yield from known_keys(annotation, f"{prefix}{name}.")
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as YAML that ``read_yaml`` and ``build`` take back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def insert_names() -> tuple[str, ...]:
+    """Attention inserts that ``attention`` may name."""
+    return get_args(Insert)

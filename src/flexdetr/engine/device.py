@@ -1,0 +1,65 @@
+"""Which device computes, in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from flexdetr.config import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a name stands for.
+
+    Args:
+        name: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:0" ...
+
+    Raises:
+        ConfigError: where the device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not one; use auto, cpu, cuda or cuda:0") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} is not here: this machine has {count} CUDA devices; use cpu or auto")
+    elif device.type != "cpu":
+        raise ConfigError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that matrix products and convolutions compute in.
+
+    Args:
+        name: "auto", "fp32", "bf16" or "fp16".
+        device: where they run.
+
+    Returns:
+        For "auto", bfloat16 wherever the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX or
+        AVX512-BF16), float32 elsewhere: emulated bf16 is several times slower than float32.
+
+    Raises:
+        ConfigError: for fp16 on a CPU.
+    """
+    if name == "fp16":
+        if device.type == "cpu":
+            raise ConfigError("precision fp16 needs a GPU; use auto, fp32 or bf16 on a CPU")
+        return torch.float16
+    if name == "bf16" or (name == "auto" and _has_bf16(device)):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which the model runs; it does nothing for float32."""
+    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)

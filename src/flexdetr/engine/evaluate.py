@@ -1,0 +1,71 @@
+"""Run a detector over records and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.data.loader import Batch
+from flexdetr.engine.device import autocast
+from flexdetr.metrics.coco_map import Metrics
+from flexdetr.metrics.coco_map import evaluate as score
+from flexdetr.model.detector import DetectionModel
+from flexdetr.model.postprocess import postprocess
+
+Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
+
+
+@torch.inference_mode()
+def detect(
+    model: DetectionModel,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+) -> Found:
+    """The detections of every image, before any threshold.
+
+    Args:
+        model: the detector, moved to ``device`` and put in evaluation mode.
+        batches: batches of an evaluation loader.
+        device: where to compute.
+        dtype: autocast's type.
+        decoder_layers: layers to run; None runs the configured number.
+        queries: queries to select; None selects the configured number.
+
+    Returns:
+        ``{image id: (boxes xyxy in pixels (K, 4), scores (K,), head indices (K,))}``.
+    """
+    model.eval().to(device)
+    found: Found = {}
+    for batch in batches:
+        images = model.normalise(batch.images.to(device, non_blocking=True))
+        with autocast(device, dtype):
+            output = model(images, decoder_layers=decoder_layers, queries=queries)
+        labels, boxes, scores = (part.cpu().numpy() for part in postprocess(output.final, batch.sizes.to(device)))
+        for index, image_id in enumerate(batch.image_ids):
+            found[image_id] = (boxes[index], scores[index], labels[index])
+    return found
+
+
+def evaluate(
+    model: DetectionModel,
+    records: Sequence[Record],
+    classes: Classes,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+) -> Metrics:
+    """The COCO numbers of a detector on records; ``batches`` must cover exactly these."""
+    found = detect(model, batches, device=device, dtype=dtype, decoder_layers=decoder_layers, queries=queries)
+    return score(records, found, classes)

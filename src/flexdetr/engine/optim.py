@@ -1,0 +1,60 @@
+"""Parameter groups with their own rates, and AdamW over them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from flexdetr.config import Config
+from flexdetr.model.detector import DetectionModel
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by learning-rate multiplier and weight decay.
+
+    Norms, biases and learnable affine blocks (all that is a scalar or a vector) get no weight decay. The backbone's
+    multiplier applies only where it starts from trained weights: from random weights it learns at the full rate.
+
+    Args:
+        model: the detector.
+        config: a run's configuration without gaps.
+        pretrained: whether the backbone starts from trained weights.
+
+    Returns:
+        Groups with "params", "lr" (the peak), "weight_decay" and "multiplier".
+    """
+    train = config.train
+    if train.lr is None:
+        raise ValueError("the learning rate is not settled; derive the recipe first")
+    whole = config.backbone.lr_mult if pretrained and config.backbone.lr_mult is not None else 1.0
+    own = model.backbone.lr_multipliers()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or parameter in seen:
+            continue
+        seen.add(parameter)
+        below = name.removeprefix("backbone.")
+        multiplier = whole * own.get(below, 1.0) if below != name else 1.0
+        groups[multiplier, parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": train.lr * multiplier,
+            "weight_decay": train.weight_decay if decayed else 0.0,
+            "multiplier": multiplier,
+        }
+        for (multiplier, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def build_optimizer(model: DetectionModel, config: Config, *, pretrained: bool) -> torch.optim.AdamW:
+    """AdamW with one fused kernel over each group."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config, pretrained=pretrained), betas=(0.9, 0.999), fused=True
+    )

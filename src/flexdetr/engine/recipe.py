@@ -1,0 +1,100 @@
+"""Schedules that fit the data: every length is a share of the run, every rate follows from images x epochs / batch."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from flexdetr.config import Config
+
+# Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
+_VIEWS = 30_000
+_EPOCHS = (50, 150)
+
+
+class Recipe(NamedTuple):
+    """A configuration without gaps, and why each gap was filled as it was.
+
+    Attributes:
+        config: the configuration; no ``None`` is left in the schedule.
+        steps_per_epoch: optimisation steps of an epoch.
+        reasons: one sentence for each derived value.
+    """
+
+    config: Config
+    steps_per_epoch: int
+    reasons: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps of the whole run."""
+        return self.steps_per_epoch * (self.config.train.epochs or 0)
+
+
+def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
+    """Fill what the configuration leaves open.
+
+    Args:
+        config: the run's configuration; ``train.batch_size`` is a number.
+        num_images: training images.
+        pretrained: whether the backbone starts from trained weights.
+
+    Returns:
+        The recipe. Values that the user set are kept.
+    """
+    train, data, reasons = config.train, config.data, []
+    batch = min(int(train.batch_size), num_images)
+    steps_per_epoch = max(1, num_images // batch)
+    train_changes: dict[str, object] = {"batch_size": batch}
+    data_changes: dict[str, object] = {}
+    if batch != train.batch_size:
+        reasons.append(f"batch size {batch}: there are only {num_images} training images")
+
+    def settle(changes: dict[str, object], key: str, current: object, value: object, reason: str) -> None:
+        if current is None:
+            changes[key] = value
+            reasons.append(f"{key} {value:.4g}: {reason}" if isinstance(value, float) else f"{key} {value}: {reason}")
+
+    low, high = _EPOCHS
+    epochs = min(high, max(low, math.ceil(_VIEWS / num_images)))
+    settle(train_changes, "epochs", train.epochs, epochs, f"about {_VIEWS:,} image views, {low} to {high} epochs")
+    epochs = train.epochs or epochs
+    steps = steps_per_epoch * epochs
+    base = 1e-4 if pretrained else 4e-4
+    lr = base * min(2.0, math.sqrt(batch / 16))
+    settle(train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch")
+    warmup = min(0.1, max(200, 0.02 * steps) / steps)
+    settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
+    horizon = max(10.0, 0.04 * steps)
+    decay = min(0.9999, 1 - 1 / horizon)
+    settle(train_changes, "ema", train.ema, decay, f"averages over about {horizon:.0f} of {steps} steps")
+    every = max(1, round(epochs / 25))
+    settle(train_changes, "eval_every", train.eval_every, every, f"about 25 evaluations in {epochs} epochs")
+    few = num_images < 20_000
+    why = f"{num_images} images are {'few' if few else 'many'}"
+    settle(data_changes, "mosaic", data.mosaic, 0.5, why)
+    settle(data_changes, "mixup", data.mixup, 0.0 if few else 0.3, why)
+    filled = config.model_copy(
+        update={"train": train.model_copy(update=train_changes), "data": data.model_copy(update=data_changes)}
+    )
+    return Recipe(filled, steps_per_epoch, tuple(reasons))
+
+
+def phase(config: Config, epoch: int) -> str:
+    """The augmentation of an epoch (counted from 0): "mosaic", "strong" or "plain"."""
+    done = epoch / (config.train.epochs or 1)
+    if done >= config.train.augment_until:
+        return "plain"
+    return "mosaic" if done < config.train.mosaic_until and (config.data.mosaic or config.data.mixup) else "strong"
+
+
+def rate_factor(config: Config, step: int, steps: int) -> float:
+    """Learning rate of a step relative to the peak: linear warm-up, flat, then a cosine fall (flat-cosine)."""
+    train = config.train
+    done = (step + 1) / steps
+    if train.warmup and done < train.warmup:
+        return done / train.warmup
+    if done <= train.flat:
+        return 1.0
+    fall = (done - train.flat) / max(1e-9, 1 - train.flat)
+    return train.final_lr + (1 - train.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))

@@ -1,0 +1,97 @@
+"""The resumable state of a run: everything that an exact continuation needs, written so that a kill cannot tear it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flexdetr.weights.store import replacing
+
+_log = logging.getLogger(__name__)
+
+FILE = "state.pt"
+_FORMER = "state.former.pt"
+_VERSION = 1
+
+
+class StateError(RuntimeError):
+    """A run that cannot be continued; the message says why."""
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training draws from, as plain data and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries draw from it
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.array(keys, np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put every generator back where ``random_state`` found it."""
+    version, numbers, gauss_next = state["python"]
+    random.setstate((version, tuple(numbers), gauss_next))
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the state; the one before stays beside it, so that a torn file never ends a run.
+
+    Args:
+        folder: the run's folder.
+        content: tensors and plain data.
+
+    Raises:
+        StateError: where the disk is full or cannot be written; the former state is still there.
+    """
+    path = folder / FILE
+    buffer = io.BytesIO()
+    torch.save({"version": _VERSION, **content}, buffer)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+            if path.exists():
+                path.replace(folder / _FORMER)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {path}: {error}; the state of before is intact, free some space and use --resume {folder}"
+        ) from error
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The newest state that can be read; only tensors and plain data are unpickled.
+
+    Raises:
+        StateError: where there is none.
+    """
+    tried = []
+    for name in (FILE, _FORMER):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            _log.warning("%s cannot be read (%s)", path, error)
+            tried.append(str(path))
+            continue
+        if content.get("version") != _VERSION:
+            raise StateError(f"{path} has format {content.get('version')}; this FlexDETR writes {_VERSION}")
+        return content
+    if tried:
+        raise StateError(f"no resumable state in {folder}: {', '.join(tried)} cannot be read")
+    raise StateError(f"nothing to resume in {folder}: it holds no {FILE}")

@@ -1,0 +1,1 @@
+"""The detector: backbone, encoder, decoder and what they share."""

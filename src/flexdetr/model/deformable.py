@@ -1,0 +1,112 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3; RT-DETRv2's variants)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Sampling = Literal["bilinear", "discrete"]
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at a few learned points of each level around its reference box.
+
+    A point is ``centre + offset / P_level * size / 2`` in fractions of the image (RT-DETR's box-relative offsets).
+
+    Args:
+        width: channels D of queries and memory.
+        heads: H.
+        points: sampling points of a head on each level, one number a level (RT-DETRv2 lets them differ).
+        sampling: "bilinear" interpolates (v1, v2), "discrete" takes the nearest cell (v2's deployable variant).
+    """
+
+    point_share: Tensor
+
+    def __init__(self, width: int, heads: int, points: Sequence[int], sampling: Sampling = "bilinear") -> None:
+        super().__init__()
+        self.heads = heads
+        self.points = tuple(points)
+        self.sampling: Sampling = sampling
+        total = heads * sum(points)
+        self.offsets = nn.Linear(width, 2 * total)
+        self.weights = nn.Linear(width, total)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        share = torch.cat([torch.full((count,), 1 / count) for count in points])
+        self.register_buffer("point_share", share[:, None], persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Zero weights, and offsets that start on rays of one direction a head, one step further a point."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        rays = torch.stack([angles.cos(), angles.sin()], -1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        steps = torch.cat([torch.arange(1, count + 1) for count in self.points])
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        with torch.no_grad():
+            self.offsets.bias.copy_((rays[:, None] * steps[None, :, None]).flatten())
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Gather from the memory.
+
+        Args:
+            query: (B, Q, D).
+            reference: (B, Q, 4) cxcywh fractions.
+            memory: (B, S, D), levels one after the other, rows first.
+            shapes: (height, width) of each level.
+
+        Returns:
+            (B, Q, D).
+        """
+        batch, length, _ = query.shape
+        value = self.value(memory).view(batch, memory.shape[1], self.heads, -1)
+        offsets = self.offsets(query).view(batch, length, self.heads, -1, 2)
+        weights = self.weights(query).view(batch, length, self.heads, -1).softmax(-1)
+        centre, size = reference[:, :, None, None, :2], reference[:, :, None, None, 2:]
+        locations = centre + offsets * (self.point_share.to(offsets.dtype) * 0.5) * size
+        return self.output(self.gather(value, locations, weights, shapes))
+
+    def gather(self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """The weighted sum of sampled values.
+
+        Args:
+            value: (B, S, H, D / H).
+            locations: (B, Q, H, P, 2) xy fractions, P over all levels.
+            weights: (B, Q, H, P), summing to 1 over P.
+            shapes: (height, width) of each level.
+
+        Returns:
+            (B, Q, D).
+        """
+        batch, length = locations.shape[:2]
+        maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * H, D / H, S)
+        places = locations.transpose(1, 2).flatten(0, 1)  # (B * H, Q, P, 2)
+        levels = maps.split([height * width for height, width in shapes], dim=-1)
+        sampled = [
+            self._sample(level.unflatten(-1, shape), place)
+            for level, shape, place in zip(levels, shapes, places.split(self.points, dim=2), strict=True)
+        ]
+        weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * H, 1, Q, P)
+        mixed = (torch.cat(sampled, -1) * weights).sum(-1)
+        return mixed.view(batch, -1, length).transpose(1, 2)
+
+    def _sample(self, level: Tensor, place: Tensor) -> Tensor:
+        """(N, C, h, w) at (N, Q, P, 2) -> (N, C, Q, P)."""
+        if self.sampling == "bilinear":
+            grid = (2 * place - 1).to(level.dtype)
+            return F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        height, width = level.shape[-2:]
+        column = (place[..., 0] * width + 0.5).floor().clamp(0, width - 1)
+        row = (place[..., 1] * height + 0.5).floor().clamp(0, height - 1)
+        index = (row * width + column).long().flatten(1)[:, None].expand(-1, level.shape[1], -1)
+        return level.flatten(2).gather(2, index).unflatten(-1, place.shape[1:3])

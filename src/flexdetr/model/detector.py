@@ -1,0 +1,88 @@
+"""The detector: backbone, encoder and decoder built from one configuration."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from flexdetr.config import Config, ConfigError, nearest
+from flexdetr.model.attention import INSERTS
+from flexdetr.model.backbones import build_backbone
+from flexdetr.model.decoder import Decoder
+from flexdetr.model.encoder import HybridEncoder
+from flexdetr.model.outputs import Output, Targets
+
+
+class DetectionModel(nn.Module):
+    """An RT-DETR detector.
+
+    Args:
+        config: the whole configuration; the sections backbone, encoder, decoder and attention are read.
+        num_classes: C, classes of the heads.
+
+    Raises:
+        ConfigError: where a part is unknown or does not fit.
+    """
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ConfigError(f"a detector needs at least one class; got {num_classes}")
+        in_backbone, in_encoder = _places(config)
+        self.num_classes = num_classes
+        self.backbone = build_backbone(config.backbone, config.encoder.strides, in_backbone)
+        self.encoder = HybridEncoder(
+            self.backbone.channels,
+            config.encoder,
+            {stride: INSERTS[name](config.encoder.width) for stride, name in in_encoder.items()},
+        )
+        self.decoder = Decoder(config.encoder.width, config.encoder.strides, num_classes, config.decoder)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB -> the float images that the backbone was made for."""
+        scaled = images.float() / 255
+        mean, std = self.backbone.mean, self.backbone.std
+        if tuple(mean) == (0, 0, 0) and tuple(std) == (1, 1, 1):
+            return scaled
+        return (scaled - scaled.new_tensor(mean)[:, None, None]) / scaled.new_tensor(std)[:, None, None]
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Targets | None = None,
+        *,
+        decoder_layers: int | None = None,
+        queries: int | None = None,
+    ) -> Output:
+        """Detect.
+
+        Args:
+            images: (B, 3, H, W) float, normalised (see ``normalise``); H and W divisible by 32.
+            targets: objects for the denoising queries; training mode only.
+            decoder_layers: layers to run at inference, fewer than were trained; None runs the configured number.
+            queries: queries to select; None selects the configured number.
+
+        Returns:
+            The predictions; in evaluation mode only ``final``.
+
+        Raises:
+            ValueError: where the size is not divisible by 32 or ``decoder_layers`` does not exist.
+        """
+        height, width = images.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(f"image sides must be divisible by 32; got {height}x{width}")
+        levels = self.encoder(self.backbone(images))
+        return self.decoder(levels, targets, decoder_layers=decoder_layers, queries=queries)
+
+
+def _places(config: Config) -> tuple[dict[int, str], dict[int, str]]:
+    """The inserts after backbone stages and after encoder levels, by stride."""
+    places: dict[str, dict[int, str]] = {"backbone": {}, "encoder": {}}
+    for place, name in config.attention.items():
+        part, _, stride = place.partition(".")
+        if part not in places or not stride.isdigit():
+            raise ConfigError(f"attention.{place}: a place is backbone.STRIDE or encoder.STRIDE, like backbone.16")
+        if part == "encoder" and int(stride) not in config.encoder.strides:
+            known = [f"encoder.{known}" for known in config.encoder.strides]
+            raise ConfigError("attention: " + nearest(place, known, "place"))
+        places[part][int(stride)] = name
+    return places["backbone"], places["encoder"]

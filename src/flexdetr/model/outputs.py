@@ -1,0 +1,87 @@
+"""What goes into and comes out of a detector: predictions, targets, and the denoising plan that links them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """One supervised layer's answer for a batch.
+
+    Attributes:
+        logits: (B, Q, C) class logits, before the sigmoid.
+        boxes: (B, Q, 4) cxcywh as fractions of the image, in [0, 1].
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+class DenoisingPlan(NamedTuple):
+    """How denoising queries are laid out, so that the loss can pair each with its object.
+
+    Each group holds ``max_objects`` positive queries, then as many negative ones; query ``j`` of the positive half
+    of every group belongs to object ``j`` of its image.
+
+    Attributes:
+        num_groups: groups of denoising queries in the batch.
+        max_objects: objects of the fullest image of the batch.
+        num_queries: ``2 * max_objects * num_groups``, which precede the matching queries.
+    """
+
+    num_groups: int
+    max_objects: int
+    num_queries: int
+
+
+class Output(NamedTuple):
+    """Everything that a detector returns; in evaluation mode only ``final`` is filled.
+
+    Attributes:
+        final: the last decoder layer that ran.
+        aux: earlier decoder layers, first to last.
+        encoder: the selected encoder tokens' own prediction.
+        denoising: denoising queries' predictions, one a decoder layer, first to last.
+        plan: layout of the denoising queries; None when there are none.
+    """
+
+    final: Prediction
+    aux: tuple[Prediction, ...] = ()
+    encoder: Prediction | None = None
+    denoising: tuple[Prediction, ...] = ()
+    plan: DenoisingPlan | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch.
+
+    Attributes:
+        labels: B tensors (N_i,) int64, indices of the head's classes (not data-set ids).
+        boxes: B tensors (N_i, 4) float32, cxcywh as fractions of the image.
+        image_ids: B identifiers, named in error messages.
+    """
+
+    labels: list[Tensor]
+    boxes: list[Tensor]
+    image_ids: list[int | str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_objects(self) -> int:
+        """Objects in the whole batch."""
+        return sum(len(labels) for labels in self.labels)
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same targets on another device, copied without blocking where the source is pinned."""
+        return Targets(
+            [labels.to(device, non_blocking=True) for labels in self.labels],
+            [boxes.to(device, non_blocking=True) for boxes in self.boxes],
+            self.image_ids,
+        )

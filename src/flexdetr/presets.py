@@ -1,0 +1,114 @@
+"""Every named model as a value. Architectures of RT-DETR and RT-DETRv2 as published; the flexdetr family is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from flexdetr.config import (
+    BackboneConfig,
+    Config,
+    ConfigError,
+    DecoderConfig,
+    EncoderConfig,
+    build,
+    merge,
+    nearest,
+    parse_overrides,
+    read_yaml,
+)
+
+_R18 = BackboneConfig(name="resnet18_vd", lr_mult=0.1)
+_R34 = BackboneConfig(name="resnet34_vd", lr_mult=0.1)
+_R50 = BackboneConfig(name="resnet50_vd", lr_mult=0.1, freeze_stem=True, freeze_norms=True)
+_R101 = BackboneConfig(name="resnet101_vd", lr_mult=0.01, freeze_stem=True, freeze_norms=True)
+_HALF = EncoderConfig(expansion=0.5)
+_FULL = EncoderConfig()
+_WIDE = EncoderConfig(width=384, ffn=2048)
+_HUGE = EncoderConfig(width=512, ffn=2048, intra_layers=2)
+
+
+def _hgnetv2(size: str, lr_mult: float) -> BackboneConfig:
+    return BackboneConfig(name=f"hgnetv2_{size}", lr_mult=lr_mult, freeze_stem=True, freeze_norms=True)
+
+
+def _ours(name: str, backbone: str, encoder: EncoderConfig, decoder: DecoderConfig) -> Config:
+    return Config(model=name, backbone=BackboneConfig(name=backbone, lr_mult=0.5), encoder=encoder, decoder=decoder)
+
+
+_ROWS: Final[tuple[Config, ...]] = (
+    Config(model="rtdetr_r18", backbone=_R18, encoder=_HALF, decoder=DecoderConfig(layers=3)),
+    Config(model="rtdetr_r34", backbone=_R34, encoder=_HALF, decoder=DecoderConfig(layers=4)),
+    Config(model="rtdetr_r50m", backbone=_R50, encoder=_HALF, decoder=DecoderConfig(eval_layers=3)),
+    Config(model="rtdetr_r50", backbone=_R50, encoder=_FULL),
+    Config(model="rtdetr_r101", backbone=_R101, encoder=_WIDE),
+    Config(model="rtdetr_hgnetv2_l", backbone=_hgnetv2("l", 0.05), encoder=_FULL),
+    Config(model="rtdetr_hgnetv2_x", backbone=_hgnetv2("x", 0.01), encoder=_WIDE),
+    Config(model="rtdetr_hgnetv2_h", backbone=_hgnetv2("h", 0.01), encoder=_HUGE),
+    Config(model="rtdetrv2_s", backbone=_R18, encoder=_HALF, decoder=DecoderConfig(layers=3)),
+    Config(model="rtdetrv2_m", backbone=_R34, encoder=_HALF, decoder=DecoderConfig(layers=4)),
+    Config(model="rtdetrv2_ml", backbone=_R50, encoder=_HALF, decoder=DecoderConfig(eval_layers=3)),
+    Config(model="rtdetrv2_l", backbone=_R50, encoder=_FULL),
+    Config(model="rtdetrv2_x", backbone=_R101, encoder=_WIDE),
+    _ours(
+        "flexdetr_pico",
+        "hgnetv2_b0",
+        EncoderConfig(strides=(16, 32), width=128, ffn=256, expansion=0.34, depth=0.34),
+        DecoderConfig(width=128, layers=3, ffn=256, queries=100),
+    ),
+    _ours(
+        "flexdetr_nano",
+        "hgnetv2_b0",
+        EncoderConfig(strides=(16, 32), width=128, ffn=512, expansion=0.5, depth=0.67),
+        DecoderConfig(width=128, layers=3, ffn=512),
+    ),
+    _ours(
+        "flexdetr_small",
+        "hgnetv2_b0",
+        EncoderConfig(width=192, ffn=768, expansion=0.5, depth=0.67),
+        DecoderConfig(width=192, layers=3, ffn=768),
+    ),
+)
+
+PRESETS: Final[Mapping[str, Config]] = {row.model: row for row in _ROWS}
+
+
+def preset(name: str) -> Config:
+    """The configuration of a named model.
+
+    Raises:
+        ConfigError: naming the nearest models where there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(nearest(name, PRESETS, "model"))
+    return PRESETS[name]
+
+
+def resolve(
+    model: str | None = None,
+    config_file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    **changes: Any,  # noqa: ANN401 - sections and keys of Config, checked when it is built
+) -> Config:
+    """A preset, changed by a YAML file, changed by keyword values, changed by ``key.sub=value`` texts.
+
+    Args:
+        model: the preset; None takes the file's ``model``.
+        config_file: YAML with any of the configuration's keys.
+        overrides: texts like ``train.lr=1e-4``; these win.
+        **changes: nested values by key, like ``image_size=320`` or ``train={"epochs": 5}``.
+
+    Raises:
+        ConfigError: where a name, key or value is wrong, or no model is named.
+    """
+    written = read_yaml(config_file) if config_file is not None else {}
+    typed = parse_overrides(overrides)
+    name = typed.get("model", model if model is not None else written.get("model"))
+    if name is None:
+        raise ConfigError(f"no model was named; choose one of {', '.join(PRESETS)}")
+    values: dict[str, Any] = preset(str(name)).model_dump()
+    for change in (written, changes, typed):
+        values = merge(values, change)
+    values["model"] = str(name)
+    return build(values)
