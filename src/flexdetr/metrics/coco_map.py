@@ -1,0 +1,363 @@
+"""The 12 COCO numbers and each class's own, equal to pycocotools'.
+
+Written in numpy rather than on an existing evaluator because those take every detection as a Python
+dictionary: for 5,000 images of 300 detections that alone costs more time and memory than everything done
+    here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flexdetr.classes import Classes
+    from flexdetr.data.dataset import Record
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = (1, 10, 100)
+AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class's scores, in [0, 1]; nan where the class has no objects (of that size).
+
+    Attributes:
+        ap: average precision over IoU 0.50:0.95 and 101 recalls, 100 detections an image.
+        ap50: at IoU 0.50.
+        ap75: at IoU 0.75.
+        ar100: recall over IoU 0.50:0.95 with 100 detections an image.
+        ap_small: of objects up to 32 x 32 pixels.
+        ap_medium: of objects from 32 x 32 to 96 x 96 pixels.
+        ap_large: of larger objects.
+        num_objects: objects that count (crowds do not).
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ar100: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    num_objects: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers by name, None for nan (which JSON does not have)."""
+        return {name: _json_number(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The 12 COCO numbers, in [0, 1]; nan where no object counts.
+
+    Attributes:
+        ap: mean over classes of the average precision over IoU 0.50:0.95.
+        ap50: at IoU 0.50.
+        ap75: at IoU 0.75.
+        ap_small: of objects up to 32 x 32 pixels (of the original image).
+        ap_medium: of objects from 32 x 32 to 96 x 96 pixels.
+        ap_large: of larger objects.
+        ar1: recall over IoU 0.50:0.95 with one detection for each image and class.
+        ar10: with ten.
+        ar100: with a hundred.
+        ar_small: of small objects, with a hundred.
+        ar_medium: of medium objects.
+        ar_large: of large objects.
+        per_class: each class's own scores, by name.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    per_class: dict[str, ClassMetrics]
+
+    def numbers(self) -> dict[str, float]:
+        """The 12 numbers by name, in COCO's order."""
+        return {name: value for name, value in vars(self).items() if name != "per_class"}
+
+    def to_json(self) -> dict[str, Any]:
+        """The 12 numbers, and ``per_class`` by name; None for nan (which JSON does not have)."""
+        numbers = {name: _json_number(value) for name, value in self.numbers().items()}
+        return {**numbers, "per_class": {name: one.to_json() for name, one in self.per_class.items()}}
+
+
+def evaluate(
+    ground_truth: Sequence[Record],
+    detections: Mapping[int | str, tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]],
+    classes: Classes,
+) -> Metrics:
+    """Score detections against labelled images.
+
+    Equal scores are ranked as pycocotools does: by image id where all ids are integers (otherwise in the
+    order of ``ground_truth``), then in the order given.
+
+    Args:
+        ground_truth: the labelled images, with or without objects.
+        detections: by image id, boxes_xyxy (N, 4) in pixels of the original image, scores (N,) and head
+            indices (N,) of the classes. Images without an entry count as images in which nothing was found.
+        classes: the names that head indices stand for.
+
+    Raises:
+        ValueError: if detections name an image that is not in ``ground_truth`` or a class that is not among
+            ``classes``, hold a NaN, or their arrays do not fit together; or if an image id occurs twice.
+    """
+    rows = _image_rows([record.image_id for record in ground_truth])
+    unknown = [image_id for image_id in detections if image_id not in rows]
+    if unknown:
+        raise ValueError(f"detections of image {unknown[0]!r}, which is not among the labelled images")
+    num_images = max(len(rows), 1)
+    objects = Objects(
+        _joined([record.labels * num_images + rows[record.image_id] for record in ground_truth], np.int64),
+        _xywh(_joined([record.boxes_xyxy for record in ground_truth], np.float64, 4)),
+        _joined([record.areas for record in ground_truth], np.float64),
+        _joined([record.iscrowd for record in ground_truth], np.bool_),
+    )
+    for image_id, entry in detections.items():
+        _check_detections(image_id, entry, len(classes))
+    found = Found(
+        _joined(
+            [
+                np.asarray(indices, np.int64) * num_images + rows[i]
+                for i, (_, _, indices) in detections.items()
+            ],
+            np.int64,
+        ),
+        _xywh(_joined([boxes for boxes, _, _ in detections.values()], np.float64, 4)),
+        _joined([scores for _, scores, _ in detections.values()], np.float64),
+    )
+    return _evaluate(objects, found, num_images, list(classes.names))
+
+
+def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Metrics:
+    """Score a list of COCO results against a COCO annotation dictionary, as pycocotools does.
+
+    Args:
+        ground_truth: COCO's dictionary with ``images``, ``annotations`` and ``categories``.
+        detections: dictionaries with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
+            ``score``; those of categories that the annotations do not define are left out.
+
+    Returns:
+        The metrics; ``per_class`` is keyed by category name, or by id where the name is missing or used
+        twice.
+
+    Raises:
+        ValueError: if a detection names an unknown image or its box or score is not a number.
+    """
+    rows = _image_rows([image["id"] for image in ground_truth["images"]])
+    names = _category_names(ground_truth["categories"])
+    columns = {category: column for column, category in enumerate(names)}
+    num_images = max(len(rows), 1)
+    labelled = [
+        one
+        for one in ground_truth["annotations"]
+        if one["image_id"] in rows and one["category_id"] in columns
+    ]
+    objects = Objects(
+        _groups(labelled, rows, columns),
+        np.array([one["bbox"] for one in labelled], np.float64).reshape(-1, 4),
+        np.array([one["area"] for one in labelled], np.float64),
+        np.array([bool(one.get("iscrowd", 0)) for one in labelled], np.bool_),
+    )
+    for one in detections:
+        if one["image_id"] not in rows:
+            raise ValueError(
+                f"a detection names image {one['image_id']!r}, which is not among the labelled images"
+            )
+    counted = [one for one in detections if one["category_id"] in columns]
+    found = Found(
+        _groups(counted, rows, columns),
+        np.array([one["bbox"] for one in counted], np.float64).reshape(-1, 4),
+        np.array([one["score"] for one in counted], np.float64),
+    )
+    if np.isnan(found.boxes_xywh).any() or np.isnan(found.scores).any():
+        raise ValueError("the detections hold a NaN among their boxes or scores")
+    return _evaluate(objects, found, num_images, list(names.values()))
+
+
+def _evaluate(objects: Objects, found: Found, num_images: int, names: list[str]) -> Metrics:
+    """Match, and accumulate over classes and ranges of areas; -1 marks where no object counts, as in COCO."""
+    objects, found = objects.sorted(), found.best(MAX_DETECTIONS[-1])
+    pairs = overlapping_pairs(objects, found, float(IOU_THRESHOLDS[0]))
+    borders = np.arange(len(names) + 1) * num_images
+    object_borders, found_borders = (np.searchsorted(one.groups, borders) for one in (objects, found))
+    # Precision asks for each class's detections by score, over all images; equal scores stay in their order.
+    by_score = np.lexsort((-found.scores, found.groups // num_images))
+    places = np.empty(len(by_score), np.int64)
+    places[by_score] = np.arange(len(by_score))
+    areas = found.boxes_xywh[:, 2] * found.boxes_xywh[:, 3]
+    shape = (len(names), len(AREA_RANGES), len(IOU_THRESHOLDS))
+    precision = np.full((*shape, len(RECALL_THRESHOLDS)), -1.0)
+    recall = np.full((*shape, len(MAX_DETECTIONS)), -1.0)
+    for a, (low, high) in enumerate(AREA_RANGES):
+        ignored = objects.crowd | (objects.areas < low) | (objects.areas > high)
+        in_range = (areas >= low) & (areas <= high)
+        candidates, matched = match(pairs, objects, found, ignored, IOU_THRESHOLDS)
+        order = np.argsort(places[candidates])
+        candidates, matched = candidates[order], matched[:, order]
+        hit = matched >= 0
+        true = hit & ~ignored[matched] if len(ignored) else hit
+        # What took no object is wrong if its size is in range, and does not count otherwise.
+        inside = np.concatenate([[0], np.cumsum(in_range[by_score])])
+        ranks = found.ranks()[candidates]
+        near_borders = np.searchsorted(places[candidates], found_borders)
+        for k in range(len(names)):
+            count = int(np.count_nonzero(~ignored[object_borders[k] : object_borders[k + 1]]))
+            if not count:
+                continue
+            near = slice(near_borders[k], near_borders[k + 1])
+            above = inside[places[candidates[near]] + 1] - inside[found_borders[k]]
+            false = above - np.cumsum(hit[:, near] & in_range[candidates[near]], axis=1)
+            for t in range(len(IOU_THRESHOLDS)):
+                kept = true[t, near]
+                precision[k, a, t] = _precision_at_recalls(false[t, kept], count)
+                recall[k, a, t] = [
+                    np.count_nonzero(ranks[near][kept] < limit) / count for limit in MAX_DETECTIONS
+                ]
+    counts = [int(np.count_nonzero(~objects.crowd[a:b])) for a, b in itertools.pairwise(object_borders)]
+    return _summary(precision, recall, dict(zip(names, counts, strict=True)))
+
+
+def _precision_at_recalls(false: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """The best precision at each recall threshold or beyond it, 0 where that recall is not reached.
+
+    Args:
+        false: (N,) for each right detection, best score first, how many wrong ones rank above it. The others
+            need no
+            entry: neither recall nor the best precision to come changes between two right detections.
+        count: objects to find.
+    """
+    true = np.arange(1, len(false) + 1)
+    precision = true / (false + true + np.spacing(1))
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(true / count, RECALL_THRESHOLDS, side="left")
+    return np.concatenate([best, [0.0]])[np.minimum(reached, len(best))]
+
+
+def _summary(precision: NDArray[np.float64], recall: NDArray[np.float64], counts: dict[str, int]) -> Metrics:
+    """The means that COCO prints.
+
+    Args:
+        precision: (K, A, T, R) by class, area range, IoU threshold and recall threshold.
+        recall: (K, A, T, M) by class, area range, IoU threshold and limit of detections.
+        counts: the objects of each of the K classes, by name.
+    """
+    return Metrics(
+        ap=_mean(precision[:, 0]),
+        ap50=_mean(precision[:, 0, 0]),
+        ap75=_mean(precision[:, 0, 5]),
+        ap_small=_mean(precision[:, 1]),
+        ap_medium=_mean(precision[:, 2]),
+        ap_large=_mean(precision[:, 3]),
+        ar1=_mean(recall[:, 0, :, 0]),
+        ar10=_mean(recall[:, 0, :, 1]),
+        ar100=_mean(recall[:, 0, :, 2]),
+        ar_small=_mean(recall[:, 1, :, 2]),
+        ar_medium=_mean(recall[:, 2, :, 2]),
+        ar_large=_mean(recall[:, 3, :, 2]),
+        per_class={
+            name: ClassMetrics(
+                ap=_mean(precision[k, 0]),
+                ap50=_mean(precision[k, 0, 0]),
+                ap75=_mean(precision[k, 0, 5]),
+                ar100=_mean(recall[k, 0, :, 2]),
+                ap_small=_mean(precision[k, 1]),
+                ap_medium=_mean(precision[k, 2]),
+                ap_large=_mean(precision[k, 3]),
+                num_objects=count,
+            )
+            for k, (name, count) in enumerate(counts.items())
+        },
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are defined, nan if none is."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else math.nan
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _image_rows(image_ids: Sequence[int | str]) -> dict[int | str, int]:
+    """Each image's place in the order that ranks equal scores."""
+    order = sorted(image_ids) if all(isinstance(one, int) for one in image_ids) else list(image_ids)
+    rows = {image_id: row for row, image_id in enumerate(order)}
+    if len(rows) < len(order):
+        twice = next(one for row, one in enumerate(order) if rows[one] != row)
+        raise ValueError(f"image id {twice!r} occurs more than once among the labelled images")
+    return rows
+
+
+def _category_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """The name of each category id, or the id itself where the name is missing or not its own."""
+    given = [one.get("name") for one in categories]
+    return {
+        one["id"]: name if name is not None and given.count(name) == 1 else str(one["id"])
+        for one, name in zip(categories, given, strict=True)
+    }
+
+
+def _groups(
+    entries: Sequence[Mapping[str, Any]], rows: dict[int | str, int], columns: dict[int, int]
+) -> NDArray[np.int64]:
+    """The group of each annotation or result."""
+    num_images = max(len(rows), 1)
+    groups = [columns[one["category_id"]] * num_images + rows[one["image_id"]] for one in entries]
+    return np.array(groups, np.int64)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic], columns: int = 0) -> NDArray[Any]:
+    """The images' arrays in one, (N,) or (N, columns), also when there are no images."""
+    shape = (-1, columns) if columns else (-1,)
+    return (
+        np.concatenate([np.zeros(0, dtype), *(np.asarray(part).ravel() for part in parts)])
+        .astype(dtype)
+        .reshape(shape)
+    )
+
+
+def _xywh(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
+
+
+def _check_detections(
+    image_id: int | str,
+    entry: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]],
+    num_classes: int,
+) -> None:
+    boxes, scores, indices = entry
+    if np.shape(boxes) != (len(scores), 4) or np.shape(indices) != (len(scores),):
+        raise ValueError(
+            f"detections of image {image_id!r} do not fit together: boxes {np.shape(boxes)}, "
+            f"scores {np.shape(scores)}, classes {np.shape(indices)}"
+        )
+    if np.isnan(boxes).any() or np.isnan(scores).any():
+        raise ValueError(f"detections of image {image_id!r} hold a NaN among their boxes or scores")
+    if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < num_classes:
+        raise ValueError(
+            f"detections of image {image_id!r} name class {int(np.max(indices))}, "
+            f"known are 0 to {num_classes - 1}"
+        )

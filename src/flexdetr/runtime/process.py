@@ -1,0 +1,194 @@
+"""What happens to an image before the model and to its answer after it; numpy and Pillow only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flexdetr.runtime.detections import Detections
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flexdetr.classes import Classes
+
+MAX_DETECTIONS = 300
+
+
+class Selection(NamedTuple):
+    """The best (query, class) pairs of one image, best first.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32 pixels of the original image, clipped to it.
+        scores: (N,) float32 in [0, 1].
+        indices: (N,) int64 indices of the head's classes.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    indices: NDArray[np.int64]
+
+
+def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image to exactly the model's input size (antialiased bilinear, aspect ratio not kept).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: (height, width) of the model's input in pixels.
+
+    Returns:
+        (3, height, width) uint8 RGB.
+
+    Raises:
+        ValueError: if the image is not (H, W, 3) uint8, or is empty.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"an image must be a (height, width, 3) uint8 RGB array, got shape {image.shape} of {image.dtype}"
+        )
+    height, width = size
+    if image.shape[:2] != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The logistic function without overflow: exp is only taken of numbers <= 0."""
+    decay = np.exp(-np.abs(logits))
+    result: NDArray[np.float32] = (np.where(logits >= 0, 1.0, decay) / (1.0 + decay)).astype(np.float32)
+    return result
+
+
+def select(
+    logits: NDArray[np.floating],
+    boxes: NDArray[np.floating],
+    size: tuple[int, int],
+    top: int = MAX_DETECTIONS,
+) -> Selection:
+    """RT-DETR's post-processing (arXiv 2304.08069; no NMS): the top (query, class) pairs by sigmoid score.
+
+    A query may appear more than once, with different classes. Equal scores keep the order query by query,
+    class by class. Boxes are clipped to the image, which the official post-processor leaves to the caller.
+
+    Args:
+        logits: (Q, C) class logits.
+        boxes: (Q, 4) cxcywh, fractions of the image.
+        size: (height, width) of the original image in pixels.
+        top: how many pairs to keep at most.
+
+    Raises:
+        ValueError: if shapes do not fit, ``top`` is below 1, or there is a NaN among the logits or boxes.
+    """
+    if logits.ndim != 2 or boxes.shape != (len(logits), 4):
+        raise ValueError(
+            f"expected logits (Q, C) and boxes (Q, 4), got {tuple(logits.shape)} and {tuple(boxes.shape)}"
+        )
+    if top < 1:
+        raise ValueError(f"at least one detection must be kept, got top={top}")
+    if np.isnan(logits).any() or np.isnan(boxes).any():
+        raise ValueError("the model answered NaN: its weights, its export or its precision are at fault")
+    flat = logits.astype(np.float32, copy=False).ravel()
+    chosen = _largest(flat, top)
+    queries, indices = np.divmod(chosen, logits.shape[1])
+    return Selection(
+        boxes_to_pixels(boxes[queries], size), sigmoid(flat[chosen]), indices.astype(np.int64, copy=False)
+    )
+
+
+def boxes_to_pixels(boxes: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(N, 4) cxcywh fractions as xyxy pixels, clipped to an image of ``size`` (height, width)."""
+    boxes = boxes.astype(np.float32, copy=False)
+    height, width = size
+    centre, half = boxes[:, :2], boxes[:, 2:] * np.float32(0.5)
+    scale = np.array([width, height, width, height], np.float32)
+    boxes_xyxy = np.concatenate([centre - half, centre + half], axis=1) * scale
+    result: NDArray[np.float32] = np.clip(boxes_xyxy, 0, scale)
+    return result
+
+
+def decode(
+    logits: NDArray[np.floating],
+    boxes: NDArray[np.floating],
+    size: tuple[int, int],
+    classes: Classes,
+    threshold: float | Sequence[float] | NDArray[np.floating] = 0.0,
+    top: int = MAX_DETECTIONS,
+    *,
+    image_id: int | str | None = None,
+) -> Detections:
+    """Turn a model's raw answer for one image into Detections.
+
+    Args:
+        logits: (Q, C) class logits.
+        boxes: (Q, 4) cxcywh, fractions of the image.
+        size: (height, width) of the original image in pixels.
+        classes: the C classes of the head, with the data set's ids.
+        threshold: detections of a lower score are dropped; one number, or one for each class.
+        top: how many (query, class) pairs to keep at most, before the threshold.
+        image_id: travels into the result.
+
+    Raises:
+        ValueError: if shapes do not fit, or there is a NaN among the logits or boxes.
+    """
+    if logits.shape[-1] != len(classes):
+        raise ValueError(f"the model answers {logits.shape[-1]} classes, but {len(classes)} names are known")
+    return label(select(logits, boxes, size, top), size, classes, threshold, image_id=image_id)
+
+
+def label(
+    selection: Selection,
+    size: tuple[int, int],
+    classes: Classes,
+    threshold: float | Sequence[float] | NDArray[np.floating] = 0.0,
+    *,
+    image_id: int | str | None = None,
+) -> Detections:
+    """Give already selected boxes (for example by an artifact's own graph) the data set's ids and names.
+
+    Args:
+        selection: boxes in pixels, scores and head indices.
+        size: (height, width) of the original image in pixels.
+        classes: the classes of the head, with the data set's ids.
+        threshold: detections of a lower score are dropped; one number, or one for each class.
+        image_id: travels into the result.
+
+    Raises:
+        ValueError: if there is not one threshold for each class, or a head index has no class.
+    """
+    thresholds = np.asarray(threshold, np.float32)
+    if thresholds.ndim and thresholds.shape != (len(classes),):
+        raise ValueError(f"{thresholds.size} thresholds for {len(classes)} classes: give one, or one each")
+    indices = selection.indices
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(classes):
+        outside = int(indices.min()) if indices.min() < 0 else int(indices.max())
+        raise ValueError(f"class index {outside} is outside the {len(classes)} known classes")
+    kept = selection.scores >= (thresholds[indices] if thresholds.ndim else thresholds)
+    indices = indices[kept]
+    return Detections(
+        selection.boxes_xyxy[kept],
+        selection.scores[kept],
+        np.asarray(classes.ids, np.int64)[indices],
+        [classes.names[i] for i in indices],
+        indices,
+        image_id=image_id,
+        size=size,
+    )
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Positions of the largest values, largest first, equal ones in their order."""
+    if count < len(values):
+        # argpartition would break ties at the border arbitrarily: take what is above the border, then fill
+        # up.
+        border = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > border)
+        equal = np.flatnonzero(values == border)[: count - len(above)]
+        candidates = np.sort(np.concatenate([above, equal]))
+    else:
+        candidates = np.arange(len(values))
+    order = np.argsort(-values[candidates], kind="stable")
+    result: NDArray[np.intp] = candidates[order]
+    return result
