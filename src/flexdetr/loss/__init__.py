@@ -1,0 +1,1 @@
+"""Matching predictions with objects, and the loss terms of what was matched."""

@@ -1,0 +1,172 @@
+"""The training loss: every supervised layer is matched, and the same terms are taken from each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flexdetr.boxes import compare
+from flexdetr.config import ConfigError, LossConfig, nearest
+from flexdetr.loss.box_family import box_loss
+from flexdetr.loss.matcher import Match, Matcher, denoising_match, full_precision
+from flexdetr.loss.terms import CLASS_LOSSES
+from flexdetr.model.outputs import Output, Prediction, Targets
+
+
+class Losses(NamedTuple):
+    """The loss of a batch.
+
+    Attributes:
+        total: what to call ``backward`` on; the sum of ``terms``.
+        terms: each term of each supervised layer, weighted and normalised, without gradient, still on the
+            device. Names are "varifocal" (or "focal", "mal"), "l1" and the box loss's own, with a suffix for
+            all layers but the final one: ".aux0", ".encoder", ".denoising0".
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Supervised(NamedTuple):
+    """One layer that the loss looks at.
+
+    Attributes:
+        suffix: what its terms' names end in; "" for the final layer.
+        prediction: its answer.
+        match: which of its queries answer for which objects.
+        copies: how often each object is matched; the layer's terms are divided by this and the number of
+            boxes.
+    """
+
+    suffix: str
+    prediction: Prediction
+    match: Match
+    copies: int
+
+
+class Criterion(nn.Module):
+    """Class loss, L1 loss and box loss over all supervised layers (RT-DETR, arXiv 2304.08069, section 4).
+
+    Args:
+        config: which losses, with which weights; see ``LossConfig``.
+        num_classes: classes of the head.
+
+    Raises:
+        ConfigError: where a loss or one of its options is unknown.
+    """
+
+    def __init__(self, config: LossConfig, num_classes: int) -> None:
+        super().__init__()
+        if config.classification not in CLASS_LOSSES:
+            raise ConfigError(nearest(config.classification, CLASS_LOSSES, "class loss"))
+        self.config = config
+        self.num_classes = num_classes
+        self.matcher = Matcher(config)
+        self.class_loss = CLASS_LOSSES[config.classification]
+        self.box_loss = box_loss(config.box, **config.box_options)
+
+    def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:
+        """The loss of a batch; with a single wait for the device, when costs are matched.
+
+        Args:
+            output: a detector's answer in training mode.
+            targets: the batch's objects, on the output's device; images without any are fine, and so is a
+                batch without any: its box terms are zeros that are still part of the graph.
+            num_boxes: what terms are divided by, at least 1; None takes the batch's own number of objects.
+                Processes that train together pass the mean of their numbers.
+
+        Raises:
+            NonFiniteError: where predictions or targets of an image with objects are NaN or Inf.
+            ValueError: where the head does not have ``num_classes`` logits.
+        """
+        classes = output.final.logits.shape[-1]
+        if classes != self.num_classes:
+            raise ValueError(
+                f"the output has {classes} classes, but the criterion expects {self.num_classes}"
+            )
+        layers = list(supervised_layers(output, targets, self.matcher))
+        sums = self._sums(layers, targets)
+        if num_boxes is None:
+            num_boxes = targets.num_objects
+        boxes = torch.as_tensor(num_boxes, dtype=sums.dtype).to(sums.device, non_blocking=True).clamp(min=1)
+        weights = (self.config.classification_weight, self.config.l1_weight, self.config.box_weight)
+        factors = [[weight / layer.copies for layer in layers] for weight in weights]
+        weighted = sums * _to_device(torch.tensor(factors, dtype=sums.dtype), sums.device) / boxes
+        names = (self.config.classification, "l1", self.config.box)
+        labels = [name + layer.suffix for name in names for layer in layers]
+        return Losses(weighted.sum(), dict(zip(labels, weighted.detach().flatten().unbind(), strict=True)))
+
+    def _sums(self, layers: Sequence[Supervised], targets: Targets) -> Tensor:
+        """Unweighted sums (3, number of layers) of class, L1 and box loss.
+
+        All layers' queries are put side by side, so that each loss is computed once for all of them.
+        """
+        queries = [layer.prediction.logits.shape[1] for layer in layers]
+        matched = [len(layer.match.objects) for layer in layers]
+        logits = full_precision(torch.cat([layer.prediction.logits for layer in layers], 1))
+        boxes = full_precision(torch.cat([layer.prediction.boxes for layer in layers], 1))
+        images, rows, objects = _to_device(_indices(layers, queries), logits.device)
+
+        predicted = boxes[images, rows]
+        wanted = torch.cat(targets.boxes)[objects].to(predicted.dtype)
+        pair = compare(predicted, wanted)
+        positive = logits[images, rows, torch.cat(targets.labels)[objects]]
+        correction = self.class_loss.positive(positive, pair.iou.detach()) - self.class_loss.negative(
+            positive
+        )
+        dense = self.class_loss.negative(logits).sum((0, 2))
+        return torch.stack(
+            [
+                _segment_sums(dense, queries) + _segment_sums(correction, matched),
+                _segment_sums((predicted - wanted).abs().sum(-1), matched),
+                _segment_sums(self.box_loss.measure(pair), matched),
+            ]
+        )
+
+
+def supervised_layers(output: Output, targets: Targets, matcher: Matcher) -> Iterator[Supervised]:
+    """Every layer that has a loss: final, auxiliary, encoder and denoising; a new head is one more yield.
+
+    Layers of matching queries are each matched on their own, all in one go; denoising queries know their
+    objects.
+    """
+    free = [("", output.final)]
+    free += [(f".aux{index}", prediction) for index, prediction in enumerate(output.aux)]
+    if output.encoder is not None:
+        free.append((".encoder", output.encoder))
+    matches = matcher([prediction for _, prediction in free], targets)
+    for (suffix, prediction), match in zip(free, matches, strict=True):
+        yield Supervised(suffix, prediction, match, 1)
+    if output.plan is not None:
+        match = denoising_match(output.plan, targets)
+        for index, prediction in enumerate(output.denoising):
+            yield Supervised(f".denoising{index}", prediction, match, output.plan.num_groups)
+
+
+def _indices(layers: Sequence[Supervised], queries: Sequence[int]) -> Tensor:
+    """(3, P) int64 on the host: of each pair the image, the query among all layers' queries, the object."""
+    starts = np.cumsum([0, *queries[:-1]])
+    rows = [layer.match.queries + start for layer, start in zip(layers, starts, strict=True)]
+    images = [layer.match.images for layer in layers]
+    objects = [layer.match.objects for layer in layers]
+    return torch.from_numpy(np.stack([np.concatenate(part) for part in (images, rows, objects)]))
+
+
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, without waiting for what the device is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def _segment_sums(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sums (number of sizes,) of consecutive pieces of ``values``; one operation for a run of equal sizes."""
+    sums, start = [], 0
+    for size, run in groupby(sizes):
+        pieces = len(list(run))
+        sums.append(values[start : start + pieces * size].view(pieces, size).sum(1))
+        start += pieces * size
+    return torch.cat(sums)
