@@ -1,0 +1,80 @@
+"""The command line: one function for each verb, in files by what the verbs are about.
+
+A verb is added with one function and one line in ``VERBS``. Heavy packages are imported inside the verbs: help
+appears at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from flexdetr import __version__
+from flexdetr.cli import answers, describe
+from flexdetr.cli.train import train
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "models": describe.models,
+    "info": describe.info,
+    "train": train,
+    "config": describe.config,
+}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flexdetr {__version__}")
+        raise typer.Exit
+
+
+def _flexdetr(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log details as well.")] = False,
+) -> None:
+    """Train, check, shrink and ship real-time end-to-end object detectors."""
+    del version  # its callback has answered
+    answers.start_logging(verbose=verbose)
+
+
+def _app() -> typer.Typer:
+    # Plain help pages: rich ones take twice the time to appear.
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback()(_flexdetr)
+    for name, verb in VERBS.items():
+        app.command(name)(verb)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what was typed after ``flexdetr``; None takes the process's own.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    try:
+        _app()(list(arguments) if arguments is not None else None, prog_name="flexdetr")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(bool(done.code))
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        answer = answers.explain(error)
+        if answer is None:
+            raise  # a defect of ours: its traceback is what a bug report needs
+        status, text = answer
+        typer.echo(text, err=True)
+        return status
+    return 0

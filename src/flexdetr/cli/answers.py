@@ -1,0 +1,153 @@
+"""How the command line answers: tables, JSON, log lines, and errors in a sentence with an exit status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flexdetr.metrics.coco_map import Metrics
+
+# Packages that the base install leaves out -> the extra that brings them.
+_EXTRAS = {
+    **dict.fromkeys(
+        (
+            "torch",
+            "torchvision",
+            "timm",
+            "scipy",
+            "safetensors",
+            "huggingface_hub",
+            "faster_coco_eval",
+            "psutil",
+        ),
+        "train",
+    ),
+    **dict.fromkeys(("onnx", "onnxruntime", "nncf"), "export"),
+}
+# Wrong usage, by the name of the package's exception; every other one is a failure.
+_USAGE_ERRORS = {"ConfigError", "ClassError"}
+
+
+class UsageError(Exception):
+    """Options that do not go together; exit status 2."""
+
+
+def explain(error: Exception) -> tuple[int, str] | None:
+    """The exit status and the text for an error, or None for one that is not the package's own.
+
+    Exceptions are told apart by the module that defines them: asking for the classes would import torch.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        missing = (error.name or "").partition(".")[0]
+        if missing in _EXTRAS:
+            return (
+                1,
+                f"Error: this needs {missing}: install it with pip install 'flexdetr[{_EXTRAS[missing]}]'",
+            )
+        return None
+    kind = type(error)
+    if kind.__module__.partition(".")[0] != "flexdetr":
+        return None
+    usage = kind is UsageError or any(base.__name__ in _USAGE_ERRORS for base in kind.__mro__)
+    return (2 if usage else 1), f"Error: {error}"
+
+
+class _Stderr(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the moment: a progress bar replaces it to stay below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
+def start_logging(*, verbose: bool) -> None:
+    """Send the library's messages to stderr, so that stdout holds nothing but the answer."""
+    logger = logging.getLogger("flexdetr")
+    for former in [*logger.handlers]:  # a second call in one process, in tests for instance
+        logger.removeHandler(former)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def show(text: str) -> None:
+    """One line or paragraph of the answer."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """One line beside the answer: on stderr, so that ``--json`` stays one document."""
+    typer.echo(text, err=True)
+
+
+def show_json(document: object) -> None:
+    """The answer as one JSON document; what is not a finite number becomes null."""
+    typer.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return value
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: framed in a terminal, aligned plain text elsewhere. Numbers are set to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    right = [
+        all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))
+    ]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(header_style="bold")
+        for name, numeric in zip(columns, right, strict=True):
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        Console(markup=False, emoji=False).print(table)
+        return
+    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+    for row in [list(columns), *cells]:
+        aligned = (
+            text.rjust(width) if numeric else text.ljust(width)
+            for text, width, numeric in zip(row, widths, right, strict=True)
+        )
+        typer.echo("  ".join(aligned).rstrip())
+
+
+def show_metrics(metrics: Metrics) -> None:
+    """The 12 COCO numbers, then each class's own, as two tables."""
+    show_table(["metric", "value"], list(metrics.numbers().items()))
+    show_table(
+        ["class", "AP", "AP50", "AP75", "AR100", "objects"],
+        [
+            (name, one.ap, one.ap50, one.ap75, one.ar100, one.num_objects)
+            for name, one in metrics.per_class.items()
+        ],
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)

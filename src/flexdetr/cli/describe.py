@@ -1,0 +1,148 @@
+"""Verbs that describe: ``models``, ``info`` and ``config``."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexdetr.cli import answers
+
+if TYPE_CHECKING:
+    from flexdetr.config import Config
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="RUN.YAML", help="YAML with any keys.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change one key; may be repeated.")
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The preset to start from.")]
+
+
+def models(as_json: Json = False) -> None:
+    """List every preset: backbone, parameters, GFLOPs, image size."""
+    from flexdetr.presets import PRESETS
+
+    sizes = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
+    rows = [
+        {
+            "model": name,
+            "backbone": preset.backbone.name,
+            "params": sizes.get(name, {}).get("params"),
+            "gflops": sizes.get(name, {}).get("gflops"),
+            "image_size": list(preset.image_size),
+        }
+        for name, preset in PRESETS.items()
+    ]
+    if as_json:
+        answers.show_json(rows)
+        return
+    answers.show_table(
+        ["model", "backbone", "params", "GFLOPs", "image size"],
+        [
+            (row["model"], row["backbone"], row["params"], row["gflops"], _size(row["image_size"]))
+            for row in rows
+        ],
+    )
+
+
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="A preset or a checkpoint.")],
+    as_json: Json = False,
+) -> None:
+    """Show a model's parts, shapes, size and classes, and where it came from."""
+    facts = describe(model)
+    if as_json:
+        answers.show_json(facts)
+        return
+    answers.show_table(["", ""], [(name.replace("_", " "), _text(value)) for name, value in facts.items()])
+
+
+def config(config_file: ConfigFile = None, changes: Set = None, model: Model = None) -> None:
+    """Print the whole resolved configuration as YAML."""
+    from flexdetr.config import to_yaml
+    from flexdetr.presets import resolve
+
+    answers.show(to_yaml(resolve(model, config_file, changes or ())).rstrip())
+
+
+def describe(model: str) -> dict[str, Any]:
+    """What ``info`` tells about a preset or a checkpoint file.
+
+    Raises:
+        ConfigError: where it is neither a preset nor an existing file.
+        WeightsError: where the file cannot be read.
+    """
+    from flexdetr.presets import PRESETS, preset
+
+    path = Path(model)
+    if model in PRESETS or not (path.exists() or path.suffix or path.parent != Path()):
+        return _parts(preset(model))
+    return _of_file(path)
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    from flexdetr.config import build
+    from flexdetr.weights.store import read_metadata
+
+    metadata = read_metadata(path)
+    facts = _parts(build(metadata.config), len(metadata.classes))
+    return {
+        "file": str(path),
+        **facts,
+        "classes": {entry["name"]: entry["id"] for entry in metadata.classes},
+        "training": metadata.training,
+        "licence": metadata.licence,
+        "provenance": metadata.provenance,
+    }
+
+
+def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
+    """A configuration in short; the sizes are those with ``num_classes`` classes."""
+    encoder, decoder = config.encoder, config.decoder
+    height, width = config.image_size
+    facts: dict[str, Any] = {
+        "model": config.model,
+        "image_size": [height, width],
+        "backbone": config.backbone.name,
+        "encoder": f"{encoder.intra} x{encoder.intra_layers}, {encoder.fusion}, width {encoder.width}",
+        "levels": {
+            f"stride {stride}": f"{encoder.width}x{height // stride}x{width // stride}"
+            for stride in encoder.strides
+        },
+        "decoder": f"{decoder.eval_layers or decoder.layers} layers, {decoder.queries} queries, "
+        f"width {decoder.width}",
+        "attention": dict(config.attention),
+        "num_classes": num_classes,
+    }
+    return {**facts, **_sizes(config, num_classes)}
+
+
+def _sizes(config: Config, num_classes: int) -> dict[str, Any]:
+    """Parameters and GFLOPs, counted on the model itself; nothing where torch is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        answers.note("parameters and GFLOPs are counted with torch: pip install 'flexdetr[train]'")
+        return {}
+    from flexdetr.model.size import measure
+
+    size = measure(config, num_classes)
+    return {"params": size.params, "gflops": round(size.gflops, 3)}
+
+
+def _size(sides: list[int]) -> str:
+    return "x".join(str(side) for side in sides)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {below}" for key, below in value.items()) or "-"
+    if isinstance(value, list):
+        if all(isinstance(item, int) for item in value):
+            return _size(value)
+        return "; ".join(_text(item) for item in value) or "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)

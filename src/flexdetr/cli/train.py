@@ -1,0 +1,95 @@
+"""The verb ``train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flexdetr.cli import answers
+from flexdetr.cli.describe import ConfigFile, Model, Set
+
+Data = Annotated[
+    Path | None,
+    typer.Argument(metavar="DATA", help="Folder in COCO, Pascal VOC or YOLO format, or a file in it."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="DIR", help="Continue this run exactly; needs nothing else."),
+]
+
+
+def train(
+    data: Data = None,
+    model: Model = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="S|HxW", help="What the network sees.")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Images of a step.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="coco|backbone|none|FILE", help="What the training starts from.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="What it computes in.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder [default: runs/MODEL].")
+    ] = None,
+    config_file: ConfigFile = None,
+    changes: Set = None,
+    resume: Resume = None,
+) -> None:
+    """Train a detector on a data set, or continue a run."""
+    options = {
+        "image_size": image_size,
+        "weights": weights,
+        "seed": seed,
+        "train": _given(epochs=epochs, batch_size=_count(batch_size), device=device, precision=precision),
+    }
+    options = {key: value for key, value in options.items() if value not in (None, {})}
+    try:
+        if resume is not None:
+            if data is not None or model or options or out or config_file or changes:
+                raise answers.UsageError(
+                    "--resume continues a run exactly as it was: it takes no other option"
+                )
+            from flexdetr.engine import fit
+
+            run = fit.resume(resume)
+        else:
+            if data is None:
+                raise answers.UsageError("say which data to train on: flexdetr train DATA --model NAME")
+            from flexdetr.presets import resolve
+
+            config = resolve(model, config_file, changes or (), **options)
+            from flexdetr.engine import fit
+
+            run = fit.train(data, config, out=out or _free_folder(Path("runs"), config.model))
+    except KeyboardInterrupt as stop:
+        answers.note(str(stop) or "interrupted")
+        raise typer.Exit(130) from None
+    answers.show_metrics(run.metrics)
+    answers.show(f"best checkpoint: {run.best}")
+    answers.show(f"the run:         {run.folder}")
+
+
+def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - checked by the configuration
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _count(text: str | None) -> int | str | None:
+    """A number where it is one; anything else is answered by the configuration."""
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """``parent/name``, or the first of ``parent/name-2``, ``-3`` ... that is new: no run is overwritten."""
+    folder, number = parent / name, 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder

@@ -1,0 +1,123 @@
+"""What a person gets who types a command: the answer on stdout, errors in a sentence, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from flexdetr.cli import VERBS, answers, main
+from flexdetr.config import ConfigError
+
+
+class Answer(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def flexdetr(capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: str | Path) -> Answer:
+        status = main([str(argument) for argument in arguments])
+        return Answer(status, *capsys.readouterr())
+
+    return run
+
+
+def test_help_names_every_verb(flexdetr) -> None:
+    answer = flexdetr("--help")
+    assert answer.status == 0
+    assert all(f"  {verb} " in answer.out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(flexdetr, verb: str) -> None:
+    answer = flexdetr(verb, "--help")
+    assert answer.status == 0
+    assert f"Usage: flexdetr {verb}" in answer.out
+
+
+def test_models_as_table_and_as_json(flexdetr) -> None:
+    rows = json.loads(flexdetr("models", "--json").out)
+    table = flexdetr("models").out
+    assert {"rtdetr_r18", "rtdetr_hgnetv2_l", "flexdetr_nano"} <= {row["model"] for row in rows}
+    for row in rows:
+        assert row["model"] in table
+        assert row["params"], "run `make sizes`"
+
+
+def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
+    first = flexdetr(
+        "config", "--model", "flexdetr_nano", "--set", "train.lr=2e-4", "--set", "image_size=320"
+    )
+    file = tmp_path / "run.yaml"
+    file.write_text(first.out, encoding="utf-8")
+    again = flexdetr("config", "--config", file)
+    assert first.status == again.status == 0
+    assert first.out == again.out
+    assert "lr: 0.0002" in first.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["models", "--jsno"], "--json"),
+        (["info", "rtdetr_r81"], "did you mean 'rtdetr_r18'"),
+        (["config", "--model", "rtdetr_r18", "--set", "train.epoches=3"], "'train.epochs'"),
+        (["config", "--model", "rtdetr_r18", "--set", "train.precision=bf61"], "'bf16'"),
+        (["config", "--model", "rtdetr_r18", "--set", "train.lr"], "key.sub=value"),
+        (["config", "--model", "rtdetr_r18", "--set", "image_size=333"], "divisible by 32"),
+        (["config", "--config", "missing.yaml"], "missing.yaml"),
+        (["config"], "no model was named"),
+        (["train"], "flexdetr train DATA"),
+        (["train", "data", "--model", "flexdetr_nan"], "did you mean 'flexdetr_nano'"),
+        (["train", "data", "--resume", "run"], "takes no other option"),
+    ],
+)
+def test_wrong_usage_is_answered_with_what_was_meant(flexdetr, arguments: list[str], hint: str) -> None:
+    answer = flexdetr(*arguments)
+    assert answer.status == 2
+    assert answer.out == ""
+    assert hint in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_missing_file_fails_in_one_sentence(flexdetr) -> None:
+    answer = flexdetr("info", "missing.safetensors")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == "Error: missing.safetensors does not exist\n"
+
+
+def test_explain_tells_the_packages_errors_from_defects() -> None:
+    assert answers.explain(ConfigError("no")) == (2, "Error: no")
+    assert answers.explain(ValueError("a defect")) is None
+    assert answers.explain(ModuleNotFoundError("x", name="flexdetr.modle")) is None
+
+
+def test_explain_names_the_extra_that_is_missing() -> None:
+    answer = answers.explain(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert answer == (1, "Error: this needs torch: install it with pip install 'flexdetr[train]'")
+
+
+def test_numbers_that_json_lacks_become_null(capsys: pytest.CaptureFixture[str]) -> None:
+    answers.show_json({"ap": float("nan"), "rows": [(1, float("inf"))]})
+    assert json.loads(capsys.readouterr().out) == {"ap": None, "rows": [[1, None]]}
+
+
+def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    answers.show_table(["name", "n"], [("a", 1000), ("bcdef", None)])
+    assert capsys.readouterr().out == "name       n\na      1,000\nbcdef      -\n"
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    code = "from flexdetr.cli import main; import sys; sys.exit(main(['models', '--json']))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[", "")
