@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ def _eiou(pair: Pair) -> Tensor:
 def _siou(pair: Pair) -> Tensor:
     """1 - IoU + (distance + shape) / 2 (SIoU, arXiv 2205.12740).
 
-    The paper's angle cost sin(2 asin(min(|dx|, |dy|) / d)) is 2 |dx| |dy| / d^2, which has no kink to guard.
+    The paper's angle cost sin(2 asin(min(|dx|, |dy|) / d)) is computed as 2 |dx dy| / d^2, which it equals.
     """
     angle = ratio(2 * (pair.dx * pair.dy).abs(), _centre_distance(pair))
     distance = sum(
@@ -94,27 +94,27 @@ def _wiou_v1(pair: Pair) -> Tensor:
     return torch.exp(ratio(_centre_distance(pair), _diagonal(pair).detach())) * (1 - pair.iou)
 
 
-def _wiou_v2(pair: Pair, *, mean: Tensor | float = 1.0, gamma: float = 0.5) -> Tensor:
+def _wiou_v2(pair: Pair, *, mean: Tensor, gamma: float = 0.5) -> Tensor:
     """WIoU v1 times the relative IoU loss to the power gamma (Wise-IoU v2, arXiv 2301.10051).
 
     Args:
         pair: the boxes.
-        mean: running mean of 1 - IoU.
+        mean: () running mean of 1 - IoU.
         gamma: strength of the focus on hard pairs.
     """
-    return ((1 - pair.iou.detach()) / mean) ** gamma * _wiou_v1(pair)
+    return ratio(1 - pair.iou.detach(), mean) ** gamma * _wiou_v1(pair)
 
 
-def _wiou_v3(pair: Pair, *, mean: Tensor | float = 1.0, alpha: float = 1.9, delta: float = 3.0) -> Tensor:
+def _wiou_v3(pair: Pair, *, mean: Tensor, alpha: float = 1.9, delta: float = 3.0) -> Tensor:
     """WIoU v1 times b / (delta alpha^(b - delta)): focus on ordinary pairs (Wise-IoU v3, arXiv 2301.10051).
 
     Args:
         pair: the boxes.
-        mean: running mean of 1 - IoU; b = (1 - IoU) / mean.
+        mean: () running mean of 1 - IoU; b = (1 - IoU) / mean.
         alpha: the paper's 1.9 (the authors' code has 1.7).
         delta: the paper's 3 (the authors' code has 2.7); where b = delta the factor is 1.
     """
-    outlier = (1 - pair.iou.detach()) / mean
+    outlier = ratio(1 - pair.iou.detach(), mean)
     return outlier / (delta * alpha ** (outlier - delta)) * _wiou_v1(pair)
 
 
@@ -177,7 +177,7 @@ BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "piou_v2": _piou_v2,
     "nwd": _nwd,
 }
-"""Each row is ``(Pair, **options) -> (...)`` losses; :class:`BoxLoss` makes it ``(predicted, target) -> (...)``."""
+"""Each row is ``(Pair, **options) -> (...)`` losses; :class:`BoxLoss` takes ``(predicted, target)`` instead."""
 
 _PREFIX_OPTIONS: dict[str, tuple[str, ...]] = {"inner": ("ratio",), "focaler": ("d", "u")}
 
@@ -191,7 +191,8 @@ class BoxLoss(nn.Module):
     order, the scaled IoU is stretched.
 
     WIoU v2 and v3 compare a pair with the running mean of 1 - IoU. It is a buffer, so that it is saved with
-    the criterion; it starts at 1 and moves in training mode only, by ``momentum`` a call.
+    the criterion; it starts at 1 and moves in training mode only, by ``momentum`` a call. Each process keeps
+    its own.
 
     Args:
         name: a row of ``BOX_LOSSES``, with or without prefixes.
@@ -209,9 +210,7 @@ class BoxLoss(nn.Module):
         prefixes, base = parse_name(name)
         unknown = sorted(set(options) - set(option_names(name)))
         if unknown:
-            known = option_names(name)
-            hint = nearest(unknown[0], known, "option") if known else f"option {unknown[0]!r}: it has none"
-            raise ConfigError(f"box loss {name!r}: {hint}")
+            raise ConfigError(unknown_option(unknown[0], (name,)))
         self.name = name
         self.ratio = options.pop("ratio", _INNER_RATIO) if "inner" in prefixes else None
         self.bounds = (
@@ -304,6 +303,20 @@ def option_names(name: str) -> tuple[str, ...]:
     return tuple(own + [option for prefix in prefixes for option in _PREFIX_OPTIONS[prefix]])
 
 
+def known_options(name: str, options: Mapping[str, float]) -> dict[str, float]:
+    """Those of the options that the box loss takes."""
+    return {key: value for key, value in options.items() if key in option_names(name)}
+
+
+def unknown_option(option: str, names: Collection[str]) -> str:
+    """The sentence that answers an option which none of the named box losses takes."""
+    shown = " and ".join(repr(name) for name in names)
+    known = [known for name in names for known in option_names(name)]
+    if not known:
+        return f"unknown option {option!r} of box loss {shown}, which takes none"
+    return f"box loss {shown}: {nearest(option, known, 'option')}"
+
+
 def _keywords(base: str) -> list[str]:
     parameters: dict[str, Any] = dict(inspect.signature(BOX_LOSSES[base]).parameters)
     return [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
@@ -329,11 +342,11 @@ def _angle(width: Tensor, height: Tensor) -> Tensor:
     return torch.atan2(width.masked_fill(nothing, 1), height.masked_fill(nothing, 1))
 
 
-def _shape_difference(pair: Pair, horizontal: Tensor | float, vertical: Tensor | float) -> Tensor:
+def _shape_difference(pair: Pair, width_weight: Tensor | float, height_weight: Tensor | float) -> Tensor:
     """Sum over both sides of (1 - exp(-weight |difference| / larger))^4, as SIoU and Shape-IoU have it."""
     width = ratio((pair.width - pair.target_width).abs(), torch.maximum(pair.width, pair.target_width))
     height = ratio((pair.height - pair.target_height).abs(), torch.maximum(pair.height, pair.target_height))
-    return torch.expm1(-horizontal * width) ** 4 + torch.expm1(-vertical * height) ** 4
+    return torch.expm1(-width_weight * width) ** 4 + torch.expm1(-height_weight * height) ** 4
 
 
 def _edge_gap(pair: Pair) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from flexdetr.boxes import compare
 from flexdetr.config import ConfigError, LossConfig, nearest
-from flexdetr.loss.box_family import box_loss
-from flexdetr.loss.matcher import Match, Matcher, denoising_match, full_precision
+from flexdetr.loss.box_family import box_loss, known_options, option_names, unknown_option
+from flexdetr.loss.matcher import Match, Matcher, denoising_match, full_precision, to_device
 from flexdetr.loss.terms import CLASS_LOSSES
 from flexdetr.model.outputs import Output, Prediction, Targets
 
@@ -36,14 +36,14 @@ class Supervised(NamedTuple):
     """One layer that the loss looks at.
 
     Attributes:
-        suffix: what its terms' names end in; "" for the final layer.
+        name: "final", "aux0", "encoder", "denoising0" ...
         prediction: its answer.
         match: which of its queries answer for which objects.
         copies: how often each object is matched; the layer's terms are divided by this and the number of
             boxes.
     """
 
-    suffix: str
+    name: str
     prediction: Prediction
     match: Match
     copies: int
@@ -66,9 +66,12 @@ class Criterion(nn.Module):
             raise ConfigError(nearest(config.classification, CLASS_LOSSES, "class loss"))
         self.config = config
         self.num_classes = num_classes
+        for option in config.box_options:
+            if option not in option_names(config.box) + option_names(config.matcher_box):
+                raise ConfigError(unknown_option(option, (config.box, config.matcher_box)))
         self.matcher = Matcher(config)
         self.class_loss = CLASS_LOSSES[config.classification]
-        self.box_loss = box_loss(config.box, **config.box_options)
+        self.box_loss = box_loss(config.box, **known_options(config.box, config.box_options))
 
     def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:
         """The loss of a batch; with a single wait for the device, when costs are matched.
@@ -93,12 +96,12 @@ class Criterion(nn.Module):
         sums = self._sums(layers, targets)
         if num_boxes is None:
             num_boxes = targets.num_objects
-        boxes = torch.as_tensor(num_boxes, dtype=sums.dtype).to(sums.device, non_blocking=True).clamp(min=1)
+        boxes = num_boxes.to(sums).clamp(min=1) if isinstance(num_boxes, Tensor) else max(num_boxes, 1)
         weights = (self.config.classification_weight, self.config.l1_weight, self.config.box_weight)
         factors = [[weight / layer.copies for layer in layers] for weight in weights]
-        weighted = sums * _to_device(torch.tensor(factors, dtype=sums.dtype), sums.device) / boxes
+        weighted = sums * to_device(torch.tensor(factors, dtype=sums.dtype), sums.device) / boxes
         names = (self.config.classification, "l1", self.config.box)
-        labels = [name + layer.suffix for name in names for layer in layers]
+        labels = [_label(name, layer.name) for name in names for layer in layers]
         return Losses(weighted.sum(), dict(zip(labels, weighted.detach().flatten().unbind(), strict=True)))
 
     def _sums(self, layers: Sequence[Supervised], targets: Targets) -> Tensor:
@@ -110,16 +113,15 @@ class Criterion(nn.Module):
         matched = [len(layer.match.objects) for layer in layers]
         logits = full_precision(torch.cat([layer.prediction.logits for layer in layers], 1))
         boxes = full_precision(torch.cat([layer.prediction.boxes for layer in layers], 1))
-        images, rows, objects = _to_device(_indices(layers, queries), logits.device)
+        images, rows, objects = to_device(_indices(layers, queries), logits.device)
 
         predicted = boxes[images, rows]
         wanted = torch.cat(targets.boxes)[objects].to(predicted.dtype)
         pair = compare(predicted, wanted)
         positive = logits[images, rows, torch.cat(targets.labels)[objects]]
-        correction = self.class_loss.positive(positive, pair.iou.detach()) - self.class_loss.negative(
-            positive
-        )
-        dense = self.class_loss.negative(logits).sum((0, 2))
+        class_loss = self.class_loss
+        correction = class_loss.positive(positive, pair.iou.detach()) - class_loss.negative(positive)
+        dense = class_loss.negative(logits).sum((0, 2))
         return torch.stack(
             [
                 _segment_sums(dense, queries) + _segment_sums(correction, matched),
@@ -135,17 +137,20 @@ def supervised_layers(output: Output, targets: Targets, matcher: Matcher) -> Ite
     Layers of matching queries are each matched on their own, all in one go; denoising queries know their
     objects.
     """
-    free = [("", output.final)]
-    free += [(f".aux{index}", prediction) for index, prediction in enumerate(output.aux)]
+    free = {"final": output.final}
+    free |= {f"aux{index}": prediction for index, prediction in enumerate(output.aux)}
     if output.encoder is not None:
-        free.append((".encoder", output.encoder))
-    matches = matcher([prediction for _, prediction in free], targets)
-    for (suffix, prediction), match in zip(free, matches, strict=True):
-        yield Supervised(suffix, prediction, match, 1)
+        free["encoder"] = output.encoder
+    for name, match in matcher(free, targets).items():
+        yield Supervised(name, free[name], match, 1)
     if output.plan is not None:
         match = denoising_match(output.plan, targets)
         for index, prediction in enumerate(output.denoising):
-            yield Supervised(f".denoising{index}", prediction, match, output.plan.num_groups)
+            yield Supervised(f"denoising{index}", prediction, match, output.plan.num_groups)
+
+
+def _label(term: str, layer: str) -> str:
+    return term if layer == "final" else f"{term}.{layer}"
 
 
 def _indices(layers: Sequence[Supervised], queries: Sequence[int]) -> Tensor:
@@ -155,11 +160,6 @@ def _indices(layers: Sequence[Supervised], queries: Sequence[int]) -> Tensor:
     images = [layer.match.images for layer in layers]
     objects = [layer.match.objects for layer in layers]
     return torch.from_numpy(np.stack([np.concatenate(part) for part in (images, rows, objects)]))
-
-
-def _to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device, without waiting for what the device is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _segment_sums(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flexdetr.config import LossConfig
-from flexdetr.loss.box_family import box_loss, option_names
+from flexdetr.loss.box_family import box_loss, known_options
 from flexdetr.loss.terms import focal_cost
 from flexdetr.model.outputs import DenoisingPlan, Prediction, Targets
 
@@ -58,31 +58,30 @@ class Matcher:
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        known = option_names(config.matcher_box)
-        options = {key: value for key, value in config.box_options.items() if key in known}
+        options = known_options(config.matcher_box, config.box_options)
         self._box_loss = box_loss(config.matcher_box, **options).eval()
 
-    def __call__(self, predictions: Sequence[Prediction], targets: Targets) -> list[Match]:
+    def __call__(self, predictions: Mapping[str, Prediction], targets: Targets) -> dict[str, Match]:
         """Matches every layer on its own, with one transfer of all costs to the host.
 
         Args:
-            predictions: the layers; each may have its own number of queries.
+            predictions: the layers by name; each may have its own number of queries.
             targets: the batch's objects. Where an image has more objects than queries, the dearest stay
                 unmatched.
 
         Returns:
-            One match for each prediction.
+            The match of each layer.
 
         Raises:
             NonFiniteError: where a cost is NaN or Inf.
         """
         counts = [len(labels) for labels in targets.labels]
-        costs = self.costs(predictions, targets).cpu().numpy()
-        ends = np.cumsum([prediction.logits.shape[1] for prediction in predictions])
-        host = np.split(costs, ends[:-1], axis=1)
-        if not all(np.isfinite(part).all() for part in host):
-            raise _explain(predictions, targets, host)
-        return [_assign(part, counts) for part in host]
+        costs = self.costs(list(predictions.values()), targets).cpu().numpy()
+        if not np.isfinite(costs).all():
+            raise _explain(predictions, targets, costs)
+        ends = np.cumsum([prediction.logits.shape[1] for prediction in predictions.values()])
+        parts = np.split(costs, ends[:-1], axis=1)
+        return {name: _assign(part, counts) for name, part in zip(predictions, parts, strict=True)}
 
     @torch.no_grad()
     def costs(self, predictions: Sequence[Prediction], targets: Targets) -> Tensor:
@@ -90,7 +89,7 @@ class Matcher:
 
         The S columns are the layers' queries, layer after layer. Pairs across images are never computed.
         """
-        images = image_indices(targets).to(predictions[0].logits.device, non_blocking=True)
+        images = to_device(image_indices(targets), predictions[0].logits.device)
         labels, boxes = torch.cat(targets.labels), torch.cat(targets.boxes)
         logits = full_precision(torch.cat([p.logits[images, :, labels] for p in predictions], 1))
         predicted = full_precision(torch.cat([p.boxes for p in predictions], 1))[images]
@@ -128,6 +127,11 @@ def full_precision(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, without waiting for what the device is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def _assign(cost: NDArray[np.floating], counts: Sequence[int]) -> Match:
     """The assignment of each image, from the costs (N, Q) of one layer."""
     images, queries, objects = [], [], []
@@ -147,25 +151,20 @@ def _assign(cost: NDArray[np.floating], counts: Sequence[int]) -> Match:
 
 
 def _explain(
-    predictions: Sequence[Prediction], targets: Targets, costs: Sequence[NDArray[np.floating]]
+    predictions: Mapping[str, Prediction], targets: Targets, costs: NDArray[np.floating]
 ) -> NonFiniteError:
     """Finds out what was not finite; slow, and only run once."""
     owner = image_indices(targets).numpy()
-    bad = sorted({int(image) for cost in costs for image in owner[~np.isfinite(cost).all(1)]})
-    names = targets.image_ids or list(range(len(targets)))
-    parts = []
-    for image in bad:
-        if not torch.isfinite(targets.boxes[image]).all():
-            parts.append(f"target boxes of image {names[image]!r}")
-    for layer, prediction in enumerate(predictions):
-        for name, values in (("logits", prediction.logits), ("boxes", prediction.boxes)):
-            wrong = [image for image in bad if not torch.isfinite(values[image]).all()]
-            if wrong:
-                parts.append(f"{name} of supervised layer {layer}")
-    shown = ", ".join(repr(names[image]) for image in bad)
+    bad = np.unique(owner[~np.isfinite(costs).all(1)]).tolist()
+    ids = [targets.image_ids[image] if targets.image_ids else image for image in bad]
+    wrong = ["target boxes"] if not all(torch.isfinite(targets.boxes[image]).all() for image in bad) else []
+    for layer, prediction in predictions.items():
+        for part, values in (("logits", prediction.logits), ("boxes", prediction.boxes)):
+            if not torch.isfinite(values[bad]).all():
+                wrong.append(f"{part} of layer {layer!r}")
     return NonFiniteError(
-        f"the matching costs of image(s) {shown} are not finite; NaN or Inf in: "
-        f"{'; '.join(parts) or 'the cost itself (predictions too large for their precision)'}. "
-        "Look at these images and boxes, lower the learning rate, or train with train.precision=fp32",
-        [names[image] for image in bad],
+        f"matching costs of image(s) {', '.join(repr(image_id) for image_id in ids)} are not finite; NaN or "
+        f"Inf in: {', '.join(wrong) or 'the costs alone (overflow)'}. Check these images and their boxes, "
+        "lower the learning rate (train.lr), or train with train.precision=fp32",
+        ids,
     )

@@ -70,7 +70,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
 
 
 def focal_cost(logits: Tensor) -> Tensor:
-    """Matcher's class cost of answering a class: focal loss as a positive minus that as a negative; same shape.
+    """Matcher's class cost: focal loss of the logit as a positive minus that as a negative; same shape.
 
     The logarithms are taken of p + 1e-8, as in the published matchers (Deformable DETR, RT-DETR): beyond
     logits of 18 the cost no longer grows, and near ties are decided as there.
