@@ -1,7 +1,8 @@
 """Building blocks that backbones and encoders share, and how each folds into its deploy form.
 
-A module that has a simpler inference form defines ``fuse() -> nn.Module``, which returns a new module and leaves
-the old one as it is; ``flexdetr.model.fuse`` walks a detector and puts those in place.
+A module that has a simpler inference form defines ``fuse() -> nn.Module``: it returns a new module, complete with
+everything below it, and leaves the old one as it is. ``flexdetr.model.fuse`` walks a detector and puts those in
+place.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def activation(name: Activation | None) -> nn.Module:
 class LearnableAffineBlock(nn.Module):
     """One learnable scale and shift for a whole feature map, PP-HGNetV2's ``lab``: ``scale * x + bias``.
 
-    Its parameters stay float32 under autocast but are applied in the features' own type, so that a bf16 feature
-    map is not widened to float32 after every convolution.
+    Its parameters stay float32 under autocast but are applied in the features' own type, so that a bf16
+    feature map is not widened to float32 after every convolution.
     """
 
     def __init__(self) -> None:
@@ -61,35 +62,34 @@ class Shift(nn.Module):
 
 
 class ConvBNAct(nn.Module):
-    """Convolution without bias, batch norm, activation and (``use_lab``) learnable affine block, in this order.
+    """Convolution without bias, batch norm, activation and (``use_lab``) affine block, in this order.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: side of the square kernel.
+        kernel_size: side of the kernel, or (height, width).
         stride: of the convolution.
         groups: of the convolution.
         act: "relu", "silu", "gelu", or None for no activation.
         use_lab: end with a LearnableAffineBlock.
-        padding: zeros on each side; None keeps the size of odd kernels, ``(kernel_size - 1) // 2``.
+        padding: zeros on each side; None keeps the size of odd kernels, ``(K - 1) // 2``.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         stride: int = 1,
         groups: int = 1,
         act: Activation | None = "relu",
         use_lab: bool = False,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        padding = (kernel_size - 1) // 2 if padding is None else padding
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
+        kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        padding = ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2) if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = activation(act)
         self.lab: nn.Module = LearnableAffineBlock() if use_lab else nn.Identity()
@@ -99,7 +99,7 @@ class ConvBNAct(nn.Module):
         return self.lab(self.act(self.norm(self.conv(x))))
 
     def fuse(self) -> nn.Module:
-        """The deploy form: a biased convolution, the activation, what cannot be folded of the affine block."""
+        """A biased convolution, the activation, and what cannot be folded of the affine block."""
         return fuse_conv(*fold_norm(self.conv.weight, self.norm), self.conv, self.act, self.lab)
 
 
@@ -217,8 +217,8 @@ def biased_conv(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
 def fuse_conv(weight: Tensor, bias: Tensor, like: nn.Conv2d, act: nn.Module, lab: nn.Module) -> nn.Module:
     """The deploy form of ``lab(act(convolution))``, simplified as far as it stays exact.
 
-    A positive scale commutes with the ReLU, ``s * relu(x) = relu(s * x)``, and goes into the kernel. The shift
-    follows the activation and stays: it cannot move into the next convolution, whose zero padding lacks it.
+    A positive scale commutes with the ReLU, ``s * relu(x) = relu(s * x)``, and goes into the kernel. The
+    shift follows the activation and stays: the next convolution's zero padding would lack it.
 
     Args:
         weight: folded kernel.
@@ -251,8 +251,8 @@ def fuse_conv(weight: Tensor, bias: Tensor, like: nn.Conv2d, act: nn.Module, lab
 def init_weights(module: nn.Module) -> None:
     """Initialises every convolution and norm below ``module`` for training from scratch.
 
-    Kaiming normal by fan-in (1502.01852, eq. 10): a depthwise kernel's fan-in is its area, so that depthwise and
-    dense layers start with outputs of the same size. Biases start at 0, norms at scale 1 and shift 0.
+    Kaiming normal by fan-in (1502.01852, eq. 10): a depthwise kernel's fan-in is its area, so that
+    depthwise and dense layers start with outputs of the same size. Biases start at 0, norms at scale 1 and shift 0.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
