@@ -62,8 +62,8 @@ class ECA(nn.Module):
     """Efficient channel attention (1910.03151): a short convolution along the channels of the pooled map.
 
     Args:
-        channels: of the feature map; they set the kernel size, the whole part of ``(log2(C) + 1) / 2``, plus one
-            where that is even (eq. 12 with gamma 2 and b 1).
+        channels: of the feature map; they set the kernel size, the whole part of ``(log2(C) + 1) / 2``, plus
+            one where that is even (eq. 12 with gamma 2 and b 1).
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,8 +1,8 @@
 """Building blocks that backbones and encoders share, and how each folds into its deploy form.
 
-A module that has a simpler inference form defines ``fuse() -> nn.Module``: it returns a new module, complete with
-everything below it, and leaves the old one as it is. ``flexdetr.model.fuse`` walks a detector and puts those in
-place.
+A module that has a simpler inference form defines ``fuse() -> nn.Module``: it returns a new module, complete
+with everything below it, and leaves the old one as it is. ``flexdetr.model.fuse`` walks a detector and puts
+those in place.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ def fold_identity(norm: nn.BatchNorm2d, kernel_size: int, groups: int) -> tuple[
     """
     channels, centre = norm.num_features, kernel_size // 2
     per_group = channels // groups
-    delta = torch.zeros(channels, per_group, kernel_size, kernel_size, device=norm.running_mean.device)  # type: ignore[union-attr]
-    rows = torch.arange(channels, device=delta.device)
+    delta = torch.zeros(channels, per_group, kernel_size, kernel_size, device=norm.running_mean.device)  #
+    type: ignore[union-attr] rows = torch.arange(channels, device=delta.device)
     delta[rows, rows % per_group, centre, centre] = 1
     return fold_norm(delta, norm)
 
@@ -252,7 +252,8 @@ def init_weights(module: nn.Module) -> None:
     """Initialises every convolution and norm below ``module`` for training from scratch.
 
     Kaiming normal by fan-in (1502.01852, eq. 10): a depthwise kernel's fan-in is its area, so that
-    depthwise and dense layers start with outputs of the same size. Biases start at 0, norms at scale 1 and shift 0.
+    depthwise and dense layers start with outputs of the same size. Biases start at 0, norms at scale 1 and
+    shift 0.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
