@@ -183,8 +183,8 @@ def fold_identity(norm: nn.BatchNorm2d, kernel_size: int, groups: int) -> tuple[
     """
     channels, centre = norm.num_features, kernel_size // 2
     per_group = channels // groups
-    delta = torch.zeros(channels, per_group, kernel_size, kernel_size, device=norm.running_mean.device)  #
-    type: ignore[union-attr] rows = torch.arange(channels, device=delta.device)
+    delta = torch.zeros(channels, per_group, kernel_size, kernel_size, device=norm.weight.device)
+    rows = torch.arange(channels, device=delta.device)
     delta[rows, rows % per_group, centre, centre] = 1
     return fold_norm(delta, norm)
 
