@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-slow bench clean
+.PHONY: setup demo check format test test-slow bench sizes clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# After a preset was added or changed.
+sizes: $(READY)
+	$(BIN)/python scripts/measure_models.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

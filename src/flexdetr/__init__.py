@@ -6,13 +6,22 @@ Public names are resolved when they are first used: importing the package stays 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flexdetr.api import Detector, load
+    from flexdetr.runtime.detections import Detections
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "Detections": "flexdetr.runtime.detections",
+    "Detector": "flexdetr.api",
+    "load": "flexdetr.api",
+}
 
-__all__ = ["__version__"]
+__all__ = ["Detections", "Detector", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:

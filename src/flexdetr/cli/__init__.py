@@ -1,7 +1,7 @@
 """The command line: one function for each verb, in files by what the verbs are about.
 
-A verb is added with one function and one line in ``VERBS``. Heavy packages are imported inside the verbs: help
-appears at once.
+A verb is added with one function and one line in ``VERBS``. Heavy packages are imported inside the verbs:
+``flexdetr --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import typer
 
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
+from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.train import train
 
 VERBS: dict[str, Callable[..., Any]] = {
     "models": describe.models,
     "info": describe.info,
     "train": train,
+    "eval": evaluate,
     "config": describe.config,
 }
 

@@ -71,8 +71,9 @@ def start_logging(*, verbose: bool) -> None:
     logger = logging.getLogger("flexdetr")
     for former in [*logger.handlers]:  # a second call in one process, in tests for instance
         logger.removeHandler(former)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.INFO)
     handler = _Stderr()
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
