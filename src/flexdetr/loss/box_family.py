@@ -177,7 +177,7 @@ BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "piou_v2": _piou_v2,
     "nwd": _nwd,
 }
-"""Each row is ``(Pair, **options) -> (...)`` losses; :class:`BoxLoss` takes ``(predicted, target)`` instead."""
+"""Each row is ``(Pair, **options) -> (...)`` losses; :class:`BoxLoss` takes ``(predicted, target)``."""
 
 _PREFIX_OPTIONS: dict[str, tuple[str, ...]] = {"inner": ("ratio",), "focaler": ("d", "u")}
 

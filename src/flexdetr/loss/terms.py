@@ -28,13 +28,13 @@ class ClassLoss(NamedTuple):
 
 
 def softplus(logits: Tensor) -> Tensor:
-    """log(1 + exp(x)) = -log(1 - p), exact for large x too."""
-    return -F.logsigmoid(-logits)
+    """log(1 + exp(x)) = -log(1 - p)."""
+    return F.softplus(logits, threshold=40)  # torch's 20 cuts off 2e-9, which float64 would show
 
 
 def _varifocal_negative(logits: Tensor) -> Tensor:
     """0.75 p^2 (-log(1 - p)); the weight has no gradient (VarifocalNet, arXiv 2008.13367, eq. 2)."""
-    return 0.75 * logits.detach().sigmoid().square() * softplus(logits)
+    return logits.detach().sigmoid().square_().mul_(0.75) * softplus(logits)
 
 
 def _varifocal_positive(logits: Tensor, quality: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _focal_positive(logits: Tensor, quality: Tensor) -> Tensor:  # noqa: ARG001 
 
 def _mal_negative(logits: Tensor) -> Tensor:
     """p^1.5 (-log(1 - p)); the weight has no gradient (matchability-aware loss of DEIM, arXiv 2412.04234)."""
-    return logits.detach().sigmoid() ** 1.5 * softplus(logits)
+    return logits.detach().sigmoid().pow_(1.5) * softplus(logits)
 
 
 def _mal_positive(logits: Tensor, quality: Tensor) -> Tensor:
