@@ -45,7 +45,8 @@ def _flexdetr(
     answers.start_logging(verbose=verbose)
 
 
-def _app() -> typer.Typer:
+def make_app() -> typer.Typer:
+    """The application with every verb."""
     # Plain help pages: rich ones take twice the time to appear.
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     try:
-        _app()(list(arguments) if arguments is not None else None, prog_name="flexdetr")
+        make_app()(list(arguments) if arguments is not None else None, prog_name="flexdetr")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(bool(done.code))
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough

@@ -1,0 +1,89 @@
+"""What the documentation shows is true: Python blocks run, commands name verbs and options that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from flexdetr.cli import VERBS, make_app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BCCD = ROOT.parent / "shared" / "data" / "bccd"
+# The pages show lengths that are worth training; here the same code runs at lengths that are worth waiting for
+SHORTER = {
+    "train=400, val=50, test=100": "train=6, val=3, test=3",
+    "image_size=256": "image_size=96",
+    "epochs=40": 'epochs=1, batch_size=3, data={"workers": 0}',
+    "flexdetr_nano": "flexdetr_pico",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^ *```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "README.md" and blocks(page, "python")], ids=name
+)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page, "python"))
+    for shown, shorter in SHORTER.items():
+        code = code.replace(shown, shorter)
+    exec(compile(code, name(page), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BCCD.is_dir(), reason=f"{BCCD} is missing")
+def test_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bccd").symlink_to(BCCD)
+    (tmp_path / "cell.jpg").symlink_to(next((BCCD / "JPEGImages").glob("*.jpg")))
+    code = "\n".join(blocks(ROOT / "README.md", "python"))
+    code = code.replace("rtdetr_hgnetv2_l", "flexdetr_pico").replace(
+        "weights=None", "weights=None, image_size=64"
+    )
+    exec(compile(code.replace("epochs=50", "epochs=1"), "README.md", "exec"), {"__name__": "page"})
+
+
+def commands(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    fenced = [line.strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    inline = re.findall(r"`((?:flexdetr) [^`]*)`", text)
+    lines = [line.removeprefix(".venv/bin/") for line in [*fenced, *inline]]
+    return [line.replace("\\|", "|") for line in lines if line.startswith("flexdetr ")]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [(name(page), line) for page in PAGES for line in commands(page)],
+    ids=str,
+)
+def test_commands_exist(page: str, line: str) -> None:
+    words = [word.strip("[]") for word in shlex.split(line, comments=True)]
+    verb = words[1]
+    if verb in ("VERB", "--help", "--version"):
+        return
+    assert verb in VERBS, f"{page} names a verb that does not exist"
+    command = typer.main.get_command(make_app()).commands[verb]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    used = {word for word in words[2:] if word.startswith("--")}
+    assert used <= known, f"{page} names options that {verb} does not have"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
