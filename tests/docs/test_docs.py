@@ -14,7 +14,7 @@ from flexdetr.cli import VERBS, make_app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
-# The pages show lengths that are worth training; here the same code runs at lengths that are worth waiting for
+# The pages show lengths that are worth training; here the code runs at lengths that are worth waiting for.
 SHORTER = {
     "train=400, val=50, test=100": "train=6, val=3, test=3",
     "image_size=256": "image_size=96",
