@@ -1,0 +1,96 @@
+"""Class names and ids, which travel from the data set through head, checkpoint and exported file to the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flexdetr.config import nearest
+
+
+class ClassError(ValueError):
+    """Classes that contradict each other, or a name that is none of them; the message says which."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a detector, in the order of its head.
+
+    The head counts 0, 1, 2 ...; a data set numbers its classes as it likes (from 0, from 1, with holes).
+    Position ``i`` of both tuples belongs to output ``i`` of the head, so that results can be given in the
+    data set's own ids.
+
+    Attributes:
+        names: one name a class.
+        ids: the data set's own id of each class.
+
+    Raises:
+        ClassError: where names and ids are not equally many, or one of them occurs twice.
+
+    Example:
+        >>> classes = Classes(("cat", "dog"), (3, 7))
+        >>> classes.ids[classes.index_of_name("dog")]
+        7
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.ids):
+            raise ClassError(
+                f"{len(self.names)} class names for {len(self.ids)} ids; give one id for each name"
+            )
+        for what, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ClassError(
+                    f"class {what} {', '.join(map(repr, twice))} occurs more than once; make each unique"
+                )
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Classes:
+        """Classes with the ids 0, 1, 2 ..."""
+        names = tuple(str(name) for name in names)
+        return cls(names, tuple(range(len(names))))
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, object]]) -> Classes:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ClassError: where a row lacks its id or its name.
+        """
+        for row in rows:
+            if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str):
+                raise ClassError(f"a class needs an integer 'id' and a text 'name'; got {dict(row)!r}")
+        return cls(tuple(str(row["name"]) for row in rows), tuple(int(str(row["id"])) for row in rows))
+
+    def to_json(self) -> list[dict[str, int | str]]:
+        """``[{"id": 1, "name": "cat"}, ...]``, as COCO writes categories, in the head's order."""
+        return [{"id": number, "name": name} for name, number in zip(self.names, self.ids, strict=True)]
+
+    def index_of_name(self, name: str) -> int:
+        """The head's index of a class.
+
+        Raises:
+            ClassError: where there is no such class; names the nearest one.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise ClassError(nearest(name, self.names, "class")) from None
+
+    def index_of_id(self, number: int) -> int:
+        """The head's index of the class with the data set's id ``number``.
+
+        Raises:
+            ClassError: where no class has this id.
+        """
+        try:
+            return self.ids.index(number)
+        except ValueError:
+            raise ClassError(f"no class has the id {number}; ids: {', '.join(map(str, self.ids))}") from None
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -1,0 +1,1 @@
+"""Reading data sets (torch-free), and turning their images into batches."""

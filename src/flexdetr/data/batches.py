@@ -1,0 +1,261 @@
+"""Which samples make which batch, and how a sample is made; all of it a function of seed, epoch and position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flexdetr.config import DataConfig
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import covering, read_reduced
+from flexdetr.data.mosaic import mixup, mosaic
+from flexdetr.data.transforms import Sample, plain, strong
+from flexdetr.model.outputs import Targets
+
+Phase = Literal["mosaic", "strong", "plain"]
+
+# Images are kept at this many times the training size: crops still find detail, and decoding stays cheap.
+_DETAIL = 1.5
+# RT-DETR's multi-scale: 0.75 to 1.25 of the size in steps of a stride, the size itself three times as often.
+_SCALES = (0.75, 1.25)
+_STRIDE = 32
+_TIMES_UNSCALED = 3
+# Without a cache the partners of a mosaic are neighbours in the epoch's order, so that a batch decodes each
+# only once.
+_NEIGHBOURS = 8
+# Separates the random streams that share a seed and an epoch.
+_ORDER_STREAM, _SIZE_STREAM, _SAMPLE_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size with their objects.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB; training batches lie channels-last in memory.
+        targets: the objects, boxes cxcywh as fractions of the image as it is here.
+        sizes: (B, 2) int64 (height, width) of the original images.
+        image_ids: of the original images.
+    """
+
+    images: Tensor
+    targets: Targets
+    sizes: Tensor
+    image_ids: list[int | str]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; torch's loader calls this."""
+        targets = Targets(
+            [labels.pin_memory() for labels in self.targets.labels],
+            [boxes.pin_memory() for boxes in self.targets.boxes],
+            self.targets.image_ids,
+        )
+        return Batch(self.images.pin_memory(), targets, self.sizes.pin_memory(), self.image_ids)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What a worker must know to make a batch.
+
+    Attributes:
+        epoch: counted from 0.
+        phase: the epoch's augmentation.
+        size: (height, width) of the batch.
+        indices: of the records.
+        partners: for each of ``indices``, records to draw a mosaic's other tiles from.
+    """
+
+    epoch: int
+    phase: Phase
+    size: tuple[int, int]
+    indices: tuple[int, ...]
+    partners: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the batches of an epoch.
+
+    Attributes:
+        count: training images.
+        batch_size: images of a step, over all ranks.
+        image_size: (height, width) that multi-scale varies.
+        seed: of the run.
+        multi_scale: draw the size of each batch.
+        neighbours: draw a mosaic's tiles from neighbours in the epoch's order, not from all images.
+        rank: which part of each batch is planned.
+        world_size: how many parts there are.
+    """
+
+    count: int
+    batch_size: int
+    image_size: tuple[int, int]
+    seed: int
+    multi_scale: bool
+    neighbours: bool
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        """Batches of an epoch; the last incomplete one is left out, unless it is the only one."""
+        return max(1, self.count // self.batch_size)
+
+    def epoch(self, epoch: int, phase: Phase) -> list[BatchPlan]:
+        """The batches of an epoch for this rank, in order."""
+        order = np.random.default_rng([self.seed, epoch, _ORDER_STREAM]).permutation(self.count)
+        everybody = tuple(range(self.count)) if not self.neighbours else ()
+        plans = []
+        for number in range(len(self)):
+            positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+            positions = positions[positions < self.count]
+            if len(positions) < self.world_size:  # every rank must have an image to work on
+                positions = np.arange(self.world_size) % self.count
+            mine = np.array_split(positions, self.world_size)[self.rank]
+            plans.append(
+                BatchPlan(
+                    epoch,
+                    phase,
+                    self._size(epoch, number, phase),
+                    tuple(order[mine].tolist()),
+                    tuple(everybody or self._neighbours(order, int(position)) for position in mine),
+                )
+            )
+        return plans
+
+    def _size(self, epoch: int, number: int, phase: Phase) -> tuple[int, int]:
+        if not self.multi_scale or phase == "plain":
+            return self.image_size
+        choices = sizes_around(self.image_size)
+        return choices[np.random.default_rng([self.seed, epoch, _SIZE_STREAM, number]).integers(len(choices))]
+
+    def _neighbours(self, order: NDArray[np.int64], position: int) -> tuple[int, ...]:
+        first = min(position // _NEIGHBOURS * _NEIGHBOURS, max(0, self.count - _NEIGHBOURS))
+        return tuple(order[first : first + _NEIGHBOURS].tolist())
+
+
+def sizes_around(image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The sizes of multi-scale training: the taller side in steps of 32, the other in proportion, also rounded to 32.
+
+    Example:
+        >>> [height for height, _ in sizes_around((320, 320))]
+        [320, 320, 256, 288, 352, 384]
+    """
+    longest = max(image_size)
+    low, high = (scale * longest / _STRIDE for scale in _SCALES)
+    sizes = [image_size] * _TIMES_UNSCALED
+    for steps in range(int(np.ceil(low)), int(high) + 1):
+        scaled = tuple(max(1, round(side * steps / longest)) * _STRIDE for side in image_size)
+        if scaled != image_size:
+            sizes.append((scaled[0], scaled[1]))
+    return sizes
+
+
+class SampleMaker:
+    """Makes training samples from records.
+
+    Args:
+        records: the training images.
+        config: what is done to them.
+        image_size: (height, width) of the training, which decides the size at which images are kept.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], config: DataConfig, image_size: tuple[int, int], seed: int
+    ) -> None:
+        self.records, self.config, self.seed = records, config, seed
+        self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
+        self.kept: dict[int, NDArray[np.uint8]] = {}
+        self.observe: Callable[[int], None] = _nobody
+
+    def cache_bytes(self) -> int:
+        """Memory that all images take at the size at which they are kept."""
+        sizes = (covering((record.width, record.height), self.at_least) for record in self.records)
+        return sum(3 * width * height for width, height in sizes)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """An image at the size at which it is kept."""
+        return read_reduced(self.records[index].path, self.at_least)
+
+    def batch(self, plan: BatchPlan, *, forget: bool) -> Batch:
+        """The planned batch.
+
+        Args:
+            plan: what to make.
+            forget: drop the decoded images afterwards.
+        """
+        height, width = plan.size
+        images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
+        labels, boxes = [], []
+        for slot, (index, partners) in enumerate(zip(plan.indices, plan.partners, strict=True)):
+            sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners)
+            images[slot].numpy()[...] = sample.image
+            labels.append(torch.from_numpy(sample.labels))
+            boxes.append(torch.from_numpy(fractions(sample.boxes_xyxy, plan.size)))
+        if forget:
+            self.kept.clear()
+        records = [self.records[index] for index in plan.indices]
+        ids = [record.image_id for record in records]
+        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
+        return Batch(images.permute(0, 3, 1, 2), Targets(labels, boxes, list(ids)), sizes, ids)
+
+    def sample(
+        self, index: int, epoch: int, phase: Phase, size: tuple[int, int], partners: tuple[int, ...]
+    ) -> Sample:
+        """One augmented sample of exactly (height, width) ``size``; the same for the same arguments, always."""
+        rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
+        if phase == "plain":
+            return plain(self._source(index), size, rng, self.config)
+        if phase == "strong":
+            return strong(self._source(index), size, rng, self.config)
+        sample = self._mosaic_or_strong(index, size, rng, partners)
+        if rng.random() < _share(self.config.mixup):
+            other = partners[rng.integers(len(partners))]
+            sample = mixup(sample, self._mosaic_or_strong(other, size, rng, partners), rng)
+        return sample
+
+    def _mosaic_or_strong(
+        self, index: int, size: tuple[int, int], rng: np.random.Generator, partners: tuple[int, ...]
+    ) -> Sample:
+        if rng.random() >= _share(self.config.mosaic):
+            return strong(self._source(index), size, rng, self.config)
+        tiles = [index, *(partners[choice] for choice in rng.integers(len(partners), size=3))]
+        return mosaic([self._source(tile) for tile in tiles], size, rng, self.config)
+
+    def _source(self, index: int) -> Sample:
+        """A record's image at the size at which it is kept, with its boxes in these pixels; crowds are no targets."""
+        record = self.records[index]
+        image = self.kept.get(index)
+        if image is None:
+            self.observe(index)
+            image = self.kept[index] = self.read(index)
+        scale = np.array(
+            [image.shape[1] / record.width, image.shape[0] / record.height] * 2, dtype=np.float32
+        )
+        ordinary = ~record.iscrowd
+        return Sample(image, record.boxes_xyxy[ordinary] * scale, record.labels[ordinary])
+
+
+def fractions(boxes_xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(N, 4) xyxy pixels of an image of (height, width) ``size`` as cxcywh fractions of it."""
+    height, width = size
+    centres, sides = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2, boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    scaled = np.concatenate([centres, sides], axis=1) / np.array([width, height] * 2)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def _share(probability: float | None) -> float:
+    return 0.5 if probability is None else probability
+
+
+def _nobody(_index: int) -> None:
+    """The default of ``SampleMaker.observe``."""

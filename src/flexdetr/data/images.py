@@ -1,0 +1,185 @@
+"""Image files as RGB arrays, whatever their mode, depth or orientation. No torch here."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jfif")
+_ORIENTATION = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read; the message names it and the reason."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image's header says.
+
+    Attributes:
+        width: pixels as stored.
+        height: pixels as stored.
+        orientation: EXIF orientation, 1 to 8; 1 where the file states none or nonsense.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether showing the image upright exchanges width and height."""
+        return self.orientation in _TRANSPOSED
+
+    @property
+    def oriented(self) -> tuple[int, int]:
+        """(width, height) of the upright image."""
+        return (self.height, self.width) if self.transposed else (self.width, self.height)
+
+
+def probe(path: Path) -> ImageInfo:
+    """Size and orientation from the header alone.
+
+    Raises:
+        ImageError: where the file is missing or is no image.
+    """
+    try:
+        with _open(path) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            if orientation not in range(1, 9):
+                orientation = 1
+            width, height = image.size
+            if image.format == "TIFF" and orientation in _TRANSPOSED:  # Pillow states a TIFF's size upright
+                width, height = height, width
+            return ImageInfo(width, height, orientation)
+    except _FAILURES as error:
+        raise _failure(path, error) from error
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """An image file as it looks upright.
+
+    Grey is repeated over three channels; transparency is laid over black; 16-bit values keep their high byte;
+    floats are taken as 0..1 where none is above 1 and as 0..255 otherwise; of several frames the first is
+    taken.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: where the file is missing, truncated or no image.
+    """
+    return _read(Path(path), None)
+
+
+def read_reduced(path: str | Path, at_least: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image no larger than needed: the smallest of its shape that covers ``at_least``, never enlarged.
+
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that suffices, which saves most of the work.
+
+    Args:
+        path: the file.
+        at_least: (height, width) that both sides must still reach, unless the file itself is smaller.
+
+    Returns:
+        (h, w, 3) uint8 RGB with (nearly) the file's aspect ratio.
+
+    Raises:
+        ImageError: as ``read_image``.
+    """
+    return _read(Path(path), at_least)
+
+
+def verify(path: Path) -> None:
+    """Decodes the whole file at the smallest scale that its format allows.
+
+    Raises:
+        ImageError: where the file is missing, truncated or no image.
+    """
+    try:
+        with _open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except _FAILURES as error:
+        raise _failure(path, error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as mode RGB, by the rules of ``read_image``."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
+    if mode == "F":
+        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
+        scale = 255.0 if values.size and values.max() <= 1 else 1.0
+        return np.clip(values * scale, 0, 255).astype(np.uint8)
+    # Mode I is 32 bits wide, but files that open as it hold 16; a fixed shift keeps images of a set
+    # comparable, which stretching each by its own maximum would not.
+    return (np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
+
+
+def _read(path: Path, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
+    try:
+        with _open(path) as image:
+            if at_least is not None:
+                _reduce(image, at_least)
+            upright = to_rgb(ImageOps.exif_transpose(image))
+            if at_least is not None:
+                size = covering(upright.size, at_least)
+                if size != upright.size:
+                    upright = upright.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            return np.array(upright, dtype=np.uint8)
+    except _FAILURES as error:
+        raise _failure(path, error) from error
+
+
+def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
+    """Asks the JPEG decoder for a smaller image; other formats ignore it."""
+    height, width = at_least
+    if image.getexif().get(_ORIENTATION, 1) in _TRANSPOSED:
+        height, width = width, height
+    image.draft("RGB" if image.mode == "RGB" else None, covering(image.size, (height, width)))
+
+
+def covering(size: tuple[int, int], at_least: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of the smallest image shaped like ``size`` that reaches (height, width) ``at_least``."""
+    width, height = size
+    factor = max(at_least[0] / height, at_least[1] / width)
+    return size if factor >= 1 else (max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+_FAILURES = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are legitimate
+        return Image.open(path)
+
+
+def _failure(path: Path, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{path}: image not found")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"{path}: is no image that can be read")
+    return ImageError(f"{path}: cannot be read: {error}")

@@ -1,0 +1,313 @@
+"""Loaders: training batches from worker processes, evaluation batches from threads."""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from flexdetr.config import Config
+from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker, fractions
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import ImageError, read_image
+from flexdetr.model.outputs import Targets
+from flexdetr.runtime.process import prepare
+
+__all__ = ["Batch", "EvaluationLoader", "LoaderError", "TrainingLoader", "default_workers"]
+
+_log = logging.getLogger(__name__)
+
+# Decoded images are kept in memory up to here; a function of the data alone, so that a resumed run decides
+# alike.
+_CACHE_BYTES = 2 * 1024**3
+_EVALUATION_CACHE_BYTES = 1024**3
+_MOST_WORKERS = 8
+_AHEAD = 2
+
+
+class LoaderError(RuntimeError):
+    """A worker process ended by itself; the message names the image that it was working on."""
+
+
+def default_workers(processes: int = 1) -> int:
+    """Loader processes for this machine: what the training itself leaves, at least one.
+
+    Args:
+        processes: training processes that share the machine.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores // max(1, processes) - 1))
+
+
+class TrainingLoader:
+    """Augmented batches, the same for the same seed, whatever the workers, the ranks and the point of resuming.
+
+    Args:
+        records: the training images.
+        config: ``config.data`` says what is done to them, ``config.image_size`` their size.
+        num_classes: size of the head; labels must lie below it.
+        batch_size: images of a step over all ranks.
+        seed: of everything random.
+        workers: processes that make batches; 0 makes them in this one, None takes what the machine has.
+        rank: this process among those that share each batch.
+        world_size: how many they are.
+        pin_memory: hand out batches in page-locked memory, for a GPU.
+
+    Raises:
+        ValueError: where there are no records, or a label lies outside the head.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        config: Config,
+        num_classes: int,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        if not records or batch_size < 1:
+            raise ValueError(
+                f"{len(records)} images in batches of {batch_size}: there must be at least one of each"
+            )
+        highest = max((int(record.labels.max()) for record in records if len(record)), default=-1)
+        if highest >= num_classes:
+            raise ValueError(f"label {highest} lies outside a head of {num_classes} classes")
+        self.workers = default_workers(world_size) if workers is None else workers
+        maker = SampleMaker(records, config.data, config.image_size, seed)
+        needed = maker.cache_bytes()
+        cached = needed <= _CACHE_BYTES if config.data.cache is None else config.data.cache
+        self.planner = Planner(
+            len(records),
+            batch_size,
+            config.image_size,
+            seed,
+            config.data.multi_scale,
+            neighbours=not cached,
+            rank=rank,
+            world_size=world_size,
+        )
+        self._samples = _Samples(maker, cached, self.workers)
+        self._pin_memory = pin_memory
+        self._loader: DataLoader[Batch | str] | None = None
+        _log.debug("%d workers, cache %s (%.0f MB)", self.workers, cached, needed / 1e6)
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.planner)
+
+    def epoch(self, epoch: int, phase: Phase, *, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Args:
+            epoch: counted from 0.
+            phase: "mosaic" (mosaic and mixup besides the strong ones), "strong" (distortion, zoom-out, crop,
+                flip) or
+                "plain" (flip only, one size).
+            start_batch: how many batches to leave out, for an exact resume.
+
+        Yields:
+            batches, in order.
+
+        Raises:
+            ImageError: where an image cannot be read.
+            LoaderError: where a worker dies.
+        """
+        plans = self.planner.epoch(epoch, phase)[start_batch:]
+        self._samples.fill()
+        if self.workers == 0:
+            for plan in plans:
+                yield self._deliver(self._samples[plan])
+            return
+        if self._loader is None:
+            self._loader = self._start()
+        sampler: Any = self._loader.batch_sampler
+        sampler.plans = plans
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                raise LoaderError(f"a loader process ended: {error}. {self._samples.last_seen()}") from error
+            if batch is None:
+                return
+            yield self._deliver(batch)
+
+    def close(self) -> None:
+        """Ends the worker processes; the next epoch starts new ones."""
+        self._loader = None
+
+    def _start(self) -> DataLoader[Batch | str]:
+        sampler: Any = _Plans()  # torch declares batch samplers to yield lists, but takes whatever they yield
+        collate: Any = _same
+        return DataLoader(
+            self._samples,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+            worker_init_fn=_prepare_worker,
+            persistent_workers=True,
+            prefetch_factor=_AHEAD,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator(),  # else each epoch would draw from the global generator
+            # Forked workers share the cached images' memory with this process.
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+        )
+
+    @staticmethod
+    def _deliver(made: Batch | str) -> Batch:
+        if isinstance(made, str):
+            raise ImageError(made)
+        return made
+
+
+class _Plans:
+    """The batch sampler: hands each plan of the epoch to whichever worker is next."""
+
+    def __init__(self) -> None:
+        self.plans: list[BatchPlan] = []
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+
+class _Samples(Dataset[Batch | str]):
+    """Makes batches from plans; lives in this process and, as a copy, in each worker."""
+
+    def __init__(self, maker: SampleMaker, cached: bool, workers: int) -> None:
+        self.maker, self.cached, self.filled = maker, cached, False
+        # Each worker notes the record that it decodes, for the message should it die there.
+        self.seen = multiprocessing.get_context("fork" if sys.platform == "linux" else None).RawArray(
+            "q", [-1] * max(1, workers)
+        )
+
+    def fill(self) -> None:
+        """Decodes all images once, before any worker is started, where they are to be kept."""
+        if not self.cached or self.filled:
+            return
+        with ThreadPoolExecutor(max_workers=default_workers() + 1) as pool:
+            count = len(self.maker.records)
+            self.maker.kept.update(zip(range(count), pool.map(self.maker.read, range(count)), strict=True))
+        self.filled = True
+
+    def __getitem__(self, plan: BatchPlan) -> Batch | str:
+        """The batch, or a sentence that names the unreadable image (raising would wrap it in a worker's traceback)."""
+        worker = get_worker_info()
+        self.maker.observe = lambda index: self.seen.__setitem__(worker.id if worker else 0, index)
+        try:
+            return self.maker.batch(plan, forget=not self.cached)
+        except ImageError as error:
+            return str(error)
+        except Exception as error:
+            names = ", ".join(str(self.maker.records[index].path) for index in plan.indices)
+            error.add_note(f"while making a batch of {names}")
+            raise
+
+    def __getitems__(self, plan: BatchPlan) -> Batch | str:
+        """Torch's loader hands over what the batch sampler gave."""
+        return self[plan]
+
+    def last_seen(self) -> str:
+        """A sentence that names the images that the workers decoded last."""
+        paths = [str(self.maker.records[index].path) for index in self.seen if index >= 0]
+        return f"Last images read: {', '.join(paths)}" if paths else "All images had been read before"
+
+
+def _prepare_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
+    if hasattr(os, "nice"):
+        os.nice(5)  # the training's threads wait for each other: better that a batch ahead waits
+
+
+def _same(batch: Batch | str) -> Batch | str:
+    return batch
+
+
+class EvaluationLoader:
+    """Batches of images exactly as prediction sees them: each resized to exactly the network's size.
+
+    Images are read by threads; where all prepared ones fit into a gigabyte they are kept for the next
+    evaluation.
+
+    Args:
+        records: the images.
+        image_size: (height, width) of the network's input.
+        batch_size: images of a batch; the last one may have fewer.
+        workers: threads; None takes what the machine has.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        image_size: tuple[int, int],
+        batch_size: int,
+        workers: int | None = None,
+    ) -> None:
+        self.records, self.image_size, self.batch_size = tuple(records), image_size, batch_size
+        self.threads = max(1, default_workers() + 1 if workers is None else workers)
+        keep = 3 * image_size[0] * image_size[1] * len(self.records) <= _EVALUATION_CACHE_BYTES
+        self._kept: dict[int, Tensor] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return math.ceil(len(self.records) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in the order of the records.
+
+        Raises:
+            ImageError: where an image cannot be read.
+        """
+        waiting: deque[list[Future[Tensor]]] = deque()
+        starts = range(0, len(self.records), self.batch_size)
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            try:
+                for start in starts:
+                    indices = range(start, min(start + self.batch_size, len(self.records)))
+                    waiting.append([pool.submit(self._image, index) for index in indices])
+                    if len(waiting) > _AHEAD:
+                        yield self._batch(start - _AHEAD * self.batch_size, waiting.popleft())
+                while waiting:
+                    yield self._batch((len(self) - len(waiting)) * self.batch_size, waiting.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _image(self, index: int) -> Tensor:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        image = torch.from_numpy(prepare(read_image(self.records[index].path), self.image_size))
+        if self._kept is not None:
+            self._kept[index] = image
+        return image
+
+    def _batch(self, start: int, images: list[Future[Tensor]]) -> Batch:
+        records = self.records[start : start + len(images)]
+        boxes = [
+            torch.from_numpy(fractions(record.boxes_xyxy, (record.height, record.width)))
+            for record in records
+        ]
+        labels = [torch.from_numpy(np.asarray(record.labels)) for record in records]
+        ids = [record.image_id for record in records]
+        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
+        stacked = torch.stack([image.result() for image in images])
+        return Batch(stacked, Targets(labels, boxes, list(ids)), sizes, ids)

@@ -1,0 +1,190 @@
+"""From a format's raw annotations to records: sizes, orientation, clipping, and what was wrong on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.data.dataset import Defect, Record
+from flexdetr.data.images import ImageError, ImageInfo, probe
+
+# Rounded fractions and rounded pixels stray this far over the edge; less is no finding.
+_CLIP_TOLERANCE = 0.1
+
+
+class RawBox(NamedTuple):
+    """A box as a format gives it.
+
+    Attributes:
+        xyxy: pixels that start at 0, or fractions (see ``RawImage.fractions``).
+        label: index of the head's class.
+        line: line of the annotation file.
+        name: how to name the box in a message where there are no lines, like "annotation 17".
+        iscrowd: COCO's crowd flag.
+        area: the annotation's own area in pixels.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    label: int
+    line: int | None = None
+    name: str = ""
+    iscrowd: bool = False
+    area: float | None = None
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """An image as a format gives it.
+
+    Attributes:
+        path: the image file.
+        image_id: unique in the split.
+        source: the annotation file, named in defects.
+        declared: (width, height) that the annotation states.
+        fractions: boxes are fractions of the upright image.
+        boxes: its objects.
+    """
+
+    path: Path
+    image_id: int | str
+    source: Path
+    declared: tuple[int, int] | None = None
+    fractions: bool = False
+    boxes: list[RawBox] = field(default_factory=list)
+
+
+def assemble(raw: RawImage, defects: list[Defect]) -> Record | None:
+    """A clean record of an image: upright, in pixels, clipped, without boxes of zero area.
+
+    Args:
+        raw: what the format's reader found.
+        defects: what is wrong is added here.
+
+    Returns:
+        None where the image or its annotation cannot be used; an error among ``defects`` says why.
+    """
+    try:
+        info = probe(raw.path)
+    except ImageError as error:
+        reason = str(error).removeprefix(f"{raw.path}: ")
+        asked = f" (asked for by {raw.source.name})" if raw.source != raw.path else ""
+        defects.append(Defect("error", raw.path, None, reason + asked))
+        return None
+    boxes = np.array([box.xyxy for box in raw.boxes], dtype=np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        broken = raw.boxes[int(np.flatnonzero(~np.isfinite(boxes).all(axis=1))[0])]
+        defects.append(Defect("error", raw.source, broken.line, f"{_name(broken)}coordinates are not finite"))
+        return None
+    width, height = info.oriented
+    if raw.fractions:
+        boxes = boxes * np.array([width, height, width, height])
+    else:
+        upright = _upright(raw, info, boxes, defects)
+        if upright is None:
+            return None
+        boxes = upright
+    return _record(raw, boxes, (width, height), defects)
+
+
+def _record(
+    raw: RawImage, boxes_xyxy: NDArray[np.float64], size: tuple[int, int], defects: list[Defect]
+) -> Record:
+    width, height = size
+    limits = np.array([width, height, width, height])
+    clipped = np.clip(boxes_xyxy, 0, limits)
+    keep = np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1), dtype=np.bool_)
+    _report(raw, boxes_xyxy, clipped, keep, size, defects)
+    kept = [box for box, good in zip(raw.boxes, keep, strict=True) if good]
+    final = clipped[keep].astype(np.float32)
+    sides = final[:, 2:] - final[:, :2]
+    areas = [
+        box.area if box.area is not None else float(w * h) for box, (w, h) in zip(kept, sides, strict=True)
+    ]
+    return Record(
+        raw.path,
+        raw.image_id,
+        width,
+        height,
+        final,
+        np.array([box.label for box in kept], dtype=np.int64),
+        np.array([box.iscrowd for box in kept], dtype=np.bool_),
+        np.array(areas, dtype=np.float32),
+    )
+
+
+def _report(
+    raw: RawImage,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    keep: NDArray[np.bool_],
+    size: tuple[int, int],
+    defects: list[Defect],
+) -> None:
+    seen: dict[tuple[float, ...], RawBox] = {}
+    moved = np.asarray((np.abs(before - after) > _CLIP_TOLERANCE).any(axis=1), dtype=np.bool_)
+    for box, old, new, good, was_moved in zip(raw.boxes, before, after, keep, moved, strict=True):
+        text = "[" + ", ".join(f"{value:g}" for value in old) + "]"
+        message = ""
+        if not good and (old[2:] <= old[:2]).any():
+            message = f"box {text} (x0, y0, x1, y1) has zero area; dropped"
+        elif not good:
+            message = f"box {text} lies outside the image of {size[0]}x{size[1]}; dropped"
+        elif was_moved:
+            message = f"box {text} reaches outside the image of {size[0]}x{size[1]}; clipped to it"
+        if message:
+            defects.append(Defect("warning", raw.source, box.line, _name(box) + message))
+        if good:
+            first = seen.setdefault((*new.tolist(), box.label), box)
+            if first is not box:
+                where = f"line {first.line}" if first.line is not None else first.name
+                defects.append(
+                    Defect("warning", raw.source, box.line, f"{_name(box)}box {text} repeats {where}; kept")
+                )
+
+
+def _upright(
+    raw: RawImage, info: ImageInfo, boxes_xyxy: NDArray[np.float64], defects: list[Defect]
+) -> NDArray[np.float64] | None:
+    """Boxes in the frame of the upright image, by the size that the annotation states."""
+    declared, oriented, stored = raw.declared, info.oriented, (info.width, info.height)
+    if declared is None or declared == oriented:
+        return boxes_xyxy
+    if declared == stored:  # the annotation was made on the pixels as stored
+        return _rotate(boxes_xyxy, info)
+    stated = f"the annotation states {declared[0]}x{declared[1]}, the image has {oriented[0]}x{oriented[1]}"
+    fits = not len(boxes_xyxy) or bool((boxes_xyxy[:, 2:].max(axis=0) <= np.array(oriented) + 1).all())
+    if declared == oriented[::-1] and fits:
+        defects.append(
+            Defect(
+                "warning", raw.source, None, f"{stated}; the boxes fit the image and are taken as they are"
+            )
+        )
+        return boxes_xyxy
+    defects.append(
+        Defect(
+            "error",
+            raw.source,
+            None,
+            f"{stated} ({raw.path.name}); label the image again or restore its size",
+        )
+    )
+    return None
+
+
+def _rotate(boxes_xyxy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Boxes on the stored pixels of an image whose sides are exchanged (orientation 5 to 8), as seen upright."""
+    x0, y0, x1, y1 = boxes_xyxy.T
+    width, height = info.width, info.height
+    if info.orientation in (6, 7):  # stored rows run from right to left
+        y0, y1 = height - y1, height - y0
+    if info.orientation in (7, 8):  # stored columns run from bottom to top
+        x0, x1 = width - x1, width - x0
+    return np.stack([y0, x0, y1, x1], axis=1)
+
+
+def _name(box: RawBox) -> str:
+    return f"{box.name}: " if box.name else ""
