@@ -15,6 +15,7 @@ import typer
 
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
+from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.train import train
 
@@ -24,6 +25,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "config": describe.config,
+    "demo": demo,
 }
 
 
