@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from flexdetr.loss.terms import CLASS_LOSSES, focal_cost
 
 
 def dense(name: str, logits: Tensor, target: Tensor, positive: Tensor) -> Tensor:
     """The loss of every cell, as papers write it with a full target."""
-    scores = logits.sigmoid().detach()
     if name == "focal":
-        return sigmoid_focal_loss(logits, positive.to(logits), alpha=0.25, gamma=2)
+        scores = torch.where(positive, logits, -logits).sigmoid()  # of the right answer
+        weight = torch.where(positive, 0.25, 0.75) * (1 - scores) ** 2
+        return weight * F.binary_cross_entropy_with_logits(logits, positive.to(logits), reduction="none")
+    scores = logits.sigmoid().detach()
     if name == "varifocal":
         weight = torch.where(positive, target, 0.75 * scores**2)
         return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none")
