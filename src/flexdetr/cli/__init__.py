@@ -17,6 +17,7 @@ from flexdetr import __version__
 from flexdetr.cli import answers, describe
 from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
+from flexdetr.cli.predict import predict
 from flexdetr.cli.train import train
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -24,6 +25,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "info": describe.info,
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "config": describe.config,
     "demo": demo,
 }

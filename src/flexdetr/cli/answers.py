@@ -6,14 +6,17 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
 
+Item = TypeVar("Item")
+_SECONDS_BETWEEN_LINES = 10.0
 # Packages that the base install leaves out -> the extra that brings them.
 _EXTRAS = {
     **dict.fromkeys(
@@ -87,6 +90,22 @@ def show(text: str) -> None:
 def note(text: str) -> None:
     """One line beside the answer: on stderr, so that ``--json`` stays one document."""
     typer.echo(text, err=True)
+
+
+def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with a bar on a terminal and now and then a line elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, what, console=Console(stderr=True), transient=True)
+        return
+    said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            note(f"{what}: {number} of {len(items)}")
 
 
 def show_json(document: object) -> None:

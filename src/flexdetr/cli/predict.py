@@ -1,0 +1,168 @@
+"""The verb ``predict``: annotated pictures, a COCO document and a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexdetr.cli import answers
+from flexdetr.cli.describe import Json
+from flexdetr.cli.evaluate import Device, File
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flexdetr.classes import Classes
+    from flexdetr.runtime.detections import Detections
+
+_KEPT_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def predict(
+    file: File,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or globs.")],
+    threshold: Annotated[float, typer.Option(metavar="T", min=0, max=1, help="Lowest score to keep.")] = 0.4,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
+    from flexdetr.api import load
+    from flexdetr.data.images import ImageError, read_image
+
+    paths = list_images(sources)
+    if any(path.parent.resolve() == out.resolve() for path in paths):
+        raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
+    detector = load(file)
+    results = Results(out, detector.classes)
+    for path in answers.progress(paths, "predicting"):
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            answers.note(f"Error: {error}")
+            results.failed.append({"file": str(path), "error": str(error)})
+            continue
+        results.add(path, image, detector.predict(image, threshold, device=device))
+    results.write()
+    if as_json:
+        answers.show_json({"images": results.images, "failed": results.failed, "out": str(out)})
+    else:
+        answers.show_table(
+            ["file", "objects", "found"],
+            [(image["file"], len(image["objects"]), _summary(image["objects"])) for image in results.images],
+        )
+        answers.show(f"pictures, detections.json and detections.csv: {out}")
+    if results.failed:
+        raise typer.Exit(1)
+
+
+def list_images(sources: list[str]) -> list[Path]:
+    """Files, the pictures in folders (and below), and what globs match, in this order and each once.
+
+    What matches nothing stays in the list: reading it says that it is not there.
+    """
+    from flexdetr.data.images import IMAGE_SUFFIXES
+
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            below = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.exists():
+            below = [path]
+        else:
+            below = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute globs
+        found |= dict.fromkeys(sorted(below) or [path])
+    return list(found)
+
+
+def _summary(objects: list[dict[str, Any]]) -> str:
+    counts = Counter(found["name"] for found in objects)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+@dataclass
+class Results:
+    """What was found so far, and where it goes.
+
+    Attributes:
+        out: folder of the results.
+        classes: of the detector.
+        images: by image: file, annotated copy, size and objects.
+        failed: files that could not be read, with the reason.
+    """
+
+    out: Path
+    classes: Classes
+    images: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    _found: list[Detections] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
+
+    def add(self, path: Path, image: NDArray[np.uint8], found: Detections) -> None:
+        """Draw what was found, and remember it."""
+        from PIL import Image
+
+        from flexdetr.draw import draw_detections
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        picture = self.out / self._free_name(path)
+        Image.fromarray(draw_detections(image, found)).save(picture, quality=92)
+        self._found.append(found)
+        self.images.append(
+            {
+                "file": str(path),
+                "picture": str(picture),
+                "size": [image.shape[0], image.shape[1]],
+                "objects": found.to_json(),
+            }
+        )
+
+    def write(self) -> None:
+        """``detections.json``, a COCO document with scores, and ``detections.csv``, a row for each object."""
+        from flexdetr.runtime.detections import CSV_HEADER
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = enumerate(zip(self.images, self._found, strict=True), start=1)
+        annotations = [
+            {**row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+            for number, (_, found) in rows
+            for row in found.to_coco(image_id=number)
+        ]
+        document = {
+            "images": [
+                {
+                    "id": number,
+                    "file_name": image["file"],
+                    "height": image["size"][0],
+                    "width": image["size"][1],
+                }
+                for number, image in enumerate(self.images, start=1)
+            ],
+            "annotations": [{"id": number, **row} for number, row in enumerate(annotations, start=1)],
+            "categories": self.classes.to_json(),
+        }
+        (self.out / "detections.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        with (self.out / "detections.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(CSV_HEADER)
+            for image, found in zip(self.images, self._found, strict=True):
+                writer.writerows(found.to_csv_rows(image["file"]))
+
+    def _free_name(self, path: Path) -> str:
+        """A file name that no other picture of this call has: folders may hold pictures of the same name."""
+        suffix = path.suffix.lower() if path.suffix.lower() in _KEPT_SUFFIXES else ".jpg"
+        name, number = f"{path.stem}{suffix}", 1
+        while name.lower() in self._taken:
+            number += 1
+            name = f"{path.stem}-{number}{suffix}"
+        self._taken.add(name.lower())
+        return name
