@@ -25,7 +25,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise ConfigError(f"device {name!r} is not here: this machine has {count} CUDA devices; use cpu or auto")
+            raise ConfigError(
+                f"device {name!r} is not here: this machine has {count} CUDA devices; use cpu or auto"
+            )
     elif device.type != "cpu":
         raise ConfigError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
     return device
@@ -62,4 +64,6 @@ def _has_bf16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """The context in which the model runs; it does nothing for float32."""
-    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+    return torch.autocast(
+        device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32
+    )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class AveragedModel:
+
+class AveragedModel(Generic[M]):
     """A copy of the model whose weights and statistics trail the trained ones.
 
     The decay of update n is ``decay * (1 - exp(-n / horizon))``, with the horizon that the decay itself implies, so
@@ -21,8 +24,8 @@ class AveragedModel:
         updates: how many updates it has seen.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.horizon = 1 / (1 - decay) if decay < 1 else math.inf
         self.updates = 0

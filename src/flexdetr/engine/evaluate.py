@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
+from flexdetr.config import Config
 from flexdetr.data.dataset import Record
-from flexdetr.data.loader import Batch
-from flexdetr.engine.device import autocast
+from flexdetr.data.detect import read
+from flexdetr.data.check import usable_records
+from flexdetr.data.loader import Batch, EvaluationLoader
+from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
@@ -49,10 +53,41 @@ def detect(
         images = model.normalise(batch.images.to(device, non_blocking=True))
         with autocast(device, dtype):
             output = model(images, decoder_layers=decoder_layers, queries=queries)
-        labels, boxes, scores = (part.cpu().numpy() for part in postprocess(output.final, batch.sizes.to(device)))
+        labels, boxes, scores = (
+            part.cpu().numpy() for part in postprocess(output.final, batch.sizes.to(device))
+        )
         for index, image_id in enumerate(batch.image_ids):
             found[image_id] = (boxes[index], scores[index], labels[index])
     return found
+
+
+def evaluate_split(
+    model: DetectionModel,
+    data: str | Path,
+    split: str,
+    *,
+    classes: Classes,
+    config: Config,
+    device: str = "auto",
+    batch_size: int = 8,
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+) -> Metrics:
+    """Read a data set and score a detector on one of its splits; see ``Detector.evaluate``."""
+    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
+    dataset.split(split)  # a missing split is named before anything is read
+    records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
+    place = choose_device(device)
+    return evaluate(
+        model,
+        records,
+        classes,
+        EvaluationLoader(records, config.image_size, batch_size, config.data.workers),
+        device=place,
+        dtype=choose_precision("auto", place),
+        decoder_layers=decoder_layers,
+        queries=queries,
+    )
 
 
 def evaluate(

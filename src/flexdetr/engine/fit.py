@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +19,12 @@ import torch
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml, to_yaml
+from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import DataError, Dataset, Record
 from flexdetr.data.detect import read
-from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, usable_records
+from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader
 from flexdetr.engine import state as run_state
-from flexdetr.engine.checkpoint import Start, metadata_of, start
+from flexdetr.engine.checkpoint import Start, blank, start
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.ema import AveragedModel
 from flexdetr.engine.evaluate import evaluate
@@ -35,6 +36,7 @@ from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.outputs import Targets
 from flexdetr.weights import store
+from flexdetr.weights.store import Metadata
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train(
-    data: str | Path, config: Config, *, out: str | Path, resume: bool = False, quiet: bool = False
+    data: str | Path, config: Config, *, out: str | Path, begun: Start | None = None, quiet: bool = False
 ) -> Run:
     """Train a detector on a data set.
 
@@ -71,7 +73,7 @@ def train(
         data: folder (or a file inside it) in COCO, VOC or YOLO format.
         config: the run's configuration; gaps in it are derived from the data.
         out: the run's folder; see INTERFACE "A run folder" in the documentation.
-        resume: continue the run in ``out`` instead of starting one.
+        begun: a detector to go on from; None builds one and loads what ``config.weights`` asks for.
         quiet: show no progress.
 
     Returns:
@@ -84,13 +86,17 @@ def train(
         Interrupted: after Ctrl-C or SIGTERM; ``resume`` continues exactly there.
     """
     folder = Path(out)
-    if not resume and (folder / run_state.FILE).exists():
-        raise ConfigError(f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out")
+    if (folder / run_state.FILE).exists():
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with log_file(folder / "log.txt"):
-        return Trainer(read(data, val_fraction=config.data.val_fraction, seed=config.seed), config, folder, quiet).run(
-            run_state.load(folder) if resume else None
-        )
+        dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+        if begun is not None:
+            dataset = dataset.with_classes(begun.classes)
+        torch.manual_seed(config.seed)
+        return Trainer(dataset, config, begun or start(config, dataset.classes), folder, quiet=quiet).run()
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> Run:
@@ -98,41 +104,53 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Run:
 
     Raises:
         StateError: where the folder holds no resumable state.
+        DataError: where the data is no longer what the run began with.
     """
     folder = Path(folder)
     state = run_state.load(folder)
     config = build(read_yaml(folder / "config.yaml"))
-    return train(state["data"], config, out=folder, resume=True, quiet=quiet)
+    with log_file(folder / "log.txt"):
+        dataset = read(state["data"], val_fraction=config.data.val_fraction, seed=config.seed)
+        classes = Classes.from_json(state["classes"])
+        begun = replace(
+            blank(config, classes),
+            metadata=Metadata.from_json(state["metadata"]),
+            pretrained=state["pretrained"],
+        )
+        trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet)
+        trainer.restore(state)
+        return trainer.run()
 
 
 class Trainer:
     """One training run: its parts, its place in the schedule, and what it has reached.
 
     Args:
-        dataset: the data, read.
+        dataset: the data, read, with labels in the detector's own order of classes.
         config: the run's configuration; gaps are filled here.
+        begun: the detector to train.
         folder: where the run writes.
         quiet: show no progress.
     """
 
-    def __init__(self, dataset: Dataset, config: Config, folder: Path, quiet: bool) -> None:
-        self.dataset, self.folder, self.quiet = dataset, folder, quiet
-        self.classes: Classes = dataset.classes
+    def __init__(self, dataset: Dataset, config: Config, begun: Start, folder: Path, *, quiet: bool) -> None:
+        self.dataset, self.begun, self.folder, self.quiet = dataset, begun, folder, quiet
+        self.classes = begun.classes
         self.train_records = _records(dataset, "train", config)
         self.val_records = _records(dataset, "val", config)
-        torch.manual_seed(config.seed)
-        self.begun: Start = start(config, self.classes)
-        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=self.begun.pretrained)
+        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=begun.pretrained)
         self.config = config = self.recipe.config
         self.device = choose_device(config.train.device)
         self.dtype = choose_precision(config.train.precision, self.device)
         self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        self.model = self.begun.model.to(self.device, memory_format=self.format)
-        if self.begun.pretrained:  # freezing what starts at random would freeze noise
+        self.model = begun.model.to(self.device).to(memory_format=self.format)
+        if begun.pretrained:  # freezing what starts at random would freeze noise
             part = config.backbone
-            self.model.backbone.freeze(stem=part.freeze_stem, stages=part.freeze_stages, norms=part.freeze_norms)
+            self.model.backbone.freeze(
+                stem=part.freeze_stem, stages=part.freeze_stages, norms=part.freeze_norms
+            )
         self.criterion = Criterion(config.loss, len(self.classes)).to(self.device)
-        self.optimizer = build_optimizer(self.model, config, pretrained=self.begun.pretrained)
+        self.optimizer = build_optimizer(self.model, config, pretrained=begun.pretrained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = AveragedModel(self.model, config.train.ema or 0.0)
         workers, batch = config.data.workers, int(config.train.batch_size)
@@ -147,15 +165,16 @@ class Trainer:
         self.sums: dict[str, float] = defaultdict(float)
         self.stop_requested = False
 
-    def run(self, former: dict[str, Any] | None) -> Run:
-        """Train to the end, or from ``former`` to the end."""
-        if former is not None:
-            self._restore(former)
+    def run(self) -> Run:
+        """Train to the end."""
         (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
         self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
         done = self.epoch * self.steps_per_epoch + self.batch_index
         began = time.monotonic() - self.seconds
-        with TrainingDisplay(self.steps, done, quiet=self.quiet) as self.display, _on_signal(self._request_stop):
+        with (
+            TrainingDisplay(self.steps, done, quiet=self.quiet) as self.display,
+            _on_signal(self._request_stop),
+        ):
             self._introduce()
             while self.epoch < (self.config.train.epochs or 0) and not self._patience_is_over():
                 self._train_epoch()
@@ -191,7 +210,7 @@ class Trainer:
         total = 0.0
         for part in _micro_batches(batch, self.config.train.accumulate):
             losses = self._losses(part, objects, number)
-            self.scaler.scale(losses.total).backward()
+            torch.autograd.backward(self.scaler.scale(losses.total))
             total += float(losses.total.detach())
             for name, value in losses.terms.items():
                 self.sums[name.partition(".")[0]] += float(value.detach())
@@ -208,7 +227,9 @@ class Trainer:
         self.ema.update(self.model)
         self.sums["loss"] += total
         self.sums["steps"] += 1
-        self.display.step(f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}")
+        self.display.step(
+            f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}"
+        )
 
     def _losses(self, batch: Batch, objects: float, number: int) -> Losses:
         """Forward one micro-batch; the loss is normalised by the objects of the whole step."""
@@ -247,10 +268,15 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Score the averaged weights on the validation split and keep them where they are the best so far."""
         metrics = evaluate(
-            self.ema.model, self.val_records, self.classes, self.val_loader, device=self.device, dtype=self.dtype
+            self.ema.model,
+            self.val_records,
+            self.classes,
+            self.val_loader,
+            device=self.device,
+            dtype=self.dtype,
         )
         summary = {"epoch": self.epoch, **metrics.to_json()}
-        metadata = metadata_of(self.config, self.classes, self.begun, {**self._summary(), "validation": summary})
+        metadata = self.begun.describe(self.config, {**self._summary(), "validation": summary})
         weights = self.ema.model.state_dict()
         store.save(self.folder / "last.safetensors", weights, metadata)
         if not metrics.ap <= self.best_ap:  # also where no object counts and AP is nan
@@ -259,7 +285,11 @@ class Trainer:
         return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
 
     def _score(self) -> str:
-        return f"best AP {self.best_ap:.3f} (epoch {self.best_epoch})" if self.best_epoch else "not evaluated yet"
+        return (
+            f"best AP {self.best_ap:.3f} (epoch {self.best_epoch})"
+            if self.best_epoch
+            else "not evaluated yet"
+        )
 
     def _patience_is_over(self) -> bool:
         patience, epochs = self.config.train.patience, self.config.train.epochs or 0
@@ -300,7 +330,10 @@ class Trainer:
         run_state.save(
             self.folder,
             {
-                "data": str(self.dataset.root),
+                "data": str(self.dataset.root.resolve()),
+                "classes": self.classes.to_json(),
+                "metadata": self.begun.metadata.to_json(),
+                "pretrained": self.begun.pretrained,
                 "model": self.model.state_dict(),
                 "criterion": self.criterion.state_dict(),
                 "ema": self.ema.state_dict(),
@@ -315,7 +348,8 @@ class Trainer:
             },
         )
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
         self.model.load_state_dict(state["model"])
         self.criterion.load_state_dict(state["criterion"])
         self.ema.load_state_dict(state["ema"])
@@ -362,7 +396,7 @@ def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop()
-        signal.signal(number, former[number])
+        signal.signal(number, former[signal.Signals(number)])
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from flexdetr.config import Config
+from flexdetr.data.batches import Phase
 
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
 _VIEWS = 30_000
@@ -53,16 +54,22 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     def settle(changes: dict[str, object], key: str, current: object, value: object, reason: str) -> None:
         if current is None:
             changes[key] = value
-            reasons.append(f"{key} {value:.4g}: {reason}" if isinstance(value, float) else f"{key} {value}: {reason}")
+            reasons.append(
+                f"{key} {value:.4g}: {reason}" if isinstance(value, float) else f"{key} {value}: {reason}"
+            )
 
     low, high = _EPOCHS
     epochs = min(high, max(low, math.ceil(_VIEWS / num_images)))
-    settle(train_changes, "epochs", train.epochs, epochs, f"about {_VIEWS:,} image views, {low} to {high} epochs")
+    settle(
+        train_changes, "epochs", train.epochs, epochs, f"about {_VIEWS:,} image views, {low} to {high} epochs"
+    )
     epochs = train.epochs or epochs
     steps = steps_per_epoch * epochs
     base = 1e-4 if pretrained else 4e-4
     lr = base * min(2.0, math.sqrt(batch / 16))
-    settle(train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch")
+    settle(
+        train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch"
+    )
     warmup = min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
     horizon = max(10.0, 0.04 * steps)
@@ -80,12 +87,16 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     return Recipe(filled, steps_per_epoch, tuple(reasons))
 
 
-def phase(config: Config, epoch: int) -> str:
+def phase(config: Config, epoch: int) -> Phase:
     """The augmentation of an epoch (counted from 0): "mosaic", "strong" or "plain"."""
     done = epoch / (config.train.epochs or 1)
     if done >= config.train.augment_until:
         return "plain"
-    return "mosaic" if done < config.train.mosaic_until and (config.data.mosaic or config.data.mixup) else "strong"
+    return (
+        "mosaic"
+        if done < config.train.mosaic_until and (config.data.mosaic or config.data.mixup)
+        else "strong"
+    )
 
 
 def rate_factor(config: Config, step: int, steps: int) -> float:

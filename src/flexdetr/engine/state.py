@@ -6,6 +6,7 @@ import io
 import logging
 import pickle
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class StateError(RuntimeError):
 
 def random_state() -> dict[str, Any]:
     """The state of every generator that training draws from, as plain data and tensors."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries draw from it
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(np.array(keys, np.int64)), position, has_gauss, gauss),
@@ -42,7 +43,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     version, numbers, gauss_next = state["python"]
     random.setstate((version, tuple(numbers), gauss_next))
     kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -84,8 +85,10 @@ def load(folder: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         try:
+            if not zipfile.is_zipfile(path):  # a torn archive lacks the table at its end
+                raise EOFError("the file is not whole")
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             _log.warning("%s cannot be read (%s)", path, error)
             tried.append(str(path))
             continue

@@ -1,0 +1,59 @@
+"""How the benchmarks measure: several subjects in alternation, medians, and the machine named beside the numbers."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def alternate(
+    subjects: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each subject's calls; one call of each a round, so that a slow minute hits all alike.
+
+    Args:
+        subjects: what to time, by name.
+        rounds: timed calls of each.
+        warmup: calls of each before the first timed one.
+    """
+    for _ in range(warmup):
+        for call in subjects.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, call in subjects.items():
+            began = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median(seconds: list[float]) -> float:
+    """The middle value."""
+    return statistics.median(seconds)
+
+
+def peak_memory_mib() -> float:
+    """The largest resident set that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def machine() -> str:
+    """One line about where this runs."""
+    cpu = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    import os
+
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"{cpu}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
+    )

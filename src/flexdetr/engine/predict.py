@@ -1,0 +1,55 @@
+"""Detect in single images with the torch model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.classes import Classes
+from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.model.detector import DetectionModel
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.process import decode, prepare
+
+
+@torch.inference_mode()
+def detect_images(
+    model: DetectionModel,
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    classes: Classes,
+    size: tuple[int, int],
+    threshold: float,
+    device: str = "auto",
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+) -> Iterator[Detections]:
+    """The objects of each image, one image at a time.
+
+    Args:
+        model: the detector.
+        images: (H, W, 3) uint8 RGB arrays of any size.
+        classes: of the model's head.
+        size: (height, width) that the network sees.
+        threshold: lowest score to keep.
+        device: where to compute.
+        decoder_layers: layers to run; None runs the configured number.
+        queries: queries to select; None selects the configured number.
+
+    Yields:
+        Detections in pixels of each original image.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"the threshold must be between 0 and 1; got {threshold}")
+    place = choose_device(device)
+    dtype = choose_precision("auto", place)
+    model.eval().to(place)
+    for image in images:
+        batch = torch.from_numpy(prepare(image, size))[None].to(place)
+        with autocast(place, dtype):
+            output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
+        logits, boxes = (part[0].float().cpu().numpy() for part in output.final)
+        yield decode(logits, boxes, (image.shape[0], image.shape[1]), classes, threshold)
