@@ -1,0 +1,37 @@
+"""Sizes are counted on the models themselves, and the table that ships with the package says the same."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import pytest
+
+from flexdetr.model.size import measure
+from flexdetr.presets import PRESETS
+
+TABLE = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
+# Published GFLOPs and millions of parameters (RT-DETR, arXiv 2304.08069, tables 2 and A): rounded there.
+PUBLISHED = {"rtdetr_r18": (60, 20), "rtdetr_hgnetv2_l": (110, 32), "rtdetr_hgnetv2_x": (234, 67)}
+QUICK = ("rtdetr_r18", "flexdetr_nano")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PRESETS]
+)
+def test_the_table_says_what_is_measured(name: str) -> None:
+    size = measure(PRESETS[name])
+    assert TABLE[name] == {"params": size.params, "gflops": pytest.approx(size.gflops, abs=1e-3)}, (
+        "run `make sizes`"
+    )
+
+
+def test_the_table_has_every_preset() -> None:
+    assert list(TABLE) == list(PRESETS), "run `make sizes`"
+
+
+@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
+def test_sizes_are_the_published_ones(name: str, published: tuple[float, float]) -> None:
+    gflops, millions = published
+    assert TABLE[name]["gflops"] == pytest.approx(gflops, rel=0.02)
+    assert TABLE[name]["params"] / 1e6 == pytest.approx(millions, rel=0.04)
