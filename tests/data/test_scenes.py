@@ -130,14 +130,14 @@ def test_shapes_fill_their_radius_and_keep_their_colours_at_the_rim(name, radius
         assert 1.2 * radius <= length <= 2.7 * radius
         assert sprite.alpha[0].max() == sprite.alpha[:, -1].max() == 0  # nothing is cut off
         rim = (sprite.alpha > 0.2) & (sprite.alpha < 0.8)
-        assert sprite.colours[rim].max(axis=1).min() > 0.1
+        assert sprite.colours[:, rim].max(axis=0).min() > 0.1
 
 
 @pytest.mark.parametrize("texture", scene_textures.TEXTURES, ids=lambda texture: texture.__name__)
 def test_textures_fill_any_size(texture):
     for size in ((96, 96), (97, 203), (200, 101)):
         ground = texture(np.random.default_rng(3), *size)
-        assert ground.shape == (*size, 3)
+        assert ground.shape == (3, *size)
         assert ground.dtype == np.float32
         assert np.isfinite(ground).all()
         assert ground.std() > 0.005

@@ -45,7 +45,7 @@ class Sprite:
     """A rendered object.
 
     Attributes:
-        colours: (S, S, 3) float32 in [0, 1].
+        colours: (3, S, S) float32 in [0, 1].
         alpha: (S, S) float32 in [0, 1], 1 where the object covers the pixel.
     """
 
@@ -58,7 +58,7 @@ def render(design: Design, radius: float, angle: float, light: tuple[float, floa
 
     Args:
         design: what to draw.
-        radius: in pixels; the object reaches about this far from its centre, a corner up to a quarter further.
+        radius: in pixels; how far the object reaches from its centre, corners up to a quarter further.
         angle: turn, in radians.
         light: (x, y), the direction from which the light comes, of length one at most.
     """
@@ -76,13 +76,13 @@ def render(design: Design, radius: float, angle: float, light: tuple[float, floa
     # All that is not covered is black: dividing by the share covered keeps the black out of the rim's
     # colours.
     alpha: Picture = np.asarray(mask.reduce(oversampling), np.float32) / np.float32(255)
-    picture = np.asarray(colours.reduce(oversampling), np.float32)
-    picture *= _light(2 * half, radius, design.bulge, light) / (255 * np.maximum(alpha, 1 / 255))[..., None]
-    return Sprite(np.clip(picture, 0, 1), alpha)
+    planes = np.asarray(colours.reduce(oversampling)).transpose(2, 0, 1)
+    brightness = _light(2 * half, radius, design.bulge, light) / (255 * np.maximum(alpha, 1 / 255))
+    return Sprite(np.clip(planes * brightness, 0, 1), alpha)
 
 
 def _light(side: int, radius: float, bulge: float, light: tuple[float, float]) -> Picture:
-    """(side, side, 1) brightness: a slope towards the light, and a sphere's shading with a highlight."""
+    """(side, side) brightness: a slope towards the light, and a sphere's shading with a highlight."""
     steps = ((np.arange(side) + 0.5 - side / 2) / radius).astype(np.float32)
     x, y = steps[None], steps[:, None]
     brightness = 1 + 0.16 * (x * light[0] + y * light[1])
@@ -91,7 +91,7 @@ def _light(side: int, radius: float, bulge: float, light: tuple[float, float]) -
         facing = (x * light[0] + y * light[1]) * 0.65 + depth * 0.75
         brightness = brightness * (1 - bulge) + bulge * (0.5 + 0.55 * np.clip(facing, 0, 1))
         brightness += bulge * 0.9 * np.clip(facing, 0, 1) ** 24
-    result: Picture = brightness.astype(np.float32)[..., None]
+    result: Picture = brightness.astype(np.float32, copy=False)
     return result
 
 
@@ -141,9 +141,10 @@ def _crate(rng: np.random.Generator) -> Design:
         top = -height + 2 * height * i / count
         shade = board * rng.uniform(0.92, 1.08)
         layers.append(Layer(_rectangle(-width, top + 0.02, width, top + 2 * height / count - 0.02), shade))
-    layers.append(Layer(_line((-width, -height), (width, height), 0.2), frame))
+    right, top = width - 0.09, height - 0.09  # a brace that ended in the corners would stick out of them
+    layers.append(Layer(_line((-right, -top), (right, top), 0.2), frame))
     if rng.random() < 0.5:
-        layers.append(Layer(_line((-width, height), (width, -height), 0.2), frame))
+        layers.append(Layer(_line((-right, top), (right, -top), 0.2), frame))
     edge = 0.17
     for box in (
         (-width, -height, width, -height + edge),

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from flexdetr.classes import Classes
 from flexdetr.data.scene_shapes import SHAPES, Sprite, render
-from flexdetr.data.scene_textures import Picture, draw_background, smooth_noise
+from flexdetr.data.scene_textures import Picture, as_image, draw_background, smooth_noise
 
 # Ids start at 1 and leave out 4, as data sets in the field do: whatever mistakes ids for indices fails here.
 CLASSES = Classes(tuple(SHAPES), (1, 2, 3, 5, 6, 7))
@@ -211,7 +211,7 @@ def _visible_window(one: _Placed, size: tuple[int, int]) -> tuple[tuple[slice, s
     """The part of the picture that a sprite covers, and its mask there (not counting what lies above it)."""
     side = one.sprite.alpha.shape[0]
     window = tuple(
-        slice(max(start, 0), max(min(start + side, limit), 0))
+        slice(*np.clip((start, start + side), 0, limit).tolist())
         for start, limit in zip((one.top, one.left), size, strict=True)
     )
     rows, columns = (
@@ -236,24 +236,23 @@ def _cast_shadow(canvas: Picture, one: _Placed, light: tuple[float, float], stre
     top = one.top - margin - round(0.06 * side * light[1])
     left = one.left - margin - round(0.06 * side * light[0])
     alpha: Picture = np.asarray(soft, np.float32) * np.float32(strength / 255)
-    _blend(canvas, np.zeros((*alpha.shape, 3), np.float32), alpha, top, left)
+    _blend(canvas, np.zeros((3, *alpha.shape), np.float32), alpha, top, left)
 
 
 def _blend(canvas: Picture, colours: Picture, alpha: Picture, top: int, left: int) -> None:
     """Blend colours into the canvas where it reaches."""
-    height, width = canvas.shape[:2]
+    height, width = canvas.shape[1:]
     y0, x0 = max(-top, 0), max(-left, 0)
     y1, x1 = min(alpha.shape[0], height - top), min(alpha.shape[1], width - left)
     if y0 >= y1 or x0 >= x1:
         return
-    part = canvas[top + y0 : top + y1, left + x0 : left + x1]
-    share = alpha[y0:y1, x0:x1, None]
-    part += (colours[y0:y1, x0:x1] - part) * share
+    part = canvas[:, top + y0 : top + y1, left + x0 : left + x1]
+    part += (colours[:, y0:y1, x0:x1] - part) * alpha[y0:y1, x0:x1]
 
 
 def _photograph(rng: np.random.Generator, canvas: Picture, light: tuple[float, float]) -> NDArray[np.uint8]:
     """Uneven light over the scene, now and then a blur, the sensor's noise, and 8 bits."""
-    height, width = canvas.shape[:2]
+    height, width = canvas.shape[1:]
     y, x = np.linspace(-0.5, 0.5, height, dtype=np.float32), np.linspace(-0.5, 0.5, width, dtype=np.float32)
     slope = x[None] * light[0] + y[:, None] * light[1]
     bright = 1 + np.float32(rng.uniform(0, 0.5)) * slope
@@ -264,11 +263,11 @@ def _photograph(rng: np.random.Generator, canvas: Picture, light: tuple[float, f
         )
     exposure = np.float32(rng.uniform(0.85, 1.3))
     tint = rng.uniform(0.94, 1.06, 3).astype(np.float32)
-    noise = rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(0.5, 5))
-    pixels = canvas * bright[..., None]
-    pixels *= tint * exposure * 255
+    noise = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(0.5, 5))
+    pixels = canvas * bright
+    pixels *= (tint * exposure * 255)[:, None, None]
     pixels += noise
-    image = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+    image = as_image(pixels)
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.9))))
     return np.asarray(image)
