@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import covering, read_reduced
+from flexdetr.data.images import covering, halve, read_reduced
 from flexdetr.data.mosaic import mixup, mosaic
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.model.outputs import Targets
@@ -175,16 +175,23 @@ class SampleMaker:
         self.records, self.config, self.seed = records, config, seed
         self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
         self.kept: dict[int, NDArray[np.uint8]] = {}
+        self.kept_halves: dict[int, NDArray[np.uint8]] = {}
         self.observe: Callable[[int], None] = _nobody
 
     def cache_bytes(self) -> int:
         """Memory that all images take at the size at which they are kept."""
         sizes = (covering((record.width, record.height), self.at_least) for record in self.records)
-        return sum(3 * width * height for width, height in sizes)
+        return sum(3 * width * height * 5 // 4 for width, height in sizes)
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """An image at the size at which it is kept."""
-        return read_reduced(self.records[index].path, self.at_least)
+    def keep(self, index: int) -> None:
+        """Decodes an image at the size at which it is kept, and at half of it."""
+        image = self.kept[index] = read_reduced(self.records[index].path, self.at_least)
+        self.kept_halves[index] = halve(image)
+
+    def forget(self) -> None:
+        """Drops all decoded images."""
+        self.kept.clear()
+        self.kept_halves.clear()
 
     def batch(self, plan: BatchPlan, *, forget: bool) -> Batch:
         """The planned batch.
@@ -202,7 +209,7 @@ class SampleMaker:
             labels.append(torch.from_numpy(sample.labels))
             boxes.append(torch.from_numpy(fractions(sample.boxes_xyxy, plan.size)))
         if forget:
-            self.kept.clear()
+            self.forget()
         records = [self.records[index] for index in plan.indices]
         ids = [record.image_id for record in records]
         sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
@@ -229,15 +236,15 @@ class SampleMaker:
         if rng.random() >= _share(self.config.mosaic):
             return strong(self._source(index), size, rng, self.config)
         tiles = [index, *(partners[choice] for choice in rng.integers(len(partners), size=3))]
-        return mosaic([self._source(tile) for tile in tiles], size, rng, self.config)
+        return mosaic([self._source(tile, half=True) for tile in tiles], size, rng, self.config)
 
-    def _source(self, index: int) -> Sample:
-        """A record's image at the size at which it is kept, with its boxes in these pixels; crowds are no targets."""
+    def _source(self, index: int, *, half: bool = False) -> Sample:
+        """A record's image as it is kept, or half as large, with its boxes in these pixels; crowds are no targets."""
         record = self.records[index]
-        image = self.kept.get(index)
-        if image is None:
+        if index not in self.kept:
             self.observe(index)
-            image = self.kept[index] = self.read(index)
+            self.keep(index)
+        image = (self.kept_halves if half else self.kept)[index]
         scale = np.array(
             [image.shape[1] / record.width, image.shape[0] / record.height] * 2, dtype=np.float32
         )

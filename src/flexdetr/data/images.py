@@ -101,6 +101,11 @@ def read_reduced(path: str | Path, at_least: tuple[int, int]) -> NDArray[np.uint
     return _read(Path(path), at_least)
 
 
+def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 at half its size, rounded up; each pixel is the mean of four."""
+    return np.array(Image.fromarray(image).reduce(2), dtype=np.uint8)
+
+
 def verify(path: Path) -> None:
     """Decodes the whole file at the smallest scale that its format allows.
 

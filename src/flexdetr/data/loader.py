@@ -205,8 +205,8 @@ class _Samples(Dataset[Batch | str]):
         if not self.cached or self.filled:
             return
         with ThreadPoolExecutor(max_workers=default_workers() + 1) as pool:
-            count = len(self.maker.records)
-            self.maker.kept.update(zip(range(count), pool.map(self.maker.read, range(count)), strict=True))
+            for _ in pool.map(self.maker.keep, range(len(self.maker.records))):
+                pass  # the results matter only for what they raise
         self.filled = True
 
     def __getitem__(self, plan: BatchPlan) -> Batch | str:

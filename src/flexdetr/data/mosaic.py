@@ -30,7 +30,7 @@ def mosaic(
     """Four samples around a random centre, each cropped and perhaps flipped, then distorted in colour as one.
 
     Args:
-        samples: exactly four.
+        samples: exactly four; half the size of those for ``strong`` will do, since tiles are small.
         size: (height, width) of the result.
         rng: where the random numbers come from.
         config: probabilities of flip and distortion.
