@@ -1,0 +1,159 @@
+"""Sources: everything a person may name is found once, and what cannot be read does not stop the rest."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexdetr.runtime import sources
+from flexdetr.runtime.sources import Camera, Picture, Unreadable, find, read
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with pictures in two levels, one broken, and files that are none."""
+    (tmp_path / "below" / "deeper").mkdir(parents=True)
+    for number, name in enumerate(("b.png", "a.JPG", "below/c.webp", "below/deeper/d.bmp")):
+        Image.new("RGB", (4 + number, 3), (number, 0, 0)).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not much of an image")
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def pixels(content) -> np.ndarray:
+    """What the API passes in: any content as an RGB array."""
+    if isinstance(content, np.ndarray):
+        return content
+    image = content if isinstance(content, Image.Image) else Image.open(content)
+    return np.asarray(image.convert("RGB"))
+
+
+def names(found) -> list[str]:
+    return [Path(item.name).name for item in found]
+
+
+def test_a_folder_gives_all_pictures_below_it(folder):
+    assert names(find(folder)) == ["a.JPG", "b.png", "c.webp", "d.bmp", "broken.jpg"]
+    assert find(str(folder)) == find([folder])
+
+
+def test_files_globs_and_folders_mix_and_count_once(folder):
+    found = find([folder / "b.png", f"{folder}/*.png", f"{folder}/**/*.bmp", str(folder / "below")])
+    assert names(found) == ["b.png", "d.bmp", "c.webp"]
+
+
+def test_a_file_with_glob_characters_in_its_name(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "shot[1].png")
+    assert names(find(tmp_path / "shot[1].png")) == ["shot[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("nowhere.jpg", "there is no such file"), ("*.nothing", "no file matches"), ("empty", "holds no image")],
+)
+def test_what_leads_nowhere_is_reported(text, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (answer,) = read(find(text), pixels)
+    assert isinstance(answer, Unreadable)
+    assert reason in answer.reason
+    assert text in answer.reason
+
+
+def test_an_unreadable_file_does_not_stop_the_others(folder):
+    answers = list(read(find([folder, "missing.png"]), pixels))
+    good = [one for one in answers if isinstance(one, Picture)]
+    bad = [one for one in answers if isinstance(one, Unreadable)]
+    assert [one.image.shape for one in good] == [(3, 5, 3), (3, 4, 3), (3, 6, 3), (3, 7, 3)]
+    assert [Path(one.name).name for one in bad] == ["broken.jpg", "missing.png"]
+    assert all("\n" not in one.reason for one in bad)
+
+
+def test_arrays_and_pillow_images(folder):
+    array = np.zeros((5, 6, 3), np.uint8)
+    opened = Image.open(folder / "b.png")
+    answers = list(read(find([array, Image.new("L", (8, 7)), opened]), pixels))
+    assert [one.image.shape for one in answers] == [(5, 6, 3), (7, 8, 3), (3, 4, 3)]
+    assert [Path(one.name).name for one in answers] == ["image-0", "image-1", "b.png"]
+    (alone,) = read(find(array), pixels)
+    assert alone.image is array
+
+
+def test_an_image_through_standard_input(folder):
+    (answer,) = read(find("-", stdin=io.BytesIO((folder / "b.png").read_bytes())), pixels)
+    assert answer.image.shape == (3, 4, 3)
+    assert answer.name == "stdin"
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
+def test_paths_through_standard_input(folder, separator):
+    text = separator.join([str(folder / "b.png"), str(folder / "below"), "gone.jpg", ""])
+    found = find(["-"], stdin=io.BytesIO(text.encode()))
+    assert names(found) == ["b.png", "c.webp", "d.bmp", "gone.jpg"]
+    assert isinstance(list(read(found, pixels))[-1], Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "nothing came"), (b" \n", "nothing came"), (b"\x01\x02\x03\xff", "neither an image")],
+)
+def test_nonsense_through_standard_input(content, reason):
+    (answer,) = read(find("-", stdin=io.BytesIO(content)), pixels)
+    assert reason in answer.reason
+
+
+def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("0")[0].content == Camera(0)
+    Image.new("RGB", (2, 2)).save(tmp_path / "0", format="png")
+    assert find("0")[0].content == Path("0")
+
+
+class Recording:
+    """A stand-in for OpenCV's VideoCapture: three frames of pure blue, in its BGR order."""
+
+    def __init__(self, target) -> None:
+        self.left = 0 if target == 9 else 3
+
+    def read(self):
+        self.left -= 1
+        frame = np.zeros((4, 5, 3), np.uint8)
+        frame[:, :, 0] = 255
+        return self.left >= 0, frame if self.left >= 0 else None
+
+    def release(self) -> None:
+        self.left = 0
+
+
+def test_a_video_gives_its_frames_in_rgb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", type("cv2", (), {"VideoCapture": Recording}))
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"")
+    answers = list(read(find(tmp_path), pixels))
+    assert [one.name for one in answers] == [f"{video}#{number:06d}" for number in range(3)]
+    assert (answers[0].image == (0, 0, 255)).all()
+    (silent,) = read(find("9"), pixels)
+    assert "gives no picture" in silent.reason
+
+
+def test_videos_without_opencv_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    (answer,) = read(find("0"), pixels)
+    assert "pip install 'flexdetr[video]'" in answer.reason
+
+
+def test_reading_is_lazy(folder):
+    asked = []
+
+    def counting(content):
+        asked.append(content)
+        return pixels(content)
+
+    next(read(find(folder), counting))
+    assert len(asked) == 1
+    assert sources.IMAGE_SUFFIXES.isdisjoint(sources.VIDEO_SUFFIXES)
