@@ -1,0 +1,227 @@
+"""A network that was written elsewhere, as a backbone: its maps are picked, checked, permuted and fitted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexdetr.config import ConfigError
+from flexdetr.model.backbones.base import (
+    NO_MEAN,
+    NO_STD,
+    Colour,
+    freeze_parameters,
+    hold_frozen_norms,
+    norm_parameters,
+)
+from flexdetr.model.backbones.levels import LevelFit
+
+PROBE_SIZE = (96, 160)  # not square, with odd sides at stride 32, and small: shapes are all that is asked
+
+
+class FeatureMap(NamedTuple):
+    """One feature map of a network.
+
+    Attributes:
+        channels: C.
+        stride: in pixels of the detector's image.
+        module: path of the module that it leaves, in the network; None where that is unknown.
+    """
+
+    channels: int
+    stride: int
+    module: str | None = None
+
+
+class WrappedBackbone(nn.Module):
+    """A ``Backbone`` around a network that returns feature maps. State-dict keys: ``body.*``, ``levels.made.*``.
+
+    Args:
+        name: for messages.
+        body: from (B, 3, H, W) images to a sequence (or mapping) of feature maps, finest first.
+        stages: all known feature maps, in order.
+        outputs: which of ``stages`` the body returns.
+        strides: of the wanted levels.
+        channels_last: the maps are (B, H, W, C).
+        scale: images are resized by this factor before the body; brings a patch size like 14 to a stride of
+            16.
+        mean: see ``Backbone``.
+        std: see ``Backbone``.
+        lr_mult: see ``Backbone``.
+
+    Raises:
+        ConfigError: where a level does not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        stages: Sequence[FeatureMap],
+        outputs: Sequence[int],
+        *,
+        strides: Sequence[int],
+        channels_last: bool = False,
+        scale: float = 1.0,
+        mean: Colour = NO_MEAN,
+        std: Colour = NO_STD,
+        lr_mult: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+        maps = [stages[index] for index in outputs]
+        self.levels = LevelFit(
+            [each.channels for each in maps], [each.stride for each in maps], strides, name
+        )
+        self.channels = self.levels.channels
+        self.strides = tuple(strides)
+        self.mean, self.std, self.lr_mult = mean, std, lr_mult
+        self.channels_last, self.scale = channels_last, scale
+        self._stages = tuple(stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map a level, rounded up, finest first."""
+        if self.scale != 1:
+            size = [round(side * self.scale) for side in images.shape[2:]]
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        maps = as_maps(self.body(images))
+        if self.channels_last:
+            maps = [each.permute(0, 3, 1, 2) for each in maps]
+        return self.levels(maps)
+
+    def train(self, mode: bool = True) -> Self:
+        """Like ``nn.Module.train``; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        hold_frozen_norms(self)
+        return self
+
+    def freeze(self, *, stem: bool = False, stages: int = 0, norms: bool = False) -> None:
+        """Keep parts as they are; see ``Backbone.freeze``. The stem ends where maps of stride 2 do."""
+        if stem or stages:
+            frozen = _modules_before(self.body, self._last_frozen(stages))
+            freeze_parameters(p for part in frozen for p in part.parameters(recurse=False))
+        if norms:
+            freeze_parameters(norm_parameters(self))
+        hold_frozen_norms(self)
+
+    def _last_frozen(self, stages: int) -> tuple[str, bool]:
+        """(path of a module, whether it is frozen itself); all modules before it are."""
+        deep = [each for each in self._stages if each.stride > 2]
+        paths = [each.module for each in deep]
+        if None in paths or not paths:
+            raise ConfigError(
+                f"backbone {self.name} does not say where its stem and stages end: only norms can freeze"
+            )
+        plain = len(deep) > 1 and deep[0].stride == deep[-1].stride
+        if stages and (plain or stages > len(deep)):
+            has = "is a plain network without stages" if plain else f"has {len(deep)} stages"
+            raise ConfigError(f"backbone.freeze_stages={stages}: {self.name} {has}")
+        if stages:
+            return str(paths[stages - 1]), True
+        shallow = [each.module for each in self._stages if each.stride <= 2 and each.module is not None]
+        if shallow:
+            return shallow[-1], True
+        return (re.sub(r"\d+$", "0", str(paths[0])) if plain else str(paths[0])), False
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """What the network itself says, if it does; see ``Backbone.lr_multipliers``."""
+        own = getattr(self.body, "lr_multipliers", None)
+        return {f"body.{name}": rate for name, rate in own().items()} if callable(own) else {}
+
+
+def as_maps(returned: Any) -> list[Tensor]:  # noqa: ANN401 - whatever a foreign network returns
+    """The feature maps among a network's returned value: a sequence's items or a mapping's values.
+
+    Raises:
+        ConfigError: where these are no 4-D tensors.
+    """
+    maps = list(returned.values()) if isinstance(returned, Mapping) else returned
+    if isinstance(maps, Tensor) or not isinstance(maps, Sequence):
+        raise ConfigError(
+            f"a backbone must return a list of feature maps; this one returned {type(returned).__name__}"
+        )
+    wrong = [each for each in maps if not isinstance(each, Tensor) or each.ndim != 4]
+    if wrong or not maps:
+        got = (
+            f"one of shape {tuple(wrong[0].shape)}"
+            if wrong and isinstance(wrong[0], Tensor)
+            else "something else"
+        )
+        raise ConfigError(f"a backbone must return feature maps (B, C, H, W); this one returned {got}")
+    return list(maps)
+
+
+def probe(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """The shapes of the maps that ``body`` returns for one blank image; nothing in it changes.
+
+    Args:
+        body: the network.
+        size: (height, width) of the image.
+    """
+    parameter = next(body.parameters(), torch.zeros(()))
+    modes = {part: part.training for part in body.modules()}
+    body.eval()
+    try:
+        with torch.no_grad():
+            image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+            return [tuple(each.shape) for each in as_maps(body(image))]
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+class Permuted(nn.Module):
+    """An insert for channels-last maps.
+
+    Args:
+        insert: takes and returns (B, C, H, W).
+    """
+
+    def __init__(self, insert: nn.Module) -> None:
+        super().__init__()
+        self.insert = insert
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.insert(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def place_insert(body: nn.Module, path: str, insert: nn.Module) -> None:
+    """Makes ``insert`` the last part of the module at ``path``, so that all that follows sees its output.
+
+    It becomes a child called ``insert``. A plain ``nn.Sequential`` runs it by itself; any other module gets a
+    hook that finds the child in the module that it is called for, so that copies of the network use their
+    own.
+    """
+    module = body.get_submodule(path)
+    module.add_module("insert", insert)
+    if type(module).forward is not nn.Sequential.forward:
+        # First among the hooks: those that collect feature maps then see the changed one.
+        module.register_forward_hook(_run_insert, prepend=True)
+
+
+def _run_insert(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:  # noqa: ANN401, ARG001
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        raise ConfigError(
+            f"its {type(module).__name__} returns no feature map that an attention insert could change"
+        )
+    return module.get_submodule("insert")(output)
+
+
+def _modules_before(body: nn.Module, last: tuple[str, bool]) -> list[nn.Module]:
+    """Modules up to the one at a path, in the order in which they are registered, which is that of running."""
+    path, included = last
+    names = [name for name, _ in body.named_modules()]
+    inside = [i for i, name in enumerate(names) if name == path or name.startswith(f"{path}.")]
+    if not inside:
+        raise ConfigError(f"the backbone has no module {path!r}")
+    end = inside[-1] + 1 if included else inside[0]
+    # A module that contains the end belongs to it, but for its own parameters, like a class token: those come
+    # first.
+    return [body.get_submodule(name) for name in names[:end]]
