@@ -11,7 +11,7 @@ from flexdetr.model.size import measure
 from flexdetr.presets import PRESETS
 
 TABLE = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
-# Published GFLOPs and millions of parameters (RT-DETR, arXiv 2304.08069, tables 2 and A): rounded there.
+# Published GFLOPs and millions of parameters (RT-DETR, arXiv 2304.08069), rounded there.
 PUBLISHED = {"rtdetr_r18": (60, 20), "rtdetr_hgnetv2_l": (110, 32), "rtdetr_hgnetv2_x": (234, 67)}
 QUICK = ("rtdetr_r18", "flexdetr_nano")
 

@@ -124,7 +124,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: framed in a terminal, aligned plain text elsewhere. Numbers are set to the right."""
+    """A table: framed in a terminal, aligned plain text elsewhere.
+
+    Numbers are set to the right; a header of empty names is left out.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [
         all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))
@@ -133,7 +136,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(header_style="bold")
+        table = Table(header_style="bold", show_header=any(columns))
         for name, numeric in zip(columns, right, strict=True):
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in cells:
@@ -141,7 +144,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         Console(markup=False, emoji=False).print(table)
         return
     widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
-    for row in [list(columns), *cells]:
+    for row in [list(columns)] * any(columns) + cells:
         aligned = (
             text.rjust(width) if numeric else text.ljust(width)
             for text, width, numeric in zip(row, widths, right, strict=True)
