@@ -1,0 +1,264 @@
+"""The COCO numbers: equal to pycocotools' on its hardest habits, and defined where it has nothing to say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.metrics import matching
+from flexdetr.metrics.coco_map import evaluate, evaluate_coco
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+# pycocotools' order of its twelve numbers is that of Metrics.numbers().
+SIZES = ("small", "medium", "large")
+NAMES = ["ap", "ap50", "ap75", *(f"ap_{size}" for size in SIZES), "ar1", "ar10", "ar100"]
+NAMES += [f"ar_{size}" for size in SIZES]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    if not GOLDEN.exists():
+        pytest.skip("../shared/golden is not here")
+    return {name: json.loads((GOLDEN / f"coco_{name}.json").read_text()) for name in ("gt", "dt", "expected")}
+
+
+def by_pycocotools(ground_truth: dict, detections: list[dict]) -> list[float]:
+    """The oracle's twelve numbers, nan where it says -1."""
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO()
+        truth.dataset = json.loads(json.dumps(ground_truth))
+        truth.createIndex()
+        results = truth.loadRes(json.loads(json.dumps(detections)))
+        evaluation = cocoeval.COCOeval(truth, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [math.nan if value == -1 else value for value in evaluation.stats.tolist()]
+
+
+def as_arrays(ground_truth: dict, detections: list[dict]):
+    """The same data as records, detections by image and classes."""
+    classes = Classes.from_json(ground_truth["categories"])
+
+    def joined(rows: list[dict], image: dict):
+        own = [row for row in rows if row["image_id"] == image["id"]]
+        boxes = np.array([row["bbox"] for row in own], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return own, boxes, np.array([classes.ids.index(row["category_id"]) for row in own], np.int64)
+
+    records, found = [], {}
+    for image in ground_truth["images"]:
+        own, boxes, labels = joined(ground_truth["annotations"], image)
+        records.append(
+            Record(
+                path=Path(str(image["id"])),
+                image_id=image["id"],
+                width=image["width"],
+                height=image["height"],
+                boxes_xyxy=boxes.astype(np.float32),
+                labels=labels,
+                iscrowd=np.array([bool(row["iscrowd"]) for row in own]),
+                areas=np.array([row["area"] for row in own], np.float32),
+            )
+        )
+        own, boxes, labels = joined(detections, image)
+        found[image["id"]] = (boxes.astype(np.float32), np.array([row["score"] for row in own]), labels)
+    return records, found, classes
+
+
+def test_golden_numbers(golden):
+    metrics = evaluate_coco(golden["gt"], golden["dt"])
+    assert list(metrics.numbers()) == NAMES
+    expected = list(golden["expected"]["numbers"].values())
+    np.testing.assert_allclose(list(metrics.numbers().values()), expected, atol=1e-9)
+
+
+def test_golden_numbers_of_each_class(golden):
+    per_class = evaluate_coco(golden["gt"], golden["dt"]).to_json()["per_class"]
+    names = {str(one["id"]): one["name"] for one in golden["gt"]["categories"]}
+    for category, expected in golden["expected"]["per_category"].items():
+        own = per_class[names[category]]
+        for key, value in expected.items():
+            assert own[key] is None if value is None else own[key] == pytest.approx(value, abs=1e-9)
+    assert per_class["only_crowd"]["num_objects"] == per_class["never_annotated"]["num_objects"] == 0
+
+
+def test_golden_numbers_from_records(golden):
+    records, found, classes = as_arrays(golden["gt"], golden["dt"])
+    metrics = evaluate(records, found, classes)
+    expected = list(golden["expected"]["numbers"].values())
+    np.testing.assert_allclose(list(metrics.numbers().values()), expected, atol=1e-6)
+    assert list(metrics.per_class) == list(classes.names)
+
+
+@st.composite
+def data_sets(draw) -> tuple[dict, list[dict]]:
+    """Small data sets on a coarse grid, where IoUs and scores tie, boxes repeat and groups overflow."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_images, step = draw(st.integers(1, 6)), draw(st.sampled_from([8, 20, 40]))
+    ids = sorted(rng.choice(50, draw(st.integers(1, 4)), replace=False).tolist())
+    images = rng.permutation(100)[:num_images].tolist()
+
+    def rows(count: int) -> list[dict]:
+        return [
+            {
+                "image_id": int(rng.choice(images)),
+                "category_id": int(rng.choice(ids)),
+                "bbox": [*(rng.integers(0, 6, 2) * step).tolist(), *(rng.integers(1, 5, 2) * step).tolist()],
+            }
+            for _ in range(count)
+        ]
+
+    annotations = [
+        {
+            **row,
+            "id": number,
+            "area": float(row["bbox"][2] * row["bbox"][3] * rng.choice([0.4, 1.0])),
+            "iscrowd": int(rng.random() < 0.15),
+        }
+        for number, row in enumerate(rows(draw(st.integers(0, 40))), start=1)
+    ]
+    digits = draw(st.integers(1, 3))
+    detections = [
+        {**row, "score": round(float(rng.random()), digits)} for row in rows(draw(st.integers(1, 400)))
+    ]
+    ground_truth = {
+        "images": [{"id": one, "width": 400, "height": 400} for one in images],
+        "annotations": annotations,
+        "categories": [{"id": one, "name": f"class {one}"} for one in ids],
+    }
+    return ground_truth, detections
+
+
+@given(data_sets())
+@settings(deadline=None, max_examples=30)
+def test_equals_pycocotools(case):
+    ground_truth, detections = case
+    expected = by_pycocotools(ground_truth, detections)
+    np.testing.assert_allclose(
+        list(evaluate_coco(ground_truth, detections).numbers().values()), expected, atol=1e-9
+    )
+    records, found, classes = as_arrays(ground_truth, detections)
+    np.testing.assert_allclose(
+        list(evaluate(records, found, classes).numbers().values()), expected, atol=1e-9
+    )
+
+
+@given(data_sets())
+@settings(deadline=None, max_examples=5)
+def test_pairs_are_the_same_in_any_portion(case):
+    whole = evaluate_coco(*case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "PAIRS_AT_ONCE", 7)
+        assert evaluate_coco(*case).to_json() == whole.to_json()
+
+
+def record(image_id, boxes=(), labels=(), crowd=None) -> Record:
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return Record(
+        path=Path(str(image_id)),
+        image_id=image_id,
+        width=100,
+        height=100,
+        boxes_xyxy=boxes,
+        labels=np.array(labels, np.int64),
+        iscrowd=np.zeros(len(boxes), bool) if crowd is None else np.array(crowd),
+        areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    )
+
+
+NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+BOX = [10, 10, 50, 50]
+
+
+def test_perfect_detections_score_one():
+    records = [record("a", [BOX], [0]), record("b", [BOX, [0, 0, 9, 9]], [1, 0]), record("c")]
+    found = {one.image_id: (one.boxes_xyxy, np.ones(len(one)), one.labels) for one in records}
+    metrics = evaluate(records, found, Classes.of(["x", "y"]))
+    assert [metrics.ap, metrics.ap50, metrics.ar100] == pytest.approx([1, 1, 1])
+    assert metrics.per_class["y"].ap == pytest.approx(1)
+    assert math.isnan(metrics.per_class["y"].ap_small)
+    assert math.isnan(metrics.ap_large)
+    assert metrics.per_class["x"].num_objects == 2
+
+
+def test_images_without_detections_or_objects():
+    classes = Classes.of(["x"])
+    assert evaluate([record(1, [BOX], [0])], {}, classes).ap == 0
+    assert evaluate([record(1, [BOX], [0])], {1: NOTHING}, classes).ar100 == 0
+    for records in ([], [record(1)]):
+        empty = evaluate(records, {one.image_id: NOTHING for one in records}, classes)
+        assert all(math.isnan(value) for value in empty.numbers().values())
+        assert set(empty.to_json()["per_class"]["x"].values()) == {None, 0}
+    false_alarm = {2: (np.array([BOX], np.float32), np.ones(1), np.zeros(1, np.int64))}
+    assert evaluate([record(1, [BOX], [0]), record(2)], false_alarm, classes).ap == 0
+    assert math.isnan(evaluate([], {}, Classes((), ())).ap)
+
+
+def test_false_alarms_on_images_without_objects_cost_precision():
+    classes = Classes.of(["x"])
+    right = (np.array([BOX], np.float32), np.array([0.5]), np.zeros(1, np.int64))
+    wrong = (np.array([BOX], np.float32), np.array([0.9]), np.zeros(1, np.int64))
+    assert evaluate([record(1, [BOX], [0]), record(2)], {1: right, 2: wrong}, classes).ap == pytest.approx(
+        0.5
+    )
+
+
+def test_a_crowd_swallows_detections_without_harm():
+    records = [record(1, [BOX, [60, 60, 90, 90]], [0, 0], crowd=[True, False])]
+    boxes = np.array([[60, 60, 90, 90], [12, 12, 30, 30], [20, 20, 40, 40]], np.float32)
+    found = {1: (boxes, np.array([0.5, 0.9, 0.8]), np.zeros(3, np.int64))}
+    metrics = evaluate(records, found, Classes.of(["x"]))
+    assert metrics.ap == pytest.approx(1)
+    assert metrics.per_class["x"].num_objects == 1
+
+
+def test_nothing_is_printed(golden, capfd):
+    evaluate_coco(golden["gt"], golden["dt"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_json_has_no_nan():
+    text = json.dumps(evaluate([], {}, Classes.of(["x"])).to_json(), allow_nan=False)
+    assert '"ap": null' in text
+
+
+def test_names_that_are_missing_or_repeated_fall_back_to_ids():
+    ground_truth = {
+        "images": [{"id": 1}],
+        "annotations": [],
+        "categories": [{"id": 4}, {"id": 5, "name": "x"}, {"id": 6, "name": "x"}, {"id": 7, "name": "y"}],
+    }
+    assert list(evaluate_coco(ground_truth, []).per_class) == ["4", "5", "6", "y"]
+
+
+def test_mistakes_are_refused():
+    classes, records = Classes.of(["x"]), [record("a", [BOX], [0])]
+    boxes = np.array([BOX], np.float32)
+    with pytest.raises(ValueError, match="image 'b', which is not among"):
+        evaluate(records, {"b": NOTHING}, classes)
+    with pytest.raises(ValueError, match="name class 1, known are 0 to 0"):
+        evaluate(records, {"a": (boxes, np.ones(1), np.ones(1, np.int64))}, classes)
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate(records, {"a": (boxes, np.array([np.nan]), np.zeros(1, np.int64))}, classes)
+    with pytest.raises(ValueError, match="do not fit together"):
+        evaluate(records, {"a": (boxes, np.ones(2), np.zeros(1, np.int64))}, classes)
+    with pytest.raises(ValueError, match="occurs more than once"):
+        evaluate([*records, *records], {}, classes)
+    with pytest.raises(ValueError, match="image 3"):
+        evaluate_coco(
+            {"images": [], "annotations": [], "categories": []},
+            [{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1.0}],
+        )
