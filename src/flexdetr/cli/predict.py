@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,29 +27,46 @@ _KEPT_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 def predict(
     file: File,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders or globs.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Images, folders, globs, videos, a camera's number, or - (stdin)."
+        ),
+    ],
     threshold: Annotated[float, typer.Option(metavar="T", min=0, max=1, help="Lowest score to keep.")] = 0.4,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
-    from flexdetr.api import load
-    from flexdetr.data.images import ImageError, read_image
+    import numpy as np
 
-    paths = list_images(sources)
-    if any(path.parent.resolve() == out.resolve() for path in paths):
+    from flexdetr.api import load
+    from flexdetr.data.images import read_image, to_rgb
+    from flexdetr.runtime.sources import Unreadable, find, read
+
+    def pixels(content: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - what sources give
+        return read_image(content) if isinstance(content, Path) else np.asarray(to_rgb(content))
+
+    items = find(sources)
+    if any(
+        isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
+    ):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
     detector = load(file)
     results = Results(out, detector.classes)
-    for path in answers.progress(paths, "predicting"):
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            answers.note(f"Error: {error}")
-            results.failed.append({"file": str(path), "error": str(error)})
-            continue
-        results.add(path, image, detector.predict(image, threshold, device=device))
+    interrupted = False
+    try:
+        for item in answers.progress(items, "predicting"):
+            for picture in read([item], pixels):
+                if isinstance(picture, Unreadable):
+                    answers.note(f"Error: {picture.reason}")
+                    results.failed.append({"file": picture.name, "error": picture.reason})
+                else:
+                    found = detector.predict(picture.image, threshold, device=device)
+                    results.add(picture.name, picture.image, found)
+    except KeyboardInterrupt:  # the only end that a camera has
+        interrupted = True
     results.write()
     if as_json:
         answers.show_json({"images": results.images, "failed": results.failed, "out": str(out)})
@@ -60,28 +76,8 @@ def predict(
             [(image["file"], len(image["objects"]), _summary(image["objects"])) for image in results.images],
         )
         answers.show(f"pictures, detections.json and detections.csv: {out}")
-    if results.failed:
-        raise typer.Exit(1)
-
-
-def list_images(sources: list[str]) -> list[Path]:
-    """Files, the pictures in folders (and below), and what globs match, in this order and each once.
-
-    What matches nothing stays in the list: reading it says that it is not there.
-    """
-    from flexdetr.data.images import IMAGE_SUFFIXES
-
-    found: dict[Path, None] = {}
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            below = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-        elif path.exists():
-            below = [path]
-        else:
-            below = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - absolute globs
-        found |= dict.fromkeys(sorted(below) or [path])
-    return list(found)
+    if results.failed or interrupted:
+        raise typer.Exit(130 if interrupted else 1)
 
 
 def _summary(objects: list[dict[str, Any]]) -> str:
@@ -107,19 +103,25 @@ class Results:
     _found: list[Detections] = field(default_factory=list)
     _taken: set[str] = field(default_factory=set)
 
-    def add(self, path: Path, image: NDArray[np.uint8], found: Detections) -> None:
-        """Draw what was found, and remember it."""
+    def add(self, name: str, image: NDArray[np.uint8], found: Detections) -> None:
+        """Draw what was found, and remember it.
+
+        Args:
+            name: the picture's file; of a video, with the number of the frame behind a ``#``.
+            image: (H, W, 3) uint8 RGB.
+            found: its objects.
+        """
         from PIL import Image
 
         from flexdetr.draw import draw_detections
 
         self.out.mkdir(parents=True, exist_ok=True)
-        picture = self.out / self._free_name(path)
+        picture = self.out / self._free_name(name)
         Image.fromarray(draw_detections(image, found)).save(picture, quality=92)
         self._found.append(found)
         self.images.append(
             {
-                "file": str(path),
+                "file": name,
                 "picture": str(picture),
                 "size": [image.shape[0], image.shape[1]],
                 "objects": found.to_json(),
@@ -157,12 +159,16 @@ class Results:
             for image, found in zip(self.images, self._found, strict=True):
                 writer.writerows(found.to_csv_rows(image["file"]))
 
-    def _free_name(self, path: Path) -> str:
+    def _free_name(self, name: str) -> str:
         """A file name that no other picture of this call has: folders may hold pictures of the same name."""
-        suffix = path.suffix.lower() if path.suffix.lower() in _KEPT_SUFFIXES else ".jpg"
-        name, number = f"{path.stem}{suffix}", 1
-        while name.lower() in self._taken:
+        path = Path(name)
+        file, _, frame = path.name.rpartition("#")
+        stem, suffix = (f"{Path(file).stem}-{frame}", ".jpg") if file else (path.stem, path.suffix.lower())
+        if suffix not in _KEPT_SUFFIXES:
+            suffix = ".jpg"
+        free, number = f"{stem}{suffix}", 1
+        while free.lower() in self._taken:
             number += 1
-            name = f"{path.stem}-{number}{suffix}"
-        self._taken.add(name.lower())
-        return name
+            free = f"{stem}-{number}{suffix}"
+        self._taken.add(free.lower())
+        return free
