@@ -79,6 +79,7 @@ def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
         (["train"], "flexdetr train DATA"),
         (["train", "data", "--model", "flexdetr_nan"], "did you mean 'flexdetr_nano'"),
         (["train", "data", "--resume", "run"], "takes no other option"),
+        (["eval", "model.safetensors", "data", "--split", "tset"], "did you mean 'test'"),
     ],
 )
 def test_wrong_usage_is_answered_with_what_was_meant(flexdetr, arguments: list[str], hint: str) -> None:

@@ -35,7 +35,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxruntime", "nncf"), "export"),
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
-_USAGE_ERRORS = {"ConfigError", "ClassError"}
+_USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}
 
 
 class UsageError(Exception):

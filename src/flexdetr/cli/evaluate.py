@@ -24,7 +24,11 @@ def evaluate(
 ) -> None:
     """Score a detector: the 12 COCO numbers, and AP for each class."""
     from flexdetr.api import load
+    from flexdetr.config import nearest
+    from flexdetr.data.dataset import SPLITS
 
+    if split not in SPLITS:
+        raise answers.UsageError(nearest(split, SPLITS, "split"))
     metrics = load(file).evaluate(data, split, device=device, batch_size=batch_size)
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})

@@ -21,6 +21,10 @@ class DataError(ValueError):
     """A data set that cannot be used; the message says which file, what is wrong with it and what to do."""
 
 
+class UnrecognisedDataError(DataError):
+    """No data set is where one was looked for; the message says what was looked for."""
+
+
 @dataclass(frozen=True)
 class Defect:
     """Something wrong in a data set.
