@@ -92,5 +92,12 @@ class Classes:
         except ValueError:
             raise ClassError(f"no class has the id {number}; ids: {', '.join(map(str, self.ids))}") from None
 
+    def valid_ids(self) -> str:
+        """The ids for a message: ``0 to 4``, or ``1, 3, 7`` where they have holes."""
+        low, high = min(self.ids, default=0), max(self.ids, default=-1)
+        if high - low + 1 == len(self) and len(self) > 1:
+            return f"{low} to {high}"
+        return ", ".join(map(str, sorted(self.ids))) or "none"
+
     def __len__(self) -> int:
         return len(self.names)

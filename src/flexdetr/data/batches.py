@@ -71,14 +71,14 @@ class BatchPlan:
         phase: the epoch's augmentation.
         size: (height, width) of the batch.
         indices: of the records.
-        partners: for each of ``indices``, records to draw a mosaic's other tiles from.
+        partners: for each of ``indices``, records to draw a mosaic's other tiles from; None draws from all.
     """
 
     epoch: int
     phase: Phase
     size: tuple[int, int]
     indices: tuple[int, ...]
-    partners: tuple[tuple[int, ...], ...]
+    partners: tuple[tuple[int, ...], ...] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ class Planner:
     def epoch(self, epoch: int, phase: Phase) -> list[BatchPlan]:
         """The batches of an epoch for this rank, in order."""
         order = np.random.default_rng([self.seed, epoch, _ORDER_STREAM]).permutation(self.count)
-        everybody = tuple(range(self.count)) if not self.neighbours else ()
         plans = []
         for number in range(len(self)):
             positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
@@ -126,7 +125,7 @@ class Planner:
                     phase,
                     self._size(epoch, number, phase),
                     tuple(order[mine].tolist()),
-                    tuple(everybody or self._neighbours(order, int(position)) for position in mine),
+                    tuple(self._neighbours(order, int(place)) for place in mine) if self.neighbours else None,
                 )
             )
         return plans
@@ -203,7 +202,8 @@ class SampleMaker:
         height, width = plan.size
         images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
         labels, boxes = [], []
-        for slot, (index, partners) in enumerate(zip(plan.indices, plan.partners, strict=True)):
+        for slot, index in enumerate(plan.indices):
+            partners = range(len(self.records)) if plan.partners is None else plan.partners[slot]
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners)
             images[slot].numpy()[...] = sample.image
             labels.append(torch.from_numpy(sample.labels))
@@ -216,9 +216,10 @@ class SampleMaker:
         return Batch(images.permute(0, 3, 1, 2), Targets(labels, boxes, list(ids)), sizes, ids)
 
     def sample(
-        self, index: int, epoch: int, phase: Phase, size: tuple[int, int], partners: tuple[int, ...]
+        self, index: int, epoch: int, phase: Phase, size: tuple[int, int], partners: Sequence[int]
     ) -> Sample:
         """One augmented sample of exactly (height, width) ``size``; the same for the same arguments, always."""
+        self.observe(index)
         rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
         if phase == "plain":
             return plain(self._source(index), size, rng, self.config)
@@ -226,23 +227,22 @@ class SampleMaker:
             return strong(self._source(index), size, rng, self.config)
         sample = self._mosaic_or_strong(index, size, rng, partners)
         if rng.random() < _share(self.config.mixup):
-            other = partners[rng.integers(len(partners))]
+            other = partners[int(rng.integers(len(partners)))]
             sample = mixup(sample, self._mosaic_or_strong(other, size, rng, partners), rng)
         return sample
 
     def _mosaic_or_strong(
-        self, index: int, size: tuple[int, int], rng: np.random.Generator, partners: tuple[int, ...]
+        self, index: int, size: tuple[int, int], rng: np.random.Generator, partners: Sequence[int]
     ) -> Sample:
         if rng.random() >= _share(self.config.mosaic):
             return strong(self._source(index), size, rng, self.config)
-        tiles = [index, *(partners[choice] for choice in rng.integers(len(partners), size=3))]
+        tiles = [index, *(partners[choice] for choice in rng.integers(len(partners), size=3).tolist())]
         return mosaic([self._source(tile, half=True) for tile in tiles], size, rng, self.config)
 
     def _source(self, index: int, *, half: bool = False) -> Sample:
         """A record's image as it is kept, or half as large, with its boxes in these pixels; crowds are no targets."""
         record = self.records[index]
         if index not in self.kept:
-            self.observe(index)
             self.keep(index)
         image = (self.kept_halves if half else self.kept)[index]
         scale = np.array(

@@ -2,15 +2,127 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
+from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
 
 _THREADS = 4
 _SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        dataset: as training would read it.
+        defects: all of them, errors first.
+        histogram: boxes by class name, then by split.
+    """
+
+    dataset: Dataset
+    defects: tuple[Defect, ...]
+    histogram: dict[str, dict[str, int]]
+
+    @property
+    def usable(self) -> bool:
+        """Whether training would start: there are training images, and no defect is an error."""
+        return bool(self.dataset.splits.get("train")) and not self.num_errors
+
+    @property
+    def num_errors(self) -> int:
+        """Defects that keep an image or a file from being used."""
+        return sum(defect.severity == "error" for defect in self.defects)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "root": str(self.dataset.root),
+            "format": self.dataset.format,
+            "usable": self.usable,
+            "classes": self.dataset.classes.to_json(),
+            "splits": {
+                name: {
+                    "images": len(records),
+                    "boxes": sum(map(len, records)),
+                    "without_boxes": sum(not len(record) for record in records),
+                }
+                for name, records in self.dataset.splits.items()
+            },
+            "histogram": self.histogram,
+            "notes": list(self.dataset.notes),
+            "errors": self.num_errors,
+            "warnings": len(self.defects) - self.num_errors,
+            "defects": [defect.to_json() for defect in self.defects],
+        }
+
+
+def check(
+    root: str | Path,
+    *,
+    val_fraction: float = 0.15,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Reads a data set as training would, decodes every image, and lists what is wrong.
+
+    Args:
+        root: the folder, or a file inside it.
+        val_fraction: as in ``detect.read``.
+        seed: as in ``detect.read``.
+        progress: told how many images of how many were decoded.
+
+    Raises:
+        DataError: where no data set is recognised, or it contradicts itself.
+    """
+    dataset = read(root, val_fraction=val_fraction, seed=seed)
+    records = [record for split in dataset.splits.values() for record in split]
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, len(records))
+
+    defects = [*dataset.defects, *broken_images(records, advance).values(), *_shared_images(dataset)]
+    histogram = {name: dict.fromkeys(dataset.splits, 0) for name in dataset.classes.names}
+    for split, split_records in dataset.splits.items():
+        counts = Counter(int(label) for record in split_records for label in record.labels)
+        for index, name in enumerate(dataset.classes.names):
+            histogram[name][split] = counts[index]
+    defects.sort(key=lambda defect: (defect.severity != "error", str(defect.file), defect.line or 0))
+    return Report(dataset, tuple(defects), histogram)
+
+
+def _shared_images(dataset: Dataset) -> list[Defect]:
+    """A warning for each image that two splits hold: what is trained on says nothing in a test."""
+    first: dict[str, tuple[str, Path]] = {}
+    found: list[Defect] = []
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        for split, records in dataset.splits.items():
+            paths = [record.path for record in records]
+            for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
+                other, twin = first.setdefault(digest, (split, path))
+                if other != split:
+                    message = f"is in the {split} split and, as {twin}, in the {other} split; keep it in one"
+                    found.append(Defect("warning", path, None, message))
+    return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)  # unreadable: listed as an error already
 
 
 def usable_records(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ _WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-_FOLDERS = ("train", "valid", "val", "validation", "test")
+_NOTHING: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+_LISTS = tuple(_NOTHING)
+FOLDERS = ("train", "valid", "val", "validation", "test")
 _CONVENTION = re.compile(r"^(instances_.*|_annotations\.coco)\.json$")
 
 
@@ -43,15 +45,21 @@ def find(root: Path) -> list[CocoFile]:
         single = _load(root, "train")
         return [single] if single is not None else []
     candidates = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
-    candidates += [path for name in _FOLDERS for path in sorted((root / name).glob("*.json"))]
-    conventional = [path for path in candidates if _CONVENTION.match(path.name)]
+    candidates += [path for name in FOLDERS for path in sorted((root / name).glob("*.json"))]
+    conventional = [path for path in candidates if is_conventional(path)]
     loaded = [_load(path, split_of(path, root)) for path in conventional or candidates]
     return _one_per_split([file for file in loaded if file is not None])
 
 
+def is_conventional(path: Path) -> bool:
+    """Whether a file's name says that it is COCO's."""
+    return bool(_CONVENTION.match(path.name))
+
+
 def split_of(path: Path, root: Path) -> str:
     """The split that an annotation file's name, or else its folder below ``root``, speaks of; "train" by default."""
-    for text in (path.stem, path.parent.name if path.parent != root else ""):
+    inside = path.parent != root or path.parent.name in FOLDERS  # any other root's name says nothing
+    for text in (path.stem, path.parent.name if inside else ""):
         words = re.findall(r"[a-z]+", text.lower())
         for split, names in _WORDS.items():
             if any(word in names for word in words):
@@ -83,7 +91,7 @@ def read(root: Path, files: list[CocoFile]) -> tuple[Dataset, dict[str, tuple[Re
 
 def _load(path: Path, split: str) -> CocoFile | None:
     """None where the file is something else than COCO."""
-    conventional = bool(_CONVENTION.match(path.name))
+    conventional = is_conventional(path)
     try:
         content = json.loads(read_text(path))
     except (TextError, json.JSONDecodeError, RecursionError) as error:
@@ -92,9 +100,7 @@ def _load(path: Path, split: str) -> CocoFile | None:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         reason = f"is no JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
         return CocoFile(path, split, None, Defect("error", path, line, reason))
-    if isinstance(content, dict) and all(
-        isinstance(content.get(key), list) for key in ("images", "categories")
-    ):
+    if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in _LISTS):
         return CocoFile(path, split, content)
     if not conventional:
         return None
@@ -119,8 +125,8 @@ def _classes(files: list[CocoFile], notes: list[str]) -> Classes:
     parents: set[str] = set()
     used: set[object] = set()
     for file in files:
-        content = file.content or {}
-        used |= {annotation.get("category_id") for annotation in content.get("annotations", ())}
+        content = file.content or _NOTHING
+        used |= {annotation.get("category_id") for annotation in content["annotations"]}
         for category in content["categories"]:
             number, name = category.get("id"), category.get("name")
             if not isinstance(number, int) or name is None:
@@ -150,73 +156,94 @@ def _classes(files: list[CocoFile], notes: list[str]) -> Classes:
 
 
 def _records(root: Path, file: CocoFile, classes: Classes, defects: list[Defect]) -> list[Record]:
-    content = file.content or {}
-    index = {number: position for position, number in enumerate(classes.ids)}
-    boxes: dict[object, list[RawBox]] = defaultdict(list)
-    broken: set[object] = set()
-    for annotation in content.get("annotations", ()):
-        box = _box(annotation, index, classes)
-        if isinstance(box, str):
-            defects.append(Defect("error", file.path, None, f"annotation {annotation.get('id')}: {box}"))
-            broken.add(annotation.get("image_id"))
-        else:
-            boxes[annotation.get("image_id")].append(box)
+    content = file.content or _NOTHING
+    found: list[Defect] = []
+    boxes, broken = _boxes(file, classes, found)
     folders = _folders(root, file)
     records: list[Record] = []
     seen: set[object] = set()
     for image in content["images"]:
-        number = image.get("id")
-        if not isinstance(number, int | str) or not isinstance(image.get("file_name"), str) or number in seen:
-            message = f"an image needs its own 'id' and a 'file_name'; got {image!r}"
-            defects.append(Defect("error", file.path, None, message))
+        number, name = image.get("id"), image.get("file_name")
+        if not isinstance(number, int | str) or not isinstance(name, str) or number in seen:
+            message = f"an image needs an 'id' of its own and a 'file_name'; got {image!r}"
+            found.append(Defect("error", file.path, None, message))
             continue
         seen.add(number)
         if number in broken:
             continue
         width, height = image.get("width"), image.get("height")
         declared = (int(width), int(height)) if width and height else None
-        path = _locate(image["file_name"], folders)
-        record = assemble(RawImage(path, number, file.path, declared, boxes=boxes.get(number, [])), defects)
+        raw = RawImage(_locate(name, folders), number, file.path, declared, boxes=boxes.get(number, []))
+        record = assemble(raw, found)
         if record is not None:
             records.append(record)
-    for stray in boxes.keys() - seen:
-        defects.append(
-            Defect(
-                "warning",
-                file.path,
-                None,
-                f"{len(boxes[stray])} boxes of the unknown image {stray!r}; ignored",
-            )
-        )
+    for stray in sorted(boxes.keys() - seen, key=str):
+        message = f"{len(boxes[stray])} boxes of the unknown image {stray!r}; ignored"
+        found.append(Defect("warning", file.path, boxes[stray][0].line, message))
+    defects += _with_lines(file.path, found)
     return records
 
 
-def _box(annotation: dict[str, Any], index: dict[int, int], classes: Classes) -> RawBox | str:
-    """A box, or what is wrong with it."""
+def _boxes(
+    file: CocoFile, classes: Classes, found: list[Defect]
+) -> tuple[dict[object, list[RawBox]], set[object]]:
+    """The boxes by image id, and the ids of images with an annotation that cannot be used."""
+    index = {number: position for position, number in enumerate(classes.ids)}
+    boxes: dict[object, list[RawBox]] = defaultdict(list)
+    broken: set[object] = set()
+    for place, annotation in enumerate((file.content or _NOTHING)["annotations"]):
+        box = _box(annotation, place, index, classes)
+        if isinstance(box, str):
+            found.append(Defect("error", file.path, place, f"annotation {annotation.get('id')}: {box}"))
+            broken.add(annotation.get("image_id"))
+        else:
+            boxes[annotation.get("image_id")].append(box)
+    return boxes, broken
+
+
+def _box(annotation: dict[str, Any], place: int, index: dict[int, int], classes: Classes) -> RawBox | str:
+    """A box, whose ``line`` is its place in the list of annotations, or what is wrong with it."""
     number, bbox, area = annotation.get("category_id"), annotation.get("bbox"), annotation.get("area")
     if number not in index:
-        ids = classes.ids
-        valid = (
-            f"{min(ids)} to {max(ids)}"
-            if ids and max(ids) - min(ids) + 1 == len(ids)
-            else ", ".join(map(str, ids))
-        )
-        return f"category id {number} is none of the categories (valid: {valid})"
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(isinstance(value, int | float) for value in bbox)
-    ):
+        return f"category id {number} is none of the categories (valid: {classes.valid_ids()})"
+    if not isinstance(bbox, list) or [isinstance(value, int | float) for value in bbox] != [True] * 4:
         return f"bbox must be [x, y, width, height]; got {bbox!r}"
     x, y, w, h = (float(value) for value in bbox)
     return RawBox(
         (x, y, x + w, y + h),
         index[number],
-        None,
+        place,
         f"annotation {annotation.get('id')}",
         bool(annotation.get("iscrowd", 0)),
         float(area) if isinstance(area, int | float) else None,
     )
+
+
+def _with_lines(path: Path, found: list[Defect]) -> list[Defect]:
+    """The defects with lines of the file, where so far they held an annotation's place in the list."""
+    if not any(defect.file == path and defect.line is not None for defect in found):
+        return found
+    lines = _annotation_lines(read_text(path))
+
+    def located(defect: Defect) -> Defect:
+        if defect.file != path or defect.line is None:
+            return defect
+        return replace(defect, line=lines[defect.line] if defect.line < len(lines) else None)
+
+    return [located(defect) for defect in found]
+
+
+def _annotation_lines(text: str) -> list[int]:
+    """The line on which each element of the list "annotations" begins; the JSON parser itself does not tell."""
+    begin = re.search(r'"annotations"\s*:\s*\[', text)
+    decoder, gap = json.JSONDecoder(), re.compile(r"[\s,]*")
+    position, line, counted, lines = begin.end() if begin else len(text), 1, 0, list[int]()
+    while (match := gap.match(text, position)) and text[match.end() : match.end() + 1] == "{":
+        start = match.end()
+        line, counted = line + text.count("\n", counted, start), start
+        lines.append(line)
+        position = decoder.raw_decode(text, start)[1]
+    return lines
 
 
 def _folders(root: Path, file: CocoFile) -> list[Path]:
@@ -235,4 +262,6 @@ def _locate(name: str, folders: list[Path]) -> Path:
             if position:
                 folders.insert(0, folders.pop(position))
             return folder / name
+    if "/" in name or "\\" in name:  # some tools write the path on the machine where the labels were made
+        return _locate(re.split(r"[/\\]", name)[-1], folders)
     return folders[0] / name

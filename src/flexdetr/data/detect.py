@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexdetr.data import coco, voc, yolo
-from flexdetr.data.dataset import DataError, Dataset, Record, cut_validation
+from flexdetr.data.dataset import Dataset, Record, UnrecognisedDataError, cut_validation
 
-_COCO_SUFFIX, _YOLO_SUFFIXES, _VOC_SUFFIXES = ".json", (".yaml", ".yml"), (".xml", ".txt")
+# Folders inside a data set, which are not taken for its root when a file in them is given.
+_INNER = {*coco.FOLDERS, *voc.ANNOTATION_FOLDERS, *voc.IMAGE_FOLDERS, "ImageSets", "Main"}
+_DEEPEST = 4
 
 
 def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Dataset:
@@ -23,11 +25,12 @@ def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Data
         the data set; files that cannot be used are among its ``defects``, not in its splits.
 
     Raises:
-        DataError: where no data set is recognised, or it contradicts itself.
+        UnrecognisedDataError: where no data set is recognised.
+        DataError: where it contradicts itself.
     """
     given = Path(root)
     if not given.exists():
-        raise DataError(f"{given} does not exist")
+        raise UnrecognisedDataError(f"{given} does not exist")
     dataset, splits = _read(given)
     found, notes = cut_validation(splits, val_fraction, seed)
     return replace(dataset, splits=found, notes=(*dataset.notes, *notes))
@@ -39,7 +42,9 @@ def _read(given: Path) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
         files = coco.find(root)
         if files:
             return coco.read(root, files)
-        raise DataError(f"{root} is no COCO JSON, no data.yaml and no VOC XML; pass the data set's folder")
+        raise UnrecognisedDataError(
+            f"{root} is no COCO JSON, no data.yaml and no VOC XML; pass the data set's folder"
+        )
     files = coco.find(root)
     data = yolo.find(root)
     layout = voc.find(root)
@@ -51,7 +56,7 @@ def _read(given: Path) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
     elif layout is not None:
         dataset, splits = voc.read(root, layout)
     else:
-        raise DataError(_unrecognised(root))
+        raise UnrecognisedDataError(_unrecognised(root))
     if len(kinds) > 1:
         note = f"read as {kinds[0]}; the folder also holds what looks like {' and '.join(kinds[1:])}"
         dataset = replace(dataset, notes=(*dataset.notes, note))
@@ -62,14 +67,12 @@ def _folder(given: Path) -> Path:
     """The folder of the data set that a file belongs to; a JSON file outside the conventions stands for itself."""
     if given.is_dir():
         return given
-    if given.suffix.lower() in _YOLO_SUFFIXES:
-        return given.parent
-    if given.suffix.lower() in _VOC_SUFFIXES:
-        return next((folder for folder in given.parents[:3] if voc.find(folder)), given)
-    if given.name.startswith("instances_") or given.name == "_annotations.coco.json":
-        inside = given.parent.name in ("annotations", "train", "valid", "val", "validation", "test")
-        return given.parent.parent if inside else given.parent
-    return given
+    if given.suffix.lower() == ".json" and not coco.is_conventional(given):
+        return given
+    outer = (folder for folder in given.absolute().parents[:_DEEPEST] if folder.name not in _INNER)
+    return next(
+        (folder for folder in outer if coco.find(folder) or yolo.find(folder) or voc.find(folder)), given
+    )
 
 
 def _unrecognised(root: Path) -> str:

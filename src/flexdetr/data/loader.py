@@ -106,21 +106,26 @@ class TrainingLoader:
         self._samples = _Samples(maker, cached, self.workers)
         self._pin_memory = pin_memory
         self._loader: DataLoader[Batch | str] | None = None
+        self._plans = _Plans()
+        self._stream: Iterator[Batch | str] | None = None  # still makes the epoch that was promised
+        self._promised: list[BatchPlan] = []
         _log.debug("%d workers, cache %s (%.0f MB)", self.workers, cached, needed / 1e6)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return len(self.planner)
 
-    def epoch(self, epoch: int, phase: Phase, *, start_batch: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, phase: Phase, *, start_batch: int = 0, following: Phase | None = None
+    ) -> Iterator[Batch]:
         """The batches of an epoch.
 
         Args:
             epoch: counted from 0.
-            phase: "mosaic" (mosaic and mixup besides the strong ones), "strong" (distortion, zoom-out, crop,
-                flip) or
-                "plain" (flip only, one size).
+            phase: "mosaic" (mosaic and mixup besides the strong ones), "strong" (distortion, zoom-out, crop, flip)
+                or "plain" (flip only, one size).
             start_batch: how many batches to leave out, for an exact resume.
+            following: the phase of the next epoch; its first batches are then made while this one's last are used.
 
         Yields:
             batches, in order.
@@ -135,26 +140,41 @@ class TrainingLoader:
             for plan in plans:
                 yield self._deliver(self._samples[plan])
             return
-        if self._loader is None:
-            self._loader = self._start()
-        sampler: Any = self._loader.batch_sampler
-        sampler.plans = plans
-        batches = iter(self._loader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:
-                raise LoaderError(f"a loader process ended: {error}. {self._samples.last_seen()}") from error
-            if batch is None:
-                return
-            yield self._deliver(batch)
+        stream, promised, self._stream, self._promised = self._stream, self._promised, None, []
+        if stream is None or promised != plans:
+            stream = self._begin(plans)
+        upcoming = self.planner.epoch(epoch + 1, following) if following is not None else []
+        self._plans.waiting.extend(upcoming)
+        for done in range(len(plans)):
+            made = self._next(stream)
+            if made is None:  # the workers had run out of plans before the last ones were added
+                stream = self._begin([*plans[done:], *upcoming])
+                made = self._next(stream)
+            yield self._deliver(made)
+        self._stream, self._promised = stream, upcoming
 
     def close(self) -> None:
         """Ends the worker processes; the next epoch starts new ones."""
-        self._loader = None
+        self._stream, self._loader = None, None
+
+    def _begin(self, plans: list[BatchPlan]) -> Iterator[Batch | str]:
+        self._plans.waiting = deque(plans)
+        if self._loader is None:
+            self._loader = self._start()
+        return iter(self._loader)
+
+    def _next(self, stream: Iterator[Batch | str]) -> Batch | str | None:
+        try:
+            return next(stream, None)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise LoaderError(f"{error}. {self._samples.in_work()}") from error
 
     def _start(self) -> DataLoader[Batch | str]:
-        sampler: Any = _Plans()  # torch declares batch samplers to yield lists, but takes whatever they yield
+        sampler: Any = (
+            self._plans
+        )  # torch declares batch samplers to yield lists, but takes whatever they yield
         collate: Any = _same
         return DataLoader(
             self._samples,
@@ -171,23 +191,21 @@ class TrainingLoader:
         )
 
     @staticmethod
-    def _deliver(made: Batch | str) -> Batch:
-        if isinstance(made, str):
-            raise ImageError(made)
-        return made
+    def _deliver(made: Batch | str | None) -> Batch:
+        if isinstance(made, Batch):
+            return made
+        raise ImageError(made or "the loader's workers ended without a batch")
 
 
 class _Plans:
-    """The batch sampler: hands each plan of the epoch to whichever worker is next."""
+    """The batch sampler: hands each waiting plan to whichever worker is next."""
 
     def __init__(self) -> None:
-        self.plans: list[BatchPlan] = []
+        self.waiting: deque[BatchPlan] = deque()
 
     def __iter__(self) -> Iterator[BatchPlan]:
-        return iter(self.plans)
-
-    def __len__(self) -> int:
-        return len(self.plans)
+        while self.waiting:
+            yield self.waiting.popleft()
 
 
 class _Samples(Dataset[Batch | str]):
@@ -195,7 +213,7 @@ class _Samples(Dataset[Batch | str]):
 
     def __init__(self, maker: SampleMaker, cached: bool, workers: int) -> None:
         self.maker, self.cached, self.filled = maker, cached, False
-        # Each worker notes the record that it decodes, for the message should it die there.
+        # Each worker notes the record that it works on, for the message should it die there.
         self.seen = multiprocessing.get_context("fork" if sys.platform == "linux" else None).RawArray(
             "q", [-1] * max(1, workers)
         )
@@ -212,24 +230,26 @@ class _Samples(Dataset[Batch | str]):
     def __getitem__(self, plan: BatchPlan) -> Batch | str:
         """The batch, or a sentence that names the unreadable image (raising would wrap it in a worker's traceback)."""
         worker = get_worker_info()
-        self.maker.observe = lambda index: self.seen.__setitem__(worker.id if worker else 0, index)
+        slot = worker.id if worker else 0
+        self.maker.observe = lambda index: self.seen.__setitem__(slot, index)
         try:
             return self.maker.batch(plan, forget=not self.cached)
         except ImageError as error:
             return str(error)
         except Exception as error:
-            names = ", ".join(str(self.maker.records[index].path) for index in plan.indices)
-            error.add_note(f"while making a batch of {names}")
+            error.add_note(f"while making a sample of {self.maker.records[self.seen[slot]].path}")
             raise
+        finally:
+            self.seen[slot] = -1
 
     def __getitems__(self, plan: BatchPlan) -> Batch | str:
         """Torch's loader hands over what the batch sampler gave."""
         return self[plan]
 
-    def last_seen(self) -> str:
-        """A sentence that names the images that the workers decoded last."""
+    def in_work(self) -> str:
+        """A sentence that names the images that the workers are, or were, making samples of."""
         paths = [str(self.maker.records[index].path) for index in self.seen if index >= 0]
-        return f"Last images read: {', '.join(paths)}" if paths else "All images had been read before"
+        return f"Images in work: {', '.join(paths) or 'none'}"
 
 
 def _prepare_worker(_worker: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from flexdetr.data.images import ImageError, ImageInfo, probe
 
 # Rounded fractions and rounded pixels stray this far over the edge; less is no finding.
 _CLIP_TOLERANCE = 0.1
+# Two boxes of one class that overlap this much are one object labelled twice.
+_REPEAT_IOU = 0.9
 
 
 class RawBox(NamedTuple):
@@ -124,26 +127,43 @@ def _report(
     size: tuple[int, int],
     defects: list[Defect],
 ) -> None:
-    seen: dict[tuple[float, ...], RawBox] = {}
-    moved = np.asarray((np.abs(before - after) > _CLIP_TOLERANCE).any(axis=1), dtype=np.bool_)
-    for box, old, new, good, was_moved in zip(raw.boxes, before, after, keep, moved, strict=True):
-        text = "[" + ", ".join(f"{value:g}" for value in old) + "]"
-        message = ""
-        if not good and (old[2:] <= old[:2]).any():
-            message = f"box {text} (x0, y0, x1, y1) has zero area; dropped"
-        elif not good:
-            message = f"box {text} lies outside the image of {size[0]}x{size[1]}; dropped"
-        elif was_moved:
-            message = f"box {text} reaches outside the image of {size[0]}x{size[1]}; clipped to it"
-        if message:
-            defects.append(Defect("warning", raw.source, box.line, _name(box) + message))
-        if good:
-            first = seen.setdefault((*new.tolist(), box.label), box)
-            if first is not box:
-                where = f"line {first.line}" if first.line is not None else first.name
-                defects.append(
-                    Defect("warning", raw.source, box.line, f"{_name(box)}box {text} repeats {where}; kept")
-                )
+    """Adds a warning for each box that was dropped or clipped, or that repeats another."""
+
+    def warn(index: int, message: str) -> None:
+        box, corners = raw.boxes[index], ", ".join(f"{value:g}" for value in before[index])
+        text = f"{_name(box)}box [{corners}] (x0, y0, x1, y1) {message}"
+        defects.append(Defect("warning", raw.source, box.line, text))
+
+    empty = np.asarray((before[:, 2:] <= before[:, :2]).any(axis=1))
+    moved = np.asarray((np.abs(before - after) > _CLIP_TOLERANCE).any(axis=1))
+    image = f"the image of {size[0]}x{size[1]}"
+    for index in np.flatnonzero(~keep | moved).tolist():
+        if empty[index]:
+            warn(index, "has zero area; dropped")
+        elif not keep[index]:
+            warn(index, f"lies outside {image}; dropped")
+        else:
+            warn(index, f"reaches outside {image}; clipped to it")
+    for index, earlier in _repeats(after, np.array([box.label for box in raw.boxes]), keep):
+        first = raw.boxes[earlier]
+        alike = "repeats" if (after[index] == after[earlier]).all() else "is nearly the same as"
+        warn(index, f"{alike} {first.name or f'line {first.line}'} of the same class; kept")
+
+
+def _repeats(
+    boxes_xyxy: NDArray[np.float64], labels: NDArray[np.int64], keep: NDArray[np.bool_]
+) -> Iterator[tuple[int, int]]:
+    """Pairs (index, earlier index) of kept boxes of one class that cover nearly the same pixels."""
+    if len(labels) < 2:
+        return
+    low = np.maximum(boxes_xyxy[:, None, :2], boxes_xyxy[None, :, :2])
+    high = np.minimum(boxes_xyxy[:, None, 2:], boxes_xyxy[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
+    same = shared >= _REPEAT_IOU * (areas[:, None] + areas - shared)
+    same &= (labels[:, None] == labels) & keep[:, None] & keep
+    for index in np.flatnonzero(np.tril(same, k=-1).any(axis=1)).tolist():
+        yield index, int(same[index].argmax())
 
 
 def _upright(

@@ -272,11 +272,35 @@ def _classes(root: Path, images: list[VocImage]) -> Classes:
 
 
 def _first_coordinate(images: list[VocImage], notes: list[str]) -> int:
+    """1, as the devkit counts, unless the data show that they count from 0."""
     corners = np.array([item.corners for image in images for item in image.objects]).reshape(-1, 4)
     if len(corners) and (corners[:, :2] == 0).any():
         notes.append("some VOC coordinate is 0: all are read as starting at 0")
         return 0
+    if any(_equals_yolo(image) for image in images):
+        notes.append(
+            "VOC coordinates equal those of the YOLO labels beside them: all are read as starting at 0"
+        )
+        return 0
     return 1
+
+
+def _equals_yolo(image: VocImage) -> bool:
+    """Whether a YOLO label file beside the XML file gives the same corners, counted from 0."""
+    labels = image.source.with_suffix(".txt")
+    if image.declared is None or not image.objects or not labels.is_file():
+        return False
+    try:
+        rows = [
+            [float(word) for word in line.split()] for line in read_text(labels).splitlines() if line.strip()
+        ]
+    except (TextError, ValueError):
+        return False  # some other text
+    if [len(row) for row in rows] != [5] * len(image.objects):
+        return False
+    first = sorted((row[1] - row[3] / 2) * image.declared[0] for row in rows)
+    written = sorted(item.corners[0] for item in image.objects)
+    return bool(np.allclose(first, written, atol=0.3))
 
 
 def _record(

@@ -68,7 +68,13 @@ def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, .
     splits: dict[str, tuple[Record, ...]] = {}
     polygons = 0
     for split, entries in data.entries.items():
-        images = [path for entry in entries for path in _images(data, split, entry)]
+        try:
+            images = [path for entry in entries for path in _images(data, split, entry)]
+        except DataError as error:
+            if split != "test":
+                raise
+            defects.append(Defect("warning", data.path, None, f"{error}; there will be no test split"))
+            continue
         ids = _image_ids(images)
         records = []
         for path in images:
@@ -111,11 +117,9 @@ def parse_line(line: str, classes: Classes) -> tuple[int, tuple[float, float, fl
     except ValueError as error:
         raise LineError(f"holds something else than numbers: {error}") from None
     if number != int(number) or int(number) not in classes.ids:
-        low, high = min(classes.ids), max(classes.ids)
-        valid = (
-            f"{low} to {high}" if high - low + 1 == len(classes) else ", ".join(map(str, sorted(classes.ids)))
+        raise LineError(
+            f"class id {words[0]} is outside the names of data.yaml (valid: {classes.valid_ids()})"
         )
-        raise LineError(f"class id {words[0]} is outside the names of data.yaml (valid: {valid})")
     index = classes.index_of_id(int(number))
     if any(not -0.5 <= value <= _LARGEST_FRACTION for value in values):
         raise LineError("coordinates must be fractions of the image's width and height, between 0 and 1")
@@ -204,7 +208,7 @@ def _images(data: DataYaml, split: str, entry: str) -> list[Path]:
     target = _resolve(data, entry)
     if target is None:
         raise DataError(
-            f"{data.path}: {split}: {entry!r} was not found, neither below 'path' nor beside data.yaml; correct it"
+            f"{data.path}: {split}: {entry!r} was not found, neither below 'path' nor beside data.yaml"
         )
     if target.is_dir():
         images = [path for path in sorted(target.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
