@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.metrics import matching
-from flexdetr.metrics.coco_map import evaluate, evaluate_coco
+from flexdetr.metrics.coco_map import Metrics, evaluate, evaluate_coco
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 # pycocotools' order of its twelve numbers is that of Metrics.numbers().
@@ -230,9 +230,12 @@ def test_nothing_is_printed(golden, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_json_has_no_nan():
+def test_json_has_no_nan_and_reads_back(golden):
     text = json.dumps(evaluate([], {}, Classes.of(["x"])).to_json(), allow_nan=False)
     assert '"ap": null' in text
+    assert math.isnan(Metrics.from_json(json.loads(text)).ap)
+    document = json.loads(json.dumps(evaluate_coco(golden["gt"], golden["dt"]).to_json()))
+    assert Metrics.from_json({"epoch": 3, **document}).to_json() == document
 
 
 def test_names_that_are_missing_or_repeated_fall_back_to_ids():

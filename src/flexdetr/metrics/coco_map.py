@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdetr.metrics.gathering import FoundByImage, gather, image_rows
 from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
 
 if TYPE_CHECKING:
@@ -101,12 +102,15 @@ class Metrics:
         numbers = {name: _json_number(value) for name, value in self.numbers().items()}
         return {**numbers, "per_class": {name: one.to_json() for name, one in self.per_class.items()}}
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Metrics:
+        """The inverse of ``to_json``; other keys are left out."""
+        per_class = {name: ClassMetrics(**_defined(row)) for name, row in content["per_class"].items()}
+        names = [name for name in cls.__dataclass_fields__ if name != "per_class"]
+        return cls(**_defined({name: content[name] for name in names}), per_class=per_class)
 
-def evaluate(
-    ground_truth: Sequence[Record],
-    detections: Mapping[int | str, tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]],
-    classes: Classes,
-) -> Metrics:
+
+def evaluate(ground_truth: Sequence[Record], detections: FoundByImage, classes: Classes) -> Metrics:
     """Score detections against labelled images.
 
     Equal scores are ranked as pycocotools does: by image id where all ids are integers (otherwise in the
@@ -122,30 +126,7 @@ def evaluate(
         ValueError: if detections name an image that is not in ``ground_truth`` or a class that is not among
             ``classes``, hold a NaN, or their arrays do not fit together; or if an image id occurs twice.
     """
-    rows = _image_rows([record.image_id for record in ground_truth])
-    unknown = [image_id for image_id in detections if image_id not in rows]
-    if unknown:
-        raise ValueError(f"detections of image {unknown[0]!r}, which is not among the labelled images")
-    num_images = max(len(rows), 1)
-    objects = Objects(
-        _joined([record.labels * num_images + rows[record.image_id] for record in ground_truth], np.int64),
-        _xywh(_joined([record.boxes_xyxy for record in ground_truth], np.float64, 4)),
-        _joined([record.areas for record in ground_truth], np.float64),
-        _joined([record.iscrowd for record in ground_truth], np.bool_),
-    )
-    for image_id, entry in detections.items():
-        _check_detections(image_id, entry, len(classes))
-    found = Found(
-        _joined(
-            [
-                np.asarray(indices, np.int64) * num_images + rows[i]
-                for i, (_, _, indices) in detections.items()
-            ],
-            np.int64,
-        ),
-        _xywh(_joined([boxes for boxes, _, _ in detections.values()], np.float64, 4)),
-        _joined([scores for _, scores, _ in detections.values()], np.float64),
-    )
+    objects, found, num_images = gather(ground_truth, detections, len(classes))
     return _evaluate(objects, found, num_images, list(classes.names))
 
 
@@ -164,7 +145,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
     Raises:
         ValueError: if a detection names an unknown image or its box or score is not a number.
     """
-    rows = _image_rows([image["id"] for image in ground_truth["images"]])
+    rows = image_rows([image["id"] for image in ground_truth["images"]])
     names = _category_names(ground_truth["categories"])
     columns = {category: column for column, category in enumerate(names)}
     num_images = max(len(rows), 1)
@@ -297,18 +278,13 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else math.nan
 
 
+def _defined(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``_json_number`` wrote, with nan again."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
 def _json_number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _image_rows(image_ids: Sequence[int | str]) -> dict[int | str, int]:
-    """Each image's place in the order that ranks equal scores."""
-    order = sorted(image_ids) if all(isinstance(one, int) for one in image_ids) else list(image_ids)
-    rows = {image_id: row for row, image_id in enumerate(order)}
-    if len(rows) < len(order):
-        twice = next(one for row, one in enumerate(order) if rows[one] != row)
-        raise ValueError(f"image id {twice!r} occurs more than once among the labelled images")
-    return rows
 
 
 def _category_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
@@ -327,37 +303,3 @@ def _groups(
     num_images = max(len(rows), 1)
     groups = [columns[one["category_id"]] * num_images + rows[one["image_id"]] for one in entries]
     return np.array(groups, np.int64)
-
-
-def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic], columns: int = 0) -> NDArray[Any]:
-    """The images' arrays in one, (N,) or (N, columns), also when there are no images."""
-    shape = (-1, columns) if columns else (-1,)
-    return (
-        np.concatenate([np.zeros(0, dtype), *(np.asarray(part).ravel() for part in parts)])
-        .astype(dtype)
-        .reshape(shape)
-    )
-
-
-def _xywh(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
-
-
-def _check_detections(
-    image_id: int | str,
-    entry: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]],
-    num_classes: int,
-) -> None:
-    boxes, scores, indices = entry
-    if np.shape(boxes) != (len(scores), 4) or np.shape(indices) != (len(scores),):
-        raise ValueError(
-            f"detections of image {image_id!r} do not fit together: boxes {np.shape(boxes)}, "
-            f"scores {np.shape(scores)}, classes {np.shape(indices)}"
-        )
-    if np.isnan(boxes).any() or np.isnan(scores).any():
-        raise ValueError(f"detections of image {image_id!r} hold a NaN among their boxes or scores")
-    if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < num_classes:
-        raise ValueError(
-            f"detections of image {image_id!r} name class {int(np.max(indices))}, "
-            f"known are 0 to {num_classes - 1}"
-        )

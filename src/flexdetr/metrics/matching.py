@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PAIRS_AT_ONCE = 2_000_000  # bounds the memory of the IoU computation to about 200 MB
+PAIRS_AT_ONCE = 500_000  # bounds the memory of the IoU computation to about 100 MB
 
 
 @dataclass(frozen=True)
