@@ -41,6 +41,7 @@ HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_ev
 # Bases that are no part of this package, and that their libraries mean to be inherited from.
 BASES = {
     "Module", "Function", "Dataset", "IterableDataset", "Sampler", "Transform",  # torch, torchvision
+    "Tracer", "TorchDispatchMode",  # torch
     "BaseModel", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "Generic",
     "Unpickler", "Handler", "Formatter", "HTMLParser", "TyperGroup", "ProgressColumn",
     "Part",

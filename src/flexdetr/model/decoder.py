@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,13 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
 
     def forward(
-        self, query: Tensor, position: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, allowed: Tensor | None
+        self,
+        query: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        allowed: Tensor | None,
     ) -> Tensor:
         """(B, Q, D) queries, their (B, Q, D) positions and (B, Q, 4) reference boxes -> (B, Q, D)."""
         query = self.norm1(query + self.attention(query, position, allowed))
@@ -55,7 +62,9 @@ class Decoder(nn.Module):
         config: the decoder's section.
     """
 
-    def __init__(self, in_channels: int, strides: Sequence[int], num_classes: int, config: DecoderConfig) -> None:
+    def __init__(
+        self, in_channels: int, strides: Sequence[int], num_classes: int, config: DecoderConfig
+    ) -> None:
         super().__init__()
         width = config.width
         points = (config.points,) * len(strides) if isinstance(config.points, int) else config.points
@@ -88,7 +97,7 @@ class Decoder(nn.Module):
         for linear in (self.memory_proj, *self.query_position.layers):
             nn.init.xavier_uniform_(linear.weight)
         for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection.conv.weight)
+            nn.init.xavier_uniform_(projection.get_parameter("conv.weight"))
 
     def forward(
         self,
@@ -108,9 +117,16 @@ class Decoder(nn.Module):
 
         Returns:
             All predictions in training mode, only the final one in evaluation mode.
+
+        Raises:
+            ValueError: where ``decoder_layers`` or ``queries`` is not available.
         """
+        count = self._layer_count(decoder_layers)
+        queries = self.queries if queries is None else queries
+        if queries < 1:
+            raise ValueError(f"queries must be at least 1; got {queries}")
         memory, shapes = self.flatten(levels)
-        content, box_logits, encoder = self.select(memory, shapes, queries or self.queries)
+        content, box_logits, encoder = self.select(memory, shapes, queries)
         plan, allowed = None, None
         if self.training and self.denoising is not None and targets is not None:
             drawn = self.denoising(targets)
@@ -122,11 +138,18 @@ class Decoder(nn.Module):
                 allowed = attention_allowed(plan, content.shape[1], content.device)
                 content = torch.cat([embedding.to(content.dtype), content], 1)
                 box_logits = torch.cat([noisy, box_logits], 1)
-        count = len(self.layers) if self.training else decoder_layers or self.eval_layers
-        if not 1 <= count <= len(self.layers):
-            raise ValueError(f"decoder_layers must be between 1 and {len(self.layers)}; got {count}")
         predictions = self.refine(content, box_logits.sigmoid(), memory, shapes, allowed, count)
         return _assemble(predictions, encoder if self.training else None, plan)
+
+    def _layer_count(self, asked: int | None) -> int:
+        if self.training:
+            if asked is not None:
+                raise ValueError("decoder_layers is for inference; training supervises all layers")
+            return len(self.layers)
+        count = self.eval_layers if asked is None else asked
+        if not 1 <= count <= len(self.layers):
+            raise ValueError(f"decoder_layers must be between 1 and {len(self.layers)}; got {count}")
+        return count
 
     def flatten(self, levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Encoder levels -> memory (B, S, D) and each level's (height, width)."""
@@ -134,16 +157,24 @@ class Decoder(nn.Module):
         shapes = [(level.shape[-2], level.shape[-1]) for level in projected]
         return torch.cat([level.flatten(2).transpose(1, 2) for level in projected], 1), shapes
 
-    def anchors(self, shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
+    def anchors(self, shapes: Shapes, like: Tensor) -> tuple[Tensor, Tensor]:
         """One box a token: its cell's centre, with a side of 0.05 at stride 8 that doubles with the stride.
+
+        Args:
+            shapes: (height, width) of each level.
+            like: gives the device, and the type where that is wider than float32.
 
         Returns:
             box logits (1, S, 4) and validity (1, S, 1): cells too near the border to start a box are not valid.
         """
         boxes = []
+        options: dict[str, Any] = {
+            "device": like.device,
+            "dtype": torch.promote_types(like.dtype, torch.float32),
+        }
         for (height, width), stride in zip(shapes, self.strides, strict=True):
-            rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-            columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+            rows = (torch.arange(height, **options) + 0.5) / height
+            columns = (torch.arange(width, **options) + 0.5) / width
             centre = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
             boxes.append(torch.cat([centre, torch.full_like(centre, 0.05 * stride / 8)], -1).flatten(0, 1))
         box = torch.cat(boxes)[None]
@@ -158,19 +189,25 @@ class Decoder(nn.Module):
         Returns:
             content (B, Q, D) and box logits (B, Q, 4), both without gradient, and the tokens' own prediction.
         """
-        anchors, valid = self.anchors(shapes, memory.device)
+        anchors, valid = self.anchors(shapes, memory)
         tokens = self.memory_norm(self.memory_proj(memory * valid.to(memory.dtype)))
         scores = self.encoder_score(tokens)
         chosen = scores.max(-1).values.topk(min(queries, scores.shape[1]), dim=1).indices[..., None]
         content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
         logits = scores.gather(1, chosen.expand(-1, -1, scores.shape[-1]))
         anchors = anchors.expand(memory.shape[0], -1, -1).gather(1, chosen.expand(-1, -1, 4))
-        box_logits = self.encoder_box(content).float() + anchors
-        prediction = Prediction(logits.float(), box_logits.sigmoid())
+        box_logits = _precise(self.encoder_box(content)) + anchors
+        prediction = Prediction(_precise(logits), box_logits.sigmoid())
         return content.detach(), box_logits.detach(), prediction
 
     def refine(
-        self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, allowed: Tensor | None, count: int
+        self,
+        query: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        allowed: Tensor | None,
+        count: int,
     ) -> list[Prediction]:
         """Run ``count`` layers; each adds a step to the box of the layer before.
 
@@ -184,18 +221,26 @@ class Decoder(nn.Module):
         predictions: list[Prediction] = []
         previous = reference
         for index in range(count):
-            query = self.layers[index](query, self.query_position(reference), reference, memory, shapes, allowed)
-            step = self.boxes[index](query).float()
+            position = self.query_position(reference.to(query.dtype))
+            query = self.layers[index](query, position, reference, memory, shapes, allowed)
+            step = _precise(self.boxes[index](query))
             refined = (step + inverse_sigmoid(reference)).sigmoid()
             if self.training or index == count - 1:
                 through = index > 0 and self.training
                 boxes = (step + inverse_sigmoid(previous)).sigmoid() if through else refined
-                predictions.append(Prediction(self.scores[index](query).float(), boxes))
+                predictions.append(Prediction(_precise(self.scores[index](query)), boxes))
             previous, reference = refined, refined.detach()
         return predictions
 
 
-def _assemble(predictions: list[Prediction], encoder: Prediction | None, plan: DenoisingPlan | None) -> Output:
+def _precise(x: Tensor) -> Tensor:
+    """Predictions are float32 at least: bf16 knows positions to a two-hundredth of the image only."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _assemble(
+    predictions: list[Prediction], encoder: Prediction | None, plan: DenoisingPlan | None
+) -> Output:
     if plan is None:
         return Output(predictions[-1], tuple(predictions[:-1]), encoder)
     cut = plan.num_queries

@@ -27,7 +27,9 @@ class DeformableAttention(nn.Module):
 
     point_share: Tensor
 
-    def __init__(self, width: int, heads: int, points: Sequence[int], sampling: Sampling = "bilinear") -> None:
+    def __init__(
+        self, width: int, heads: int, points: Sequence[int], sampling: Sampling = "bilinear"
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.points = tuple(points)
@@ -56,7 +58,9 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
         """Gather from the memory.
 
         Args:
@@ -76,7 +80,9 @@ class DeformableAttention(nn.Module):
         locations = centre + offsets * (self.point_share.to(offsets.dtype) * 0.5) * size
         return self.output(self.gather(value, locations, weights, shapes))
 
-    def gather(self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    def gather(
+        self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
         """The weighted sum of sampled values.
 
         Args:
@@ -91,22 +97,27 @@ class DeformableAttention(nn.Module):
         batch, length = locations.shape[:2]
         maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * H, D / H, S)
         places = locations.transpose(1, 2).flatten(0, 1)  # (B * H, Q, P, 2)
-        levels = maps.split([height * width for height, width in shapes], dim=-1)
+        levels = torch.split(maps, [height * width for height, width in shapes], dim=-1)
         sampled = [
-            self._sample(level.unflatten(-1, shape), place)
-            for level, shape, place in zip(levels, shapes, places.split(self.points, dim=2), strict=True)
+            self._sample(torch.unflatten(level, -1, shape), place)
+            for level, shape, place in zip(
+                levels, shapes, torch.split(places, list(self.points), dim=2), strict=True
+            )
         ]
         weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * H, 1, Q, P)
         mixed = (torch.cat(sampled, -1) * weights).sum(-1)
-        return mixed.view(batch, -1, length).transpose(1, 2)
+        return mixed.view(batch, -1, length).transpose(1, 2).to(value.dtype)
 
     def _sample(self, level: Tensor, place: Tensor) -> Tensor:
         """(N, C, h, w) at (N, Q, P, 2) -> (N, C, Q, P)."""
         if self.sampling == "bilinear":
-            grid = (2 * place - 1).to(level.dtype)
-            return F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            # The values are widened to the places' type, not the places narrowed: bf16 would round them to cells.
+            grid = 2 * place - 1
+            return F.grid_sample(
+                level.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+            )
         height, width = level.shape[-2:]
         column = (place[..., 0] * width + 0.5).floor().clamp(0, width - 1)
         row = (place[..., 1] * height + 0.5).floor().clamp(0, height - 1)
         index = (row * width + column).long().flatten(1)[:, None].expand(-1, level.shape[1], -1)
-        return level.flatten(2).gather(2, index).unflatten(-1, place.shape[1:3])
+        return level.flatten(2).gather(2, index).reshape(*level.shape[:2], *place.shape[1:3])

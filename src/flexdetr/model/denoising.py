@@ -26,7 +26,9 @@ class Denoising(nn.Module):
         box_noise: corners move by up to this times half the box (positives), up to twice that (negatives).
     """
 
-    def __init__(self, num_classes: int, width: int, queries: int, label_noise: float, box_noise: float) -> None:
+    def __init__(
+        self, num_classes: int, width: int, queries: int, label_noise: float, box_noise: float
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.queries = queries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError, nearest
@@ -9,6 +11,7 @@ from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones import build_backbone
 from flexdetr.model.decoder import Decoder
 from flexdetr.model.encoder import HybridEncoder
+from flexdetr.model.fuse import FuseError
 from flexdetr.model.outputs import Output, Targets
 
 
@@ -19,9 +22,14 @@ class DetectionModel(nn.Module):
         config: the whole configuration; the sections backbone, encoder, decoder and attention are read.
         num_classes: C, classes of the heads.
 
+    Attributes:
+        fused: True for the deploy form that ``fuse`` makes.
+
     Raises:
         ConfigError: where a part is unknown or does not fit.
     """
+
+    fused: bool = False
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
@@ -36,6 +44,18 @@ class DetectionModel(nn.Module):
             {stride: INSERTS[name](config.encoder.width) for stride, name in in_encoder.items()},
         )
         self.decoder = Decoder(config.encoder.width, config.encoder.strides, num_classes, config.decoder)
+
+    def train(self, mode: bool = True) -> Self:
+        """Like ``nn.Module.train``.
+
+        Raises:
+            FuseError: where this is the deploy form.
+        """
+        if mode and self.fused:
+            raise FuseError(
+                "this model is the deploy form, which cannot be trained; train the model it was made from"
+            )
+        return super().train(mode)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> the float images that the backbone was made for."""
@@ -80,7 +100,9 @@ def _places(config: Config) -> tuple[dict[int, str], dict[int, str]]:
     for place, name in config.attention.items():
         part, _, stride = place.partition(".")
         if part not in places or not stride.isdigit():
-            raise ConfigError(f"attention.{place}: a place is backbone.STRIDE or encoder.STRIDE, like backbone.16")
+            raise ConfigError(
+                f"attention.{place}: a place is backbone.STRIDE or encoder.STRIDE, like backbone.16"
+            )
         if part == "encoder" and int(stride) not in config.encoder.strides:
             known = [f"encoder.{known}" for known in config.encoder.strides]
             raise ConfigError("attention: " + nearest(place, known, "place"))

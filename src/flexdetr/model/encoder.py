@@ -50,7 +50,7 @@ class AIFI(nn.Module):
         position = sine_position(height, width, channels, like=tokens)
         for layer in self.layers:
             tokens = layer(tokens, position)
-        return tokens.transpose(1, 2).unflatten(-1, (height, width)).contiguous()
+        return tokens.transpose(1, 2).reshape(-1, channels, height, width)
 
 
 class SPPF(nn.Module):
@@ -74,7 +74,11 @@ def _no_intra(config: EncoderConfig) -> nn.Module:  # noqa: ARG001 - a row of IN
     return nn.Identity()
 
 
-INTRA: Final[Mapping[str, Callable[[EncoderConfig], nn.Module]]] = {"aifi": AIFI, "sppf": SPPF, "none": _no_intra}
+INTRA: Final[Mapping[str, Callable[[EncoderConfig], nn.Module]]] = {
+    "aifi": AIFI,
+    "sppf": SPPF,
+    "none": _no_intra,
+}
 
 
 class HybridEncoder(nn.Module):
@@ -96,9 +100,9 @@ class HybridEncoder(nn.Module):
         self.input_proj = nn.ModuleList(ConvBNAct(count, width, 1, act=None) for count in channels)
         self.intra = INTRA[config.intra](config)
         self.lateral = nn.ModuleList(fusion.lateral(width) for _ in range(steps))
-        self.top_down = nn.ModuleList(fusion.block(2 * width, width, config) for _ in range(steps))
+        self.top_down = nn.ModuleList(fusion.block(config) for _ in range(steps))
         self.downsample = nn.ModuleList(fusion.downsample(width) for _ in range(steps))
-        self.bottom_up = nn.ModuleList(fusion.block(2 * width, width, config) for _ in range(steps))
+        self.bottom_up = nn.ModuleList(fusion.block(config) for _ in range(steps))
         self.inserts = nn.ModuleDict({str(stride): insert for stride, insert in (inserts or {}).items()})
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

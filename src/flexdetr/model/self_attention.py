@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,9 @@ class SelfAttention(nn.Module):
         """
         batch, length, width = tokens.shape
         placed = tokens if position is None else tokens + position
-        query, key = self.query_key(placed).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = (
+            self.query_key(placed).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         value = self.value(tokens).view(batch, length, self.heads, -1).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -77,7 +80,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
         super().__init__()
         sizes = [width, *[hidden] * (depth - 1), out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out)."""
@@ -102,9 +105,10 @@ def sine_position(height: int, width: int, channels: int, like: Tensor) -> Tenso
         (1, height * width, D): sine and cosine of the row, then sine and cosine of the column.
     """
     count = channels // 4
-    omega = 10000.0 ** -(torch.arange(count, device=like.device, dtype=torch.float32) / count)
-    rows = torch.arange(height, device=like.device, dtype=torch.float32)[:, None] * omega
-    columns = torch.arange(width, device=like.device, dtype=torch.float32)[:, None] * omega
+    precise = torch.promote_types(like.dtype, torch.float32)
+    omega = 10000.0 ** -(torch.arange(count, device=like.device, dtype=precise) / count)
+    rows = torch.arange(height, device=like.device, dtype=precise)[:, None] * omega
+    columns = torch.arange(width, device=like.device, dtype=precise)[:, None] * omega
     by_row = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(height, width, 2 * count)
     by_column = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, width, 2 * count)
     return torch.cat([by_row, by_column], -1).reshape(1, height * width, channels).to(like.dtype)

@@ -1,0 +1,50 @@
+"""D-FINE's fusion block and down-sampling (2410.13842): GELAN from YOLOv9, SCDown from YOLOv10."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flexdetr.model.blocks import ConvBNAct
+from flexdetr.model.csprep import CSPRepLayer
+
+
+class Gelan(nn.Module):
+    """Generalised efficient layer aggregation (2402.13616, figure 4c), as D-FINE's RepNCSPELAN4 has it.
+
+    A 1x1 convolution whose second half goes through two steps in a row, each a CSP layer and a 3x3 convolution; both
+    halves and both steps' outputs are concatenated and projected.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        split: channels of the first convolution, an even number.
+        hidden: channels inside the steps.
+        blocks: RepVGG blocks of each CSP layer.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, split: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        half = split // 2
+        self.split = ConvBNAct(in_channels, split, 1, act="silu")
+        self.steps = nn.ModuleList(
+            nn.Sequential(
+                CSPRepLayer(width, hidden, hidden, blocks), ConvBNAct(hidden, hidden, 3, act="silu")
+            )
+            for width in (half, hidden)
+        )
+        self.project = ConvBNAct(split + 2 * hidden, out_channels, 1, act="silu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        parts = list(self.split(x).chunk(2, 1))
+        for step in self.steps:
+            parts.append(step(parts[-1]))
+        return self.project(torch.cat(parts, 1))
+
+
+def separable_downsample(width: int) -> nn.Module:
+    """SCDown (2405.14458, section 3.2): a 1x1 convolution, then a depthwise 3x3 one with stride 2; no activation."""
+    return nn.Sequential(
+        ConvBNAct(width, width, 1, act=None), ConvBNAct(width, width, 3, stride=2, groups=width, act=None)
+    )
