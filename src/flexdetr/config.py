@@ -191,7 +191,8 @@ class TrainConfig(Part):
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of an optimisation step, over all processes and micro-batches; "auto" finds what fits.
+        batch_size: images of an optimisation step, over all processes and micro-batches; "auto" finds the largest
+            that fits the device.
         accumulate: micro-batches a step.
         lr: peak learning rate of the detector.
         weight_decay: AdamW's weight decay, off for norms, biases and affine blocks.
@@ -207,11 +208,10 @@ class TrainConfig(Part):
         precision: "auto" takes bf16 wherever the device computes in it.
         device: "auto", "cpu", "cuda", "cuda:0" ...
         channels_last: memory format of images and weights.
-        minutes: stop the run so that it ends within this time.
     """
 
     epochs: int | None = Field(default=None, gt=0)
-    batch_size: int | Literal["auto"] = 16
+    batch_size: int | Literal["auto"] | None = Field(default=None)
     accumulate: int = Field(default=1, gt=0)
     lr: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -227,7 +227,6 @@ class TrainConfig(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     channels_last: bool = True
-    minutes: float | None = Field(default=None, gt=0)
 
 
 Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
@@ -247,10 +246,8 @@ class Config(Part):
         loss: see LossConfig.
         data: see DataConfig.
         train: see TrainConfig.
-        recipe: "auto" derives the schedule from the data, "coco" is the published one.
         weights: "none", "coco", "backbone", or a checkpoint file.
         seed: of everything random in the run.
-        log: extra sinks beside the CSV file.
     """
 
     model: str = "custom"
@@ -262,10 +259,8 @@ class Config(Part):
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    recipe: Literal["auto", "coco"] = "auto"
     weights: str = "none"
     seed: int = 0
-    log: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
 
     @field_validator("backbone", mode="before")
     @classmethod
@@ -276,11 +271,6 @@ class Config(Part):
     @classmethod
     def _short_size(cls, value: object) -> object:
         return parse_size(value) if isinstance(value, int | str) else value
-
-    @field_validator("log", mode="before")
-    @classmethod
-    def _short_log(cls, value: object) -> object:
-        return tuple(name for name in value.split(",") if name) if isinstance(value, str) else value
 
     @field_validator("image_size")
     @classmethod

@@ -35,7 +35,6 @@ class Plan:
         image_size: (height, width) that the network sees.
         epochs: passes over the training scenes.
         batch_size: images of a step.
-        minutes: the training ends within this time at the latest.
         pictures: held-out scenes to annotate.
         threshold: lowest score that is drawn.
         seed: of everything random.
@@ -49,7 +48,6 @@ class Plan:
     image_size: tuple[int, int] = (256, 256)
     epochs: int = 40
     batch_size: int = 16
-    minutes: float = 5.0
     pictures: int = 12
     threshold: float = 0.5
     seed: int = 0
@@ -102,7 +100,7 @@ def run(
         plan.model,
         image_size=plan.image_size,
         seed=plan.seed,
-        train={"epochs": plan.epochs, "batch_size": plan.batch_size, "minutes": plan.minutes},
+        train={"epochs": plan.epochs, "batch_size": plan.batch_size},
     )
     folder = _cleared(Path(out))
     say(f"drawing {plan.train + plan.val + plan.test} scenes into {folder / 'data'}")

@@ -55,13 +55,13 @@ _ROWS: Final[tuple[Config, ...]] = (
         "flexdetr_pico",
         "hgnetv2_b0",
         EncoderConfig(strides=(16, 32), width=128, ffn=256, expansion=0.34, depth=0.34),
-        DecoderConfig(width=128, layers=3, ffn=256, queries=100),
+        DecoderConfig(width=128, layers=3, ffn=256, queries=100, denoising=50),
     ),
     _ours(
         "flexdetr_nano",
         "hgnetv2_b0",
         EncoderConfig(strides=(16, 32), width=128, ffn=512, expansion=0.5, depth=0.67),
-        DecoderConfig(width=128, layers=3, ffn=512),
+        DecoderConfig(width=128, layers=3, ffn=512, queries=150, denoising=50),
     ),
     _ours(
         "flexdetr_small",

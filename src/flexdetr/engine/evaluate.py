@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config
+from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
-from flexdetr.data.check import usable_records
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.metrics.coco_map import Metrics

@@ -24,6 +24,7 @@ from flexdetr.data.dataset import DataError, Dataset, Record
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader
 from flexdetr.engine import state as run_state
+from flexdetr.engine.batch_size import largest_batch
 from flexdetr.engine.checkpoint import Start, blank, start
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.ema import AveragedModel
@@ -138,10 +139,15 @@ class Trainer:
         self.classes = begun.classes
         self.train_records = _records(dataset, "train", config)
         self.val_records = _records(dataset, "val", config)
-        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=begun.pretrained)
-        self.config = config = self.recipe.config
         self.device = choose_device(config.train.device)
         self.dtype = choose_precision(config.train.precision, self.device)
+        if config.train.batch_size == "auto":
+            batch = largest_batch(begun.model.to(self.device), config, self.device, self.dtype)
+            config = config.model_copy(
+                update={"train": config.train.model_copy(update={"batch_size": batch})}
+            )
+        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=begun.pretrained)
+        self.config = config = self.recipe.config
         self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = begun.model.to(self.device).to(memory_format=self.format)
         if begun.pretrained:  # freezing what starts at random would freeze noise
@@ -153,7 +159,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config, pretrained=begun.pretrained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = AveragedModel(self.model, config.train.ema or 0.0)
-        workers, batch = config.data.workers, int(config.train.batch_size)
+        workers, batch = config.data.workers, int(config.train.batch_size or 1)
         self.loader = TrainingLoader(
             self.train_records, config, len(self.classes), batch_size=batch, seed=config.seed, workers=workers
         )

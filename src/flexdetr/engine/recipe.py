@@ -11,6 +11,8 @@ from flexdetr.data.batches import Phase
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
 _VIEWS = 30_000
 _EPOCHS = (50, 150)
+# Below this many images more, smaller steps are worth more than smooth ones.
+_FEW = 5_000
 
 
 class Recipe(NamedTuple):
@@ -44,12 +46,14 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
         The recipe. Values that the user set are kept.
     """
     train, data, reasons = config.train, config.data, []
-    batch = min(int(train.batch_size), num_images)
+    few = num_images < _FEW
+    wanted = (8 if few else 16) if train.batch_size is None else int(train.batch_size)
+    batch = min(wanted, num_images)
     steps_per_epoch = max(1, num_images // batch)
     train_changes: dict[str, object] = {"batch_size": batch}
     data_changes: dict[str, object] = {}
     if batch != train.batch_size:
-        reasons.append(f"batch size {batch}: there are only {num_images} training images")
+        reasons.append(f"batch_size {batch}: {num_images} images are {'few' if few else 'many'}")
 
     def settle(changes: dict[str, object], key: str, current: object, value: object, reason: str) -> None:
         if current is None:
@@ -65,7 +69,7 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     )
     epochs = train.epochs or epochs
     steps = steps_per_epoch * epochs
-    base = 1e-4 if pretrained else 4e-4
+    base = 1e-4 if pretrained else 6e-4
     lr = base * min(2.0, math.sqrt(batch / 16))
     settle(
         train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch"
@@ -77,7 +81,6 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     settle(train_changes, "ema", train.ema, decay, f"averages over about {horizon:.0f} of {steps} steps")
     every = max(1, round(epochs / 25))
     settle(train_changes, "eval_every", train.eval_every, every, f"about 25 evaluations in {epochs} epochs")
-    few = num_images < 20_000
     why = f"{num_images} images are {'few' if few else 'many'}"
     settle(data_changes, "mosaic", data.mosaic, 0.5, why)
     settle(data_changes, "mixup", data.mixup, 0.0 if few else 0.3, why)

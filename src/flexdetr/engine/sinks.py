@@ -63,9 +63,10 @@ class TrainingDisplay:
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True, speed_estimate_period=120),  # type: ignore[call-arg]
+            TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
+            speed_estimate_period=120,
         )
         self.task = self.progress.add_task("training", total=steps, completed=done, numbers="")
 

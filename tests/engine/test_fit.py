@@ -1,0 +1,235 @@
+"""Whole runs on a handful of small scenes: what they leave, and that nothing stops or bends them silently."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import flexdetr
+from flexdetr.data.dataset import DataError
+from flexdetr.data.scenes import draw_scenes
+from flexdetr.engine import fit
+from flexdetr.engine import state as run_state
+from flexdetr.loss.matcher import NonFiniteError
+from flexdetr.presets import resolve
+from flexdetr.weights import store
+
+SETTINGS = {"epochs": 3, "batch_size": 3, "eval_every": 3}
+
+
+def settings(**train):
+    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train={**SETTINGS, **train})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_scenes(tmp_path_factory.mktemp("fit"), train=9, val=2, test=2, size=(96, 96))
+
+
+def content(folder):
+    return run_state.load(Path(folder))
+
+
+def same(one, other):
+    """Equal in every tensor and number, whatever the nesting."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other or (one != one and other != other)
+
+
+def assert_same_run(one, other):
+    first, second = content(one), content(other)
+    for key in ("model", "ema", "optimizer", "criterion", "random", "epoch", "batch", "best"):
+        assert same(first[key], second[key]), key
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return fit.train(data, settings(), out=out, quiet=True)
+
+
+def test_a_run_leaves_a_whole_folder(uninterrupted):
+    names = {path.name for path in uninterrupted.folder.iterdir()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "best.safetensors",
+        "last.safetensors",
+        "state.pt",
+        "log.txt",
+    } <= names
+    with (uninterrupted.folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert rows[-1]["ap"] != "" == rows[0]["ap"]
+    metadata = store.read_metadata(uninterrupted.best)
+    assert metadata.image_size == (64, 64)
+    assert metadata.training["epochs"] == 3
+    assert metadata.training["validation"]["ap"] == pytest.approx(uninterrupted.metrics.ap)
+
+
+def test_the_seed_gives_the_same_run(data, uninterrupted, tmp_path):
+    fit.train(data, settings(), out=tmp_path / "again", quiet=True)
+    assert_same_run(uninterrupted.folder, tmp_path / "again")
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_stopped_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path, monkeypatch, stop_after):
+    steps = 0
+    step = fit.Trainer._step
+
+    def counted(self, batch):
+        nonlocal steps
+        step(self, batch)
+        steps += 1
+        if steps == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(fit.Trainer, "_step", counted)
+    with pytest.raises(fit.Interrupted, match="--resume"):
+        fit.train(data, settings(), out=tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    fit.resume(tmp_path / "run", quiet=True)
+    assert_same_run(uninterrupted.folder, tmp_path / "run")
+
+
+def test_killed_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "flexdetr",
+        "train",
+        str(data),
+        "--model",
+        "flexdetr_pico",
+        "--image-size",
+        "64",
+    ]
+    command += ["--epochs", "3", "--batch-size", "3", "--out", str(out)]
+    command += ["--set", "data.workers=0", "--set", "train.eval_every=3"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not (out / run_state.FILE).exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert (out / run_state.FILE).exists()
+    fit.resume(out, quiet=True)
+    assert_same_run(uninterrupted.folder, out)
+
+
+def test_accumulated_micro_batches_train_like_the_whole_batch(data, tmp_path):
+    """Up to the statistics of the norms, which see fewer images: with these frozen the steps are the same."""
+    from flexdetr.engine.fit import _micro_batches
+
+    trainer_data = fit.read(data, val_fraction=0.15, seed=0)
+    config = settings(accumulate=1)
+    begun = fit.start(config, trainer_data.classes)
+    trainer = fit.Trainer(trainer_data, config, begun, tmp_path, quiet=True)
+    trainer.model.decoder.denoising = None  # its noise is drawn for each micro-batch
+    batch = next(iter(trainer.loader.epoch(0, "plain")))
+    trainer.model.eval()
+    trainer.model.decoder.train()
+    gradients = []
+    for parts in (1, 3):
+        trainer.model.zero_grad()
+        objects = float(max(1, batch.targets.num_objects))
+        for part in _micro_batches(batch, parts):
+            trainer._losses(part, objects, 0).total.backward()
+        gradients.append([p.grad.clone() for p in trainer.model.parameters() if p.grad is not None])
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_images_without_objects_train_normally(tmp_path):
+    root = draw_scenes(tmp_path / "data", train=4, val=2, test=0, size=(96, 96))
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        document = json.loads(file.read_text())
+        if split == "train":
+            keep = document["images"][0]["id"]
+            document["annotations"] = [row for row in document["annotations"] if row["image_id"] == keep]
+        else:
+            document["annotations"] = []
+        file.write_text(json.dumps(document))
+    run = fit.train(root, settings(epochs=2, batch_size=2, eval_every=1), out=tmp_path / "run", quiet=True)
+    assert run.best.exists()
+    assert np.isnan(run.metrics.ap)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
+    config = settings(lr=1e-3, epochs=4, eval_every=1)
+    losses = fit.Trainer._losses
+
+    def poisoned(self, batch, objects, number):
+        if number == 4:
+            with torch.no_grad():
+                self.model.decoder.scores[0].weight.fill_(float("nan"))
+        return losses(self, batch, objects, number)
+
+    monkeypatch.setattr(fit.Trainer, "_losses", poisoned)
+    with pytest.raises(NonFiniteError) as caught:
+        fit.train(data, config, out=tmp_path / "run", quiet=True)
+    state = store.load(tmp_path / "run" / "best.safetensors")[0]
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+    assert "images" in str(caught.value) or caught.value.image_ids
+    fit.resume(tmp_path / "run", quiet=True)
+
+
+def test_a_broken_image_is_refused_before_the_first_step_unless_skipped(tmp_path):
+    root = draw_scenes(tmp_path / "data", train=4, val=2, test=0, size=(96, 96))
+    picture = sorted((root / "train").glob("*.jpg"))[1]
+    picture.write_bytes(picture.read_bytes()[:200])
+    with pytest.raises(DataError, match=picture.name):
+        fit.train(root, settings(), out=tmp_path / "run", quiet=True)
+    config = resolve(
+        "flexdetr_pico", image_size=64, data={"workers": 0, "skip_bad": True}, train={**SETTINGS, "epochs": 1}
+    )
+    assert fit.train(root, config, out=tmp_path / "other", quiet=True).best.exists()
+
+
+def test_results_carry_the_data_sets_own_ids(data, uninterrupted):
+    detector = flexdetr.load(uninterrupted.best)
+    rows = json.loads((data / "annotations" / "instances_train.json").read_text())["categories"]
+    assert dict(zip(detector.classes.names, detector.classes.ids, strict=True)) == {
+        row["name"]: row["id"] for row in rows
+    }
+    picture = next((data / "test").glob("*.jpg"))
+    found = detector.predict(picture, threshold=0.0)
+    assert len(found)
+    known = {row["id"]: row["name"] for row in rows}
+    assert all(known[int(label)] == name for label, name in zip(found.labels, found.names, strict=True))
+    with Image.open(picture) as image:
+        width, height = image.size
+    assert found.boxes_xyxy.min() >= 0
+    assert (found.boxes_xyxy.max(0) <= [width, height, width, height]).all()
+
+
+def test_a_detector_trains_and_holds_the_best_weights(data, tmp_path):
+    detector = flexdetr.Detector("flexdetr_pico", classes=["ball"], image_size=64)
+    with pytest.raises(DataError, match="labels objects"):
+        detector.train(data, out=tmp_path / "refused", quiet=True, **SETTINGS)
+    names = json.loads((data / "annotations" / "instances_train.json").read_text())["categories"]
+    classes = {row["id"]: row["name"] for row in reversed(names)}
+    detector = flexdetr.Detector("flexdetr_pico", classes=classes, image_size=64)
+    run = detector.train(data, out=tmp_path / "run", quiet=True, data={"workers": 0}, **SETTINGS)
+    saved, _ = store.load(run.best)
+    for name, value in detector.model.state_dict().items():
+        assert torch.equal(value, saved[name]), name
+    assert detector.classes.names == tuple(classes.values())
