@@ -15,6 +15,7 @@ import typer
 
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
+from flexdetr.cli.check import check
 from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.predict import predict
@@ -23,6 +24,7 @@ from flexdetr.cli.train import train
 VERBS: dict[str, Callable[..., Any]] = {
     "models": describe.models,
     "info": describe.info,
+    "check": check,
     "train": train,
     "eval": evaluate,
     "predict": predict,

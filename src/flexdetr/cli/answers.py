@@ -7,7 +7,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -92,20 +93,35 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with a bar on a terminal and now and then a line elsewhere; both on stderr."""
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of how many are done: a bar on a terminal, now and then a line elsewhere; both on stderr."""
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        yield from track(items, what, console=Console(stderr=True), transient=True)
+        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     said = time.monotonic()
-    for number, item in enumerate(items, start=1):
-        yield item
+
+    def line(done: int, total: int) -> None:
+        nonlocal said
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            note(f"{what}: {number} of {len(items)}")
+            note(f"{what}: {done} of {total}")
+
+    yield line
+
+
+def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with their progress shown as ``counting`` does."""
+    with counting(what) as show_count:
+        for number, item in enumerate(items, start=1):
+            yield item
+            show_count(number, len(items))
 
 
 def show_json(document: object) -> None:

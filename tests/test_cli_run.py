@@ -1,0 +1,165 @@
+"""The verbs that need a trained detector, from drawn data to annotated pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flexdetr.cli import main
+from flexdetr.data.scenes import CLASSES, draw_scenes
+
+TRAIN = (
+    "--model",
+    "flexdetr_pico",
+    "--image-size",
+    "64",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "3",
+    "--set",
+    "data.workers=0",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_scenes(tmp_path_factory.mktemp("scenes"), train=6, val=3, test=3, size=(96, 128))
+
+
+@pytest.fixture(scope="module")
+def run_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["train", str(data), *TRAIN, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run_folder: Path) -> str:
+    return str(run_folder / "best.safetensors")
+
+
+def test_a_run_leaves_what_the_documentation_says(run_folder: Path) -> None:
+    wanted = {"config.yaml", "metrics.csv", "best.safetensors", "last.safetensors", "log.txt"}
+    assert wanted <= {path.name for path in run_folder.iterdir()}
+
+
+def test_a_folder_with_a_run_is_not_overwritten(
+    data: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(data), *TRAIN, "--out", str(run_folder)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_folder_without_data_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path), *TRAIN, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert all(form in error for form in ("COCO", "VOC", "YOLO"))
+
+
+def test_check_lists_defects_with_file_and_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(data)]) == 0
+    assert "usable: 0 errors" in capsys.readouterr().out
+    copy = shutil.copytree(data, tmp_path / "copy")
+    picture = copy / "train" / "scene_00002.jpg"
+    picture.write_bytes(picture.read_bytes()[:500])
+    assert main(["check", str(copy), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [defect["file"] for defect in report["defects"]] == [str(picture)]
+    assert main(["check", str(copy)]) == 1
+    assert "scene_00002.jpg: error" in capsys.readouterr().out
+    assert main(["train", str(copy), *TRAIN, "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "scene_00002.jpg" in error
+    assert "data.skip_bad=true" in error
+
+
+def test_info_reads_a_checkpoint(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", checkpoint, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"] == "flexdetr_pico"
+    assert facts["image_size"] == [64, 64]
+    assert facts["classes"] == dict(zip(CLASSES.names, CLASSES.ids, strict=True))
+
+
+def test_eval_prints_the_same_numbers_as_table_and_json(
+    checkpoint: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", checkpoint, str(data), "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["split"] == "test"
+    assert len(numbers["per_class"]) == len(CLASSES)
+    assert main(["eval", checkpoint, str(data)]) == 0
+    table = capsys.readouterr().out
+    assert f"{numbers['ap50']:.3f}" in table
+    assert all(name in table for name in CLASSES.names)
+
+
+def test_predict_writes_pictures_json_and_csv(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found"
+    arguments = [
+        "predict",
+        checkpoint,
+        str(data / "test"),
+        "--threshold",
+        "0.01",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    assert main(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    document = json.loads((out / "detections.json").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader((out / "detections.csv").open(encoding="utf-8", newline="")))
+    objects = [found for image in answer["images"] for found in image["objects"]]
+    assert len(answer["images"]) == len(document["images"]) == 3
+    assert len(objects) == len(document["annotations"]) == len(rows) > 0
+    assert {row["category_id"] for row in document["annotations"]} <= set(CLASSES.ids)
+    assert document["categories"] == CLASSES.to_json()
+    for image in answer["images"]:
+        assert Image.open(image["picture"]).size == (128, 96)
+
+
+def test_predict_goes_on_after_an_unreadable_file(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    good = [str(path) for path in sorted((data / "test").glob("*.jpg"))]
+    out = tmp_path / "found"
+    status = main(
+        ["predict", checkpoint, good[0], str(broken), "gone.jpg", good[1], "--out", str(out), "--json"]
+    )
+    answer, error = capsys.readouterr()
+    assert status == 1
+    assert [image["file"] for image in json.loads(answer)["images"]] == good[:2]
+    assert {failure["file"] for failure in json.loads(answer)["failed"]} == {str(broken), "gone.jpg"}
+    assert "broken.jpg" in error
+    assert "Traceback" not in error
+
+
+def test_predict_keeps_pictures_of_the_same_name_apart(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [str(data / split / "scene_00001.jpg") for split in ("test", "val")]
+    assert main(["predict", checkpoint, *pictures, "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {"scene_00001.jpg", "scene_00001-2.jpg"}
+
+
+def test_predict_never_overwrites_its_sources(
+    checkpoint: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (data / "test" / "scene_00001.jpg").read_bytes()
+    assert main(["predict", checkpoint, str(data / "test"), "--out", str(data / "test")]) == 2
+    assert "overwritten" in capsys.readouterr().err
+    assert (data / "test" / "scene_00001.jpg").read_bytes() == before
