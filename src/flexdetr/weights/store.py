@@ -1,14 +1,13 @@
 """Our own checkpoint format: a safetensors file whose header carries everything needed to use it.
 
-The header's metadata holds one entry, ``flexdetr``, a JSON document with the fields of ``Metadata``. To read it
-needs no torch. Fields that this version does not know are kept and written back, so that a file survives a
-round trip through an older FlexDETR.
+The header's metadata holds one entry, ``flexdetr``: a JSON document with the fields of ``Metadata``, read with
+no torch. Fields that this version does not know are kept and written back, so that a file survives a round trip
+through an older FlexDETR.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,18 +15,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexdetr.weights.container import WeightsError, sniff
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.header import Header, deferred_tensors, is_int, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
 _ENTRY = "flexdetr"
-_MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
-_ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class Metadata:
             value = content[name]
             if name == "image_size":
                 if not (
-                    isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(n) for n in value)
+                    isinstance(value, list | tuple) and len(value) == 2 and all(is_int(n) for n in value)
                 ):
                     raise WeightsError(f"metadata field image_size must be [height, width]; got {value!r}")
                 value = (int(value[0]), int(value[1]))
@@ -92,83 +87,6 @@ class Metadata:
                 raise WeightsError(f"metadata field {name} must be a {wanted}; got {type(value).__name__}")
             values[name] = value
         return cls(**values, extra={name: value for name, value in content.items() if name not in known})
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class Header:
-    """A safetensors header: tensor descriptions and the free-form metadata.
-
-    Attributes:
-        tensors: ``{name: (dtype, shape)}``, dtype in safetensors' spelling ("F32").
-        metadata: the file's text metadata.
-    """
-
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-    metadata: dict[str, str]
-
-
-def read_header(path: str | Path) -> Header:
-    """Parse and check a safetensors header without torch, safetensors or the tensor data.
-
-    Raises:
-        WeightsError: where the file is no safetensors file, truncated, or inconsistent.
-    """
-    path = Path(path)
-    if (kind := sniff(path)) != "safetensors":
-        raise WeightsError(f"{path} is a {kind}, not a safetensors file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER:
-            raise WeightsError(f"{path} is damaged: its header claims {length} bytes")
-        if length > size - 8:
-            raise WeightsError(f"{path} is truncated inside its header ({size} bytes)")
-        raw = file.read(length)
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged: its header is no JSON ({type(error).__name__})") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is damaged: its header is no mapping")
-    metadata = content.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise WeightsError(f"{path} is damaged: its metadata is no mapping of texts")
-    return Header(_check_layout(path, content, size - 8 - length), metadata)
-
-
-def _check_layout(
-    path: Path, content: dict[str, Any], data_bytes: int
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor's place, checked: size equal to the shape's, inside the file, none overlapping."""
-    tensors, spans = {}, []
-    for name, entry in content.items():
-        try:
-            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            fits = all(_is_int(n) and n >= 0 for n in (*shape, begin, end)) and begin <= end
-        except (TypeError, KeyError, ValueError):
-            fits = False
-        if not fits:
-            raise WeightsError(
-                f"{path} is damaged: the header's entry for {name!r} is not a tensor description"
-            )
-        count = 1
-        for side in shape:
-            count *= side
-        if isinstance(dtype, str) and dtype in _ITEM_BYTES and count * _ITEM_BYTES[dtype] != end - begin:
-            raise WeightsError(f"{path} is damaged: {name!r} of shape {list(shape)} has {end - begin} bytes")
-        tensors[name] = (str(dtype), shape)
-        spans.append((begin, end))
-    spans.sort()
-    if any(first[1] > second[0] for first, second in itertools.pairwise(spans)):
-        raise WeightsError(f"{path} is damaged: tensors overlap")
-    needed = max((end for _, end in spans), default=0)
-    if needed > data_bytes:
-        raise WeightsError(f"{path} is truncated: {data_bytes} of {needed} bytes of tensors are there")
-    return tensors
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -261,7 +179,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the process's umask gives; some writers make private files
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -282,26 +203,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
-    """Tensors and metadata of one of our files; the tensors are mapped from the file, not copied.
+    """Tensors and metadata of one of our files.
 
     Raises:
         WeightsError: where the file is damaged, truncated, or not ours.
     """
-    metadata = read_metadata(path)
-    return load_tensors(path), metadata
-
-
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of any safetensors file.
-
-    Raises:
-        WeightsError: where the file is damaged, truncated, or of another format.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    read_header(path)
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    header = read_header(path)
+    metadata = metadata_of(path, header)
+    return {name: tensor.read() for name, tensor in deferred_tensors(path, header).items()}, metadata

@@ -1,0 +1,211 @@
+"""The configuration that a state dict under our names was made for, read off its names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flexdetr.config import Config, build, merge
+from flexdetr.presets import PRESETS
+from flexdetr.weights.container import WeightsError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_RESNETS: Final = {
+    ((2, 2, 2, 2), 2): "resnet18_vd",
+    ((3, 4, 6, 3), 2): "resnet34_vd",
+    ((3, 4, 6, 3), 3): "resnet50_vd",
+    ((3, 4, 23, 3), 3): "resnet101_vd",
+}
+# (stem1, stem4, layers of a block, blocks of each stage): name; L, X and H are B4, B5 and B6.
+_HGNETV2S: Final = {
+    (16, 16, 3, (1, 1, 2, 1)): "hgnetv2_b0",
+    (24, 32, 3, (1, 1, 2, 1)): "hgnetv2_b1",
+    (24, 32, 4, (1, 1, 3, 1)): "hgnetv2_b2",
+    (24, 32, 5, (1, 1, 3, 1)): "hgnetv2_b3",
+    (32, 48, 6, (1, 1, 3, 1)): "hgnetv2_l",
+    (32, 64, 6, (1, 2, 5, 2)): "hgnetv2_x",
+    (48, 96, 6, (2, 3, 6, 3)): "hgnetv2_h",
+    (16, 16, 3, (1, 1, 2)): "hgnetv2_pico",
+}
+_WITHOUT_LAB: Final = frozenset({"hgnetv2_l", "hgnetv2_x", "hgnetv2_h"})
+_HGNETS: Final = {(48, 5): "hgnet_tiny", (64, 6): "hgnet_small", (96, 7): "hgnet_base"}
+_GHOSTNETS: Final = {8: "ghostnetv3_050", 16: "ghostnetv3_100", 20: "ghostnetv3_130", 24: "ghostnetv3_160"}
+
+
+def backbone_of(shapes: Shapes) -> dict[str, Any]:
+    """Name and options of the backbone.
+
+    Args:
+        shapes: by our names below ``backbone.``, without that prefix.
+
+    Raises:
+        WeightsError: where the shapes are those of no backbone that FlexDETR has.
+    """
+    options: dict[str, Any] = {}
+    signature: Any
+    if "stem.stem1.conv.weight" in shapes:
+        stem = shapes["stem.stem1.conv.weight"][0], _side(shapes, "stem.stem4.conv.weight")
+        signature = (
+            *stem,
+            _count(shapes, r"stages\.0\.blocks\.0\.layers\.(\d+)\."),
+            _blocks(shapes, r"\.blocks"),
+        )
+        name = _HGNETV2S.get(signature)
+        if name == "hgnetv2_pico" or (name is None and len(signature[3]) == 3):
+            name = _cut_of(shapes)
+        use_lab = "stem.stem1.lab.scale" in shapes
+        if name is not None and use_lab == (name in _WITHOUT_LAB):
+            options["use_lab"] = use_lab
+    elif "stages.0.0.shortcut.proj.conv.weight" in shapes:
+        signature = _blocks(shapes, ""), _count(shapes, r"stages\.0\.0\.layers\.(\d+)\.")
+        name = _RESNETS.get(signature)
+    elif "stages.0.blocks.0.aggregation.1.conv.weight" in shapes:
+        signature = (
+            _side(shapes, "stem.0.conv.weight"),
+            _count(shapes, r"stages\.0\.blocks\.0\.layers\.(\d+)\."),
+        )
+        name = _HGNETS.get(signature)
+    else:
+        signature = _side(shapes, "stem.conv.weight")
+        name = _GHOSTNETS.get(signature)
+    if name is None:
+        raise WeightsError(f"its backbone is of a size that FlexDETR does not have: {signature}")
+    return {"name": name, **({"options": options} if options else {})}
+
+
+def _cut_of(shapes: Shapes) -> str | None:
+    """Which of DEIMv2's three-stage cuts of B0."""
+    width = _side(shapes, "stages.2.blocks.0.aggregation.1.conv.weight")
+    blocks = _count(shapes, r"stages\.2\.blocks\.(\d+)\.")
+    return {(256, 1): "hgnetv2_atto", (512, 1): "hgnetv2_femto", (512, 2): "hgnetv2_pico"}.get(
+        (width, blocks)
+    )
+
+
+def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
+    """One side of a tensor; a missing tensor is a partial checkpoint."""
+    shape = shapes.get(name)
+    if shape is None or len(shape) <= axis:
+        raise WeightsError(f"it is incomplete: nothing in it can be {name}")
+    return shape[axis]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that a pattern's group finds at the start of a name."""
+    compiled = re.compile(pattern)
+    return max((int(match[1]) + 1 for name in shapes if (match := compiled.match(name))), default=0)
+
+
+def _blocks(shapes: Shapes, inside: str) -> tuple[int, ...]:
+    """Number of blocks of each stage."""
+    stages = _count(shapes, r"stages\.(\d+)\.")
+    return tuple(_count(shapes, rf"stages\.{stage}{inside}\.(\d+)\.") for stage in range(stages))
+
+
+def encoder_of(shapes: Shapes) -> dict[str, Any]:
+    """The encoder's section.
+
+    Args:
+        shapes: by our names, ``encoder.*`` among them.
+
+    Raises:
+        WeightsError: where an essential tensor is missing.
+    """
+    levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
+    width = _side(shapes, "encoder.input_proj.0.conv.weight")
+    section: dict[str, Any] = {
+        "strides": tuple(32 >> (levels - 1 - level) for level in range(levels)),
+        "width": width,
+        "intra_layers": _count(shapes, r"encoder\.intra\.layers\.(\d+)\."),
+    }
+    section["intra"] = "aifi" if section["intra_layers"] else "none"
+    if section["intra_layers"]:
+        section["ffn"] = _side(shapes, "encoder.intra.layers.0.feed_forward.linear1.weight")
+    if levels > 1:
+        section["expansion"] = _side(shapes, "encoder.top_down.0.conv1.conv.weight") / width
+        bottlenecks = _count(shapes, r"encoder\.top_down\.0\.bottlenecks\.(\d+)\.")
+        section["depth"] = {1: 0.34, 2: 0.67, 3: 1.0}.get(bottlenecks, bottlenecks / 3)
+    return section
+
+
+def decoder_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's section.
+
+    Args:
+        shapes: by our names, ``decoder.*`` among them.
+        known: what the source says itself and shapes do not show: heads, points, queries, sampling ...
+
+    Raises:
+        WeightsError: where an essential tensor is missing, or the sampling points fit no number of heads.
+    """
+    levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
+    section: dict[str, Any] = {
+        "width": _side(shapes, "decoder.memory_proj.weight"),
+        "layers": _count(shapes, r"decoder\.layers\.(\d+)\."),
+        "ffn": _side(shapes, "decoder.layers.0.feed_forward.linear1.weight"),
+        **known,
+    }
+    total = _side(shapes, "decoder.layers.0.cross_attention.weights.weight")
+    if (points := section.get("points")) is not None:
+        section["heads"] = total // (points * levels if isinstance(points, int) else sum(points))
+        if not isinstance(points, int) and len(set(points)) == 1:
+            section["points"] = points[0]
+    else:
+        heads = section.get("heads", 8)
+        if total % (heads * levels):
+            raise WeightsError(
+                f"its {total} sampling weights do not divide by {heads} heads and {levels} levels"
+            )
+        section["points"] = total // (heads * levels)
+    if "decoder.denoising.embedding.weight" not in shapes:
+        section["denoising"] = 0
+    return section
+
+
+def config_of(shapes: Shapes, known: Mapping[str, Any], family: str) -> tuple[Config, int]:
+    """The nearest preset, changed to what the shapes say.
+
+    Args:
+        shapes: by our names.
+        known: values of the configuration that the source states itself, by section.
+        family: what the preset's name should start with where several fit ("rtdetr_", "rtdetrv2_").
+
+    Returns:
+        The configuration, and the number of classes.
+
+    Raises:
+        WeightsError: where the shapes are those of no detector that FlexDETR can build.
+    """
+    backbone = {
+        name.removeprefix("backbone."): shape
+        for name, shape in shapes.items()
+        if name.startswith("backbone.")
+    }
+    facts = {
+        "backbone": backbone_of(backbone),
+        "encoder": encoder_of(shapes),
+        "decoder": decoder_of(shapes, known.get("decoder", {})),
+    }
+    facts["encoder"] = {**facts["encoder"], **known.get("encoder", {})}
+    if "image_size" in known:
+        facts["image_size"] = known["image_size"]
+    nearest = min(PRESETS.values(), key=lambda preset: _distance(preset, facts, family))
+    base = nearest.model_dump()
+    if nearest.backbone.name != facts["backbone"]["name"]:
+        base = {**Config(model="custom").model_dump(), "backbone": facts["backbone"]}
+    elif nearest.decoder.layers != facts["decoder"]["layers"]:
+        facts["decoder"].setdefault("eval_layers", None)
+    return build(merge(base, facts)), _side(shapes, "decoder.encoder_score.weight")
+
+
+def _distance(preset: Config, facts: Mapping[str, Any], family: str) -> tuple[bool, int, bool]:
+    """How little a preset fits: another backbone is worst, then each differing value, then the wrong family."""
+    values = preset.model_dump()
+    differing = sum(
+        values[section][key] != value
+        for section in ("encoder", "decoder")
+        for key, value in facts[section].items()
+    )
+    return preset.backbone.name != facts["backbone"]["name"], differing, not preset.model.startswith(family)

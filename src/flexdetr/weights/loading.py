@@ -1,0 +1,294 @@
+"""Any checkpoint as a detector of ours: recognised, renamed, checked against the model, then read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexdetr.classes import ClassError, Classes
+from flexdetr.config import Config, ConfigError, build, merge
+from flexdetr.presets import PRESETS
+from flexdetr.weights import coco_classes
+from flexdetr.weights.architecture import backbone_of, config_of
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.recognise import Source, recognise
+from flexdetr.weights.renaming import complete
+from flexdetr.weights.report import Report, some_of
+from flexdetr.weights.store import Metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from flexdetr.model.detector import DetectionModel
+
+
+@dataclass
+class Loaded:
+    """A checkpoint, understood; its tensors are read when they are asked for.
+
+    Attributes:
+        config: the configuration of its detector.
+        classes: of its head; empty for a backbone.
+        metadata: what our format writes beside the weights.
+        report: the story, for people.
+        kind: a key of ``recognise.KINDS``.
+        tensors: by our module path.
+        partial: whether missing and unknown tensors are accepted.
+        blank: a detector that was built to check against, until ``build`` takes it.
+    """
+
+    config: Config
+    classes: Classes
+    metadata: Metadata
+    report: Report
+    kind: str
+    tensors: dict[str, Deferred] = field(repr=False)
+    partial: bool = False
+    blank: DetectionModel | None = field(default=None, repr=False)
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether the file holds a backbone and no detector."""
+        return self.kind == "backbone"
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors, read."""
+        return {name: tensor.read() for name, tensor in self.tensors.items()}
+
+    def build(self, config: Config | None = None) -> DetectionModel:
+        """The detector with its weights, in evaluation mode.
+
+        Args:
+            config: a configuration that departs from the checkpoint's in what changes no weight's shape.
+
+        Raises:
+            WeightsError: where names or shapes do not fit, or the file is a backbone.
+        """
+        from flexdetr.model.detector import DetectionModel
+        from flexdetr.weights.skeleton import skeleton
+
+        if self.is_backbone:
+            raise WeightsError(
+                f"{self.report.file} is a backbone ({self.config.backbone.name}), not a detector; train with "
+                f"--weights {self.report.file}, or set backbone.weights"
+            )
+        config = config or self.config
+        if self.partial:
+            model = DetectionModel(config, len(self.classes))
+        elif self.blank is not None and config == self.config:
+            model, self.blank = self.blank, None
+        else:
+            model = skeleton(config, len(self.classes))
+        self.fill(model)
+        return model.eval()
+
+    def fill(self, model: nn.Module) -> None:
+        """Load the weights into a detector of the same configuration and number of classes.
+
+        Raises:
+            WeightsError: where names or shapes do not fit.
+        """
+        from flexdetr.weights.skeleton import load_into, set_norm_eps
+
+        tensors = fitting(self.tensors, model, self.report.file, partial=self.partial)
+        load_into(model, {name: tensor.read() for name, tensor in tensors.items()})
+        set_norm_eps(model, self.metadata.norm_eps)
+
+
+def load_any(
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    partial: bool = False,
+    prefer: str = "EMA",
+) -> Loaded:
+    """Understand a checkpoint: ours, or one of another project.
+
+    Args:
+        path: a file, or a folder that transformers saved.
+        kind: what it should be (a key of ``recognise.KINDS``); anything else is refused then.
+        overrides: nested values of the configuration that win over what the file says, like
+            ``{"decoder": {"sampling": "discrete"}}``.
+        partial: accept missing tensors (initialised at random) and tensors that have no place.
+        prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
+
+    Raises:
+        WeightsError: where the file cannot be used; one sentence says why.
+        ConfigError: where an override is wrong.
+    """
+    source = recognise(path, kind=kind, prefer=prefer)
+    if source.metadata is not None:
+        return _ours(source, source.metadata, overrides or {}, partial=partial)
+    tensors = complete(source.renamed.state)
+    if source.kind == "backbone":
+        return _backbone(source, tensors)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    try:
+        config, count = config_of(shapes, source.known, source.family)
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"{path} is {source.title}, but {error}") from None
+    config = build(merge(config.model_dump(), overrides or {}))
+    classes, named = coco_classes.named(source.names, count)
+    return _checked(source, tensors, config, classes, named, partial=partial)
+
+
+def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, partial: bool) -> Loaded:
+    """A file of ours: everything is in its metadata."""
+    try:
+        config = build(merge(metadata.config, overrides))
+        classes = Classes.from_json(metadata.classes)
+    except (ConfigError, ClassError) as error:
+        if overrides and isinstance(error, ConfigError):
+            raise
+        raise WeightsError(
+            f"{source.path} holds a configuration that this FlexDETR cannot use: {error}"
+        ) from error
+    report = Report(
+        file=str(source.path),
+        title=source.title,
+        branch="",
+        model=_departures(config),
+        classes=f"{len(classes)}, named in the file",
+        image_size=config.image_size,
+        mapped=len(source.renamed.state),
+        left={},
+    )
+    return Loaded(config, classes, metadata, report, source.kind, source.renamed.state, partial)
+
+
+def _backbone(source: Source, tensors: dict[str, Deferred]) -> Loaded:
+    shapes = {name.removeprefix("backbone."): tensor.shape for name, tensor in tensors.items()}
+    try:
+        section = backbone_of(shapes)
+    except WeightsError as error:
+        raise WeightsError(f"{source.path} is {source.title}, but {error}") from None
+    section = merge(section, source.known.get("backbone", {}))
+    config = build({"backbone": section})
+    metadata = Metadata(
+        model=config.backbone.name,
+        config=config.model_dump(mode="json"),
+        licence=source.licence,
+        provenance=[_origin(source)],
+    )
+    report = _report(source, f"backbone {config.backbone.name}", "none", config, len(tensors), ())
+    return Loaded(config, Classes((), ()), metadata, report, "backbone", tensors)
+
+
+def _checked(
+    source: Source,
+    tensors: dict[str, Deferred],
+    config: Config,
+    classes: Classes,
+    named: str,
+    *,
+    partial: bool,
+) -> Loaded:
+    """Compare with the model that the configuration describes; refuse what does not fit it."""
+    from flexdetr.weights.skeleton import skeleton
+
+    model = skeleton(config, len(classes))
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unknown = [*source.renamed.unknown, *(name for name in tensors if name not in expected)]
+    report = _report(source, _departures(config), f"{len(classes)}, {named}", config, len(tensors), missing)
+    report = replace(report, unknown=unknown)
+    if (missing or unknown) and not partial:
+        raise WeightsError(
+            f"{source.path} is {source.title}, but only in part a model that FlexDETR has: "
+            + "; ".join(
+                f"{len(names)} tensors {what} ({some_of(names)})"
+                for names, what in ((missing, "are missing"), (unknown, "have no place"))
+                if names
+            )
+            + "; partial loading takes what fits"
+        )
+    metadata = Metadata(
+        model=config.model,
+        config=config.model_dump(mode="json"),
+        classes=classes.to_json(),
+        image_size=config.image_size,
+        normalisation={"scale": 1 / 255, "mean": list(model.backbone.mean), "std": list(model.backbone.std)},
+        norm_eps=source.norm_eps,
+        licence=source.licence,
+        provenance=[_origin(source)],
+    )
+    fitted = fitting(tensors, model, str(source.path), partial=partial)
+    return Loaded(config, classes, metadata, report, source.kind, fitted, partial, model)
+
+
+def fitting(
+    tensors: Mapping[str, Deferred], model: nn.Module, file: str, *, partial: bool = False
+) -> dict[str, Deferred]:
+    """The tensors that a model takes, checked by name and shape.
+
+    Raises:
+        WeightsError: where a shape differs; where a name is missing or unknown, unless ``partial``.
+    """
+    expected = model.state_dict()
+    for name in tensors.keys() & expected.keys():
+        if tensors[name].shape != tuple(expected[name].shape):
+            raise WeightsError(
+                f"{file} does not fit: {name} has the shape {list(tensors[name].shape)}, "
+                f"and the model's is {list(expected[name].shape)}"
+            )
+    for names, what in (
+        (expected.keys() - tensors.keys(), "lacks"),
+        (tensors.keys() - expected.keys(), "has also"),
+    ):
+        if names and not partial:
+            raise WeightsError(f"{file} does not fit the model: it {what} {some_of(sorted(names))}")
+    return {name: tensor for name, tensor in tensors.items() if name in expected}
+
+
+def _report(
+    source: Source, model: str, classes: str, config: Config, mapped: int, missing: Sequence[str]
+) -> Report:
+    return Report(
+        file=str(source.path),
+        title=source.title,
+        branch=source.branch,
+        model=model,
+        classes=classes,
+        image_size=config.image_size,
+        mapped=mapped,
+        left=source.renamed.left,
+        unknown=source.renamed.unknown,
+        missing=missing,
+        notes=source.notes,
+    )
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What our metadata says about an ancestor."""
+    origin = {"source": source.title, "file": source.path.name, "licence": source.licence}
+    return {**origin, "branch": source.branch} if source.branch else origin
+
+
+def _departures(config: Config) -> str:
+    """The preset, and what the configuration changes of it."""
+    preset = PRESETS.get(config.model)
+    if preset is None:
+        return f"{config.model} on {config.backbone.name}"
+    ours, theirs = config.model_dump(), preset.model_dump()
+    changes = [
+        f"{section}.{key}={value}"
+        for section in ("backbone", "encoder", "decoder")
+        for key, value in ours[section].items()
+        if theirs[section][key] != value
+    ]
+    if ours["image_size"] != theirs["image_size"]:
+        changes.append(f"image_size={config.image_size[0]}x{config.image_size[1]}")
+    return config.model + (f" with {', '.join(changes)}" if changes else "")
+
+
+_ADDITIONS = re.compile(r"(?:backbone|encoder)\.(?:.*\.)?(?:inserts?|levels\.made)\.")
+
+
+def is_addition(name: str) -> bool:
+    """Whether a tensor belongs to a part that a published model cannot have: an attention insert, a made level."""
+    return _ADDITIONS.match(name) is not None

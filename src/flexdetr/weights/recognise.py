@@ -1,0 +1,349 @@
+"""What a checkpoint is: its dialect by its keys, EMA or raw weights, and what it says about itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from flexdetr.config import nearest
+from flexdetr.weights import lyuwenyu, paddle, transformers, ultralytics
+from flexdetr.weights.backbone_names import rename_backbone
+from flexdetr.weights.container import WeightsError, sniff
+from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.header import Header, deferred_tensors, read_header
+from flexdetr.weights.pickled import read_pickled
+from flexdetr.weights.pickled_arrays import as_tensor
+from flexdetr.weights.renaming import Renamed, without_prefix
+from flexdetr.weights.store import Metadata, is_ours, metadata_of
+from flexdetr.weights.unpickle import Instance, Value
+
+# How a source may be named by `convert --from`.
+KINDS: Final = {
+    "flexdetr": "FlexDETR",
+    "paddle": "PaddleDetection RT-DETR",
+    "lyuwenyu": "RT-DETR (lyuwenyu), PyTorch",
+    "transformers": "transformers RT-DETR",
+    "ultralytics": "Ultralytics RT-DETR",
+    "backbone": "a backbone (PaddleClas, timm, D-FINE, lyuwenyu)",
+    "dfine": "D-FINE or DEIM",
+}
+# Where a state dict may be, best first: averaged weights before raw ones.
+_BRANCHES: Final = (
+    (("ema", "module"), "EMA"),
+    (("ema",), "EMA"),
+    (("state_dict_ema",), "EMA"),
+    (("model_ema",), "EMA"),
+    (("ema_state_dict",), "EMA"),
+    (("model",), "raw"),
+    (("state_dict",), "raw"),
+    (("model_state_dict",), "raw"),
+    (("module",), "raw"),
+    ((), ""),
+)
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+
+
+@dataclass
+class Source:
+    """A recognised checkpoint.
+
+    Attributes:
+        path: the file or folder.
+        kind: a key of ``KINDS``.
+        title: what it is, for people.
+        renamed: its tensors under our names.
+        branch: "EMA", "raw", or empty where the file holds one set of weights only.
+        known: values of the configuration that it states itself, by section.
+        family: what the names of fitting presets start with.
+        names: class names in the head's order, where it has them.
+        norm_eps: batch-norm eps by our module path, where they are not 1e-5.
+        metadata: of our own files.
+        licence: where the file names one.
+        notes: sentences for the report.
+    """
+
+    path: Path
+    kind: str
+    title: str
+    renamed: Renamed
+    branch: str = ""
+    known: dict[str, Any] = field(default_factory=dict)
+    family: str = "rtdetr_"
+    names: list[str] | None = None
+    norm_eps: dict[str, float] = field(default_factory=dict)
+    metadata: Metadata | None = None
+    licence: str = "unknown"
+    notes: list[str] = field(default_factory=list)
+
+
+def recognise(path: str | Path, *, kind: str | None = None, prefer: str = "EMA") -> Source:
+    """Read a checkpoint's structure and say what it is; tensors are read later.
+
+    Args:
+        path: a file, or a folder that transformers saved.
+        kind: what it should be, a key of ``KINDS``; anything else is refused then.
+        prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
+
+    Raises:
+        WeightsError: where the file cannot be read, or is none that FlexDETR knows.
+    """
+    path = Path(path)
+    if kind is not None and kind not in KINDS:
+        raise WeightsError(nearest(kind, KINDS, "kind of checkpoint"))
+    container = sniff(path)
+    if container == "folder":
+        source = _of_folder(path)
+    elif container == "safetensors":
+        source = _of_safetensors(path, read_header(path), path.parent)
+    else:
+        source = _of_pickle(path, read_pickled(path, container), prefer)
+    if source.kind == "dfine":
+        raise WeightsError(f"{path} is a D-FINE or DEIM detector; FlexDETR does not have its decoder yet")
+    if kind is not None and source.kind != kind:
+        raise WeightsError(f"{path} is not {KINDS[kind]}: by its keys it is {source.title}")
+    return source
+
+
+def _of_folder(folder: Path) -> Source:
+    """A folder that transformers' ``save_pretrained`` wrote, in one file or in shards."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.is_file():
+        return _of_safetensors(single, read_header(single), folder)
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            paths = [folder / Path(str(shard)).name for shard in shards]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise WeightsError(
+                f"{index} cannot be read as an index of shards ({type(error).__name__})"
+            ) from error
+        tensors = {
+            name: one for path in paths for name, one in deferred_tensors(path, read_header(path)).items()
+        }
+        return _of_state(folder, tensors, "", folder)
+    if (bin_file := folder / "pytorch_model.bin").is_file():
+        return _of_pickle(bin_file, read_pickled(bin_file, sniff(bin_file)), "EMA")
+    raise WeightsError(f"{folder} holds no model.safetensors, so it is no checkpoint that transformers saved")
+
+
+def _of_safetensors(path: Path, header: Header, folder: Path) -> Source:
+    tensors = deferred_tensors(path, header)
+    if is_ours(header):
+        metadata = metadata_of(path, header)
+        return Source(path, "flexdetr", KINDS["flexdetr"], Renamed(dict(tensors)), metadata=metadata)
+    return _of_state(path, tensors, "", folder)
+
+
+def _of_pickle(path: Path, content: Value, prefer: str) -> Source:
+    module = _module_of(content, prefer)
+    if module is not None:
+        return _of_module(path, content, *module)
+    found = [
+        (place, branch, tensors) for place, branch in _BRANCHES if (tensors := _state_at(content, place))
+    ]
+    if not found:
+        what = f"a {type(content).__name__}" if not isinstance(content, Instance) else str(content.kind)
+        raise WeightsError(f"{path} holds no state dict where checkpoints have one (it holds {what})")
+    preferred = [row for row in found if row[1] == prefer] or found
+    place, branch, tensors = preferred[0]
+    source = _of_state(path, tensors, branch, path.parent)
+    others = [other for other_place, other, _ in found if other and other != branch and other_place]
+    if others and branch:
+        source.notes.append(
+            f"it holds {' and '.join(dict.fromkeys([branch, *others]))} weights; {branch} are taken"
+        )
+    elif place in (("ema", "module"), ("ema",), ("state_dict_ema",)):
+        source.branch = "EMA"
+    return source
+
+
+def _state_at(content: Value, place: tuple[str, ...]) -> dict[str, Deferred]:
+    """The tensors at a place; empty where there is no state dict."""
+    for key in place:
+        content = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return {}
+    return {
+        name: tensor
+        for name, value in content.items()
+        if isinstance(name, str) and name != paddle.NAME_TABLE and (tensor := as_tensor(value)) is not None
+    }
+
+
+def _module_of(content: Value, prefer: str) -> tuple[Instance, str] | None:
+    """A pickled module and its branch, where the file holds one instead of a state dict."""
+    if isinstance(content, Instance):
+        return content, ""
+    if not isinstance(content, dict):
+        return None
+    order = (("ema", "EMA"), ("model", "raw")) if prefer == "EMA" else (("model", "raw"), ("ema", "EMA"))
+    for key, branch in order:
+        if isinstance(content.get(key), Instance):
+            return content[key], branch if isinstance(content.get("ema"), Instance) else ""
+    return None
+
+
+def _of_module(path: Path, content: Value, root: Instance, branch: str) -> Source:
+    module = ultralytics.module_tensors(root)
+    tensors = without_prefix(module.tensors, _WRAPPERS)
+    if not ultralytics.is_ultralytics(tensors):
+        raise WeightsError(f"{path} holds a pickled {root.kind}, which is no Ultralytics RT-DETR")
+    source = _of_state(path, tensors, branch, path.parent)
+    renamed, place = ultralytics.rename_ultralytics(tensors)
+    eps = {place(name.removeprefix("module.")): value for name, value in module.norm_eps.items()}
+    source.renamed = renamed
+    source.norm_eps = _common_eps({name: value for name, value in eps.items() if name is not None})
+    source.notes = [f"batch norms have the eps that the file says: {_eps_text(source.norm_eps)}"]
+    source.names = ultralytics.class_names(module.attributes.get("names"))
+    if isinstance(content, dict):
+        source.licence = str(content.get("license", source.licence)).split(" ")[0]
+        arguments = content.get("train_args")
+        if isinstance(arguments, dict) and isinstance(arguments.get("imgsz"), int):
+            source.known["image_size"] = (arguments["imgsz"],) * 2
+    return source
+
+
+def _common_eps(eps: Mapping[str, float]) -> dict[str, float]:
+    """Nothing where all are 1e-5, one entry where all are the same, else the odd ones by path."""
+    values = set(eps.values())
+    if len(values) == 1:
+        return {} if values == {1e-5} else {"": values.pop()}
+    return {name: value for name, value in eps.items() if value != 1e-5}
+
+
+def _eps_text(eps: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(eps.values()))) or "1e-05"
+
+
+def _of_state(path: Path, tensors: Mapping[str, Deferred], branch: str, folder: Path) -> Source:
+    """A source from a state dict, by its keys alone."""
+    tensors = without_prefix(tensors, _WRAPPERS)
+    for kind, fits, build in _DIALECTS:
+        if fits(tensors):
+            try:
+                source = build(path, tensors, folder)
+            except WeightsError as error:
+                raise WeightsError(f"{path} is {KINDS[kind]}, but {error}") from None
+            source.branch = branch
+            if any(tensor.dtype in ("float16", "bfloat16") for tensor in tensors.values()):
+                source.notes.append("its weights are in half precision and become float32")
+            return source
+    some = ", ".join(list(tensors)[:3])
+    raise WeightsError(
+        f"{path} is no detector or backbone that FlexDETR knows (its tensors are called {some} ...)"
+    )
+
+
+def _starts(*prefixes: str) -> Callable[[Mapping[str, Deferred]], bool]:
+    return lambda tensors: all(any(name.startswith(prefix) for name in tensors) for prefix in prefixes)
+
+
+def _is_dfine(tensors: Mapping[str, Deferred]) -> bool:
+    return any(".gateway." in name or ".lqe_layers." in name or "pre_bbox_head." in name for name in tensors)
+
+
+def _dfine(path: Path, _: Mapping[str, Deferred], __: Path) -> Source:
+    return Source(path, "dfine", KINDS["dfine"], Renamed())
+
+
+def _flexdetr(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    return Source(path, "flexdetr", "FlexDETR (a bare state dict)", Renamed(dict(tensors)))
+
+
+def _paddle(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    return Source(path, "paddle", KINDS["paddle"], paddle.rename_paddle(tensors))
+
+
+def _lyuwenyu(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    source = Source(path, "lyuwenyu", KINDS["lyuwenyu"], lyuwenyu.rename_detector(tensors))
+    points = lyuwenyu.points_per_level(tensors)
+    if points is None and "decoder.enc_output.proj.weight" not in tensors:
+        return source
+    source.family, source.title = "rtdetrv2_", "RT-DETRv2 (lyuwenyu), PyTorch"
+    if points is not None:
+        source.known["decoder"] = {"points": points}
+    if re.search(r"(^|[_.-])dsp\d?([_.-]|$)", path.stem):
+        # Published files of this kind are told apart by their names only.
+        source.known.setdefault("decoder", {})["sampling"] = "discrete"
+        source.notes.append(
+            "its name says dsp, so sampling is discrete; nothing in the file shows it (decoder.sampling changes it)"
+        )
+    else:
+        source.notes.append(
+            "the file does not show how it samples; decoder.sampling=discrete where it is a dsp model"
+        )
+    return source
+
+
+def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> Source:
+    config = transformers.read_config(folder)
+    if config.get("model_type") == "d_fine":
+        return Source(path, "dfine", KINDS["dfine"], Renamed())
+    transformers.refuse_foreign(config)
+    source = Source(path, "transformers", KINDS["transformers"], transformers.rename_transformers(tensors))
+    second = any(name.endswith("encoder_attn.n_points_scale") for name in tensors)
+    if second or config.get("model_type") == "rt_detr_v2":
+        source.family, source.title = "rtdetrv2_", "transformers RT-DETRv2"
+    if config:
+        source.known = transformers.known_values(config, folder)
+        source.names = transformers.class_names(config)
+        source.norm_eps = transformers.norm_eps(config)
+    else:
+        source.notes.append(
+            "there is no config.json beside it; published values are taken for what shapes do not show"
+        )
+        scales = [
+            tensor
+            for name, tensor in tensors.items()
+            if name.endswith("layers.0.encoder_attn.n_points_scale")
+        ]
+        source.known["decoder"] = {"eval_layers": None}
+        if scales:
+            source.known["decoder"]["points"] = lyuwenyu.points_of_scale(scales[0])
+    return source
+
+
+def _ultralytics(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    renamed, _place = ultralytics.rename_ultralytics(tensors)
+    source = Source(path, "ultralytics", KINDS["ultralytics"], renamed, norm_eps={"": ultralytics.YAML_EPS})
+    source.notes.append(
+        f"a bare state dict does not show its batch-norm eps; {ultralytics.YAML_EPS:g} is taken, "
+        "as in every model that Ultralytics builds"
+    )
+    return source
+
+
+def _backbone(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    if tensors and all(name.startswith("backbone.") for name in tensors):
+        tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    from_paddle = any(name.endswith("._mean") for name in tensors)
+    renamed = rename_backbone(paddle.untranspose(tensors) if from_paddle else tensors)
+    if renamed is None:
+        raise WeightsError("its family is unknown")
+    renamed.state = {f"backbone.{name}": tensor for name, tensor in renamed.state.items()}
+    source = Source(path, "backbone", "a backbone", renamed)
+    if from_paddle and "backbone.stem.stem1.lab.scale" in renamed.state:
+        # See the stem's pool in model/backbones/hgnetv2.py: these weights were trained with Paddle's padding.
+        source.known["backbone"] = {"options": {"pool_padding": "paddle"}}
+    return source
+
+
+def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
+    inside = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    return rename_backbone(inside) is not None
+
+
+_Build = Callable[[Path, Mapping[str, Deferred], Path], Source]
+_DIALECTS: Final[tuple[tuple[str, Callable[[Mapping[str, Deferred]], bool], _Build], ...]] = (
+    ("dfine", _is_dfine, _dfine),
+    ("flexdetr", _starts("encoder.", "decoder.encoder_score.", "decoder.memory_proj."), _flexdetr),
+    ("paddle", _starts("backbone.", "neck.", "transformer."), _paddle),
+    ("lyuwenyu", _starts("backbone.", "encoder.", "decoder.enc_output."), _lyuwenyu),
+    ("transformers", _starts("model.backbone.model.", "model.encoder_input_proj."), _transformers),
+    ("ultralytics", ultralytics.is_ultralytics, _ultralytics),
+    ("backbone", _is_backbone, _backbone),
+)

@@ -1,0 +1,75 @@
+"""A detector without random weights: they would be overwritten, and drawing them takes longer than reading a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from flexdetr.config import Config
+from flexdetr.model.detector import DetectionModel
+
+_DRAWS: Final = frozenset(
+    {
+        "uniform_",
+        "normal_",
+        "trunc_normal_",
+        "kaiming_uniform_",
+        "kaiming_normal_",
+        "xavier_uniform_",
+        "xavier_normal_",
+    }
+)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Random initialisation does nothing; constants are filled in as ever, buffers hold what they should."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401 - torch's protocol
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def skeleton(config: Config, num_classes: int) -> DetectionModel:
+    """A detector whose weights hold nothing yet; every one must be loaded before it is used.
+
+    Args:
+        config: the whole configuration.
+        num_classes: C, classes of the heads.
+
+    Raises:
+        ConfigError: where a part is unknown or does not fit.
+    """
+    with _NoDraws():
+        return DetectionModel(config, num_classes)
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Make ``state`` the module's tensors without copying them; names and shapes must be checked before."""
+    device = next(module.parameters()).device
+    module.load_state_dict(
+        {name: tensor.to(device) for name, tensor in state.items()}, strict=False, assign=True
+    )
+
+
+def set_norm_eps(module: nn.Module, eps: Mapping[str, float]) -> None:
+    """Give batch norms the eps that their weights were trained with.
+
+    Args:
+        module: a detector.
+        eps: values by module path; a value holds for all norms at or below its path, longer paths win.
+    """
+    for path in sorted(eps, key=len):
+        for part in module.get_submodule(path).modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eps = eps[path]

@@ -1,0 +1,91 @@
+"""Class transfer: what a head has learnt about a class goes along with the class's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from flexdetr.classes import Classes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Tensors with one row a class; the embedding has one more, the padding.
+_ROWS: Final = re.compile(
+    r"decoder\.(?:encoder_score|scores\.\d+)\.(?:weight|bias)|decoder\.denoising\.embedding\.weight"
+)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Which classes of a new head begin with an old head's rows.
+
+    Attributes:
+        carried: (name in the new head, its index, index in the old head).
+        fresh: names that begin anew.
+        dropped: how many classes of the old head are not in the new one.
+    """
+
+    carried: tuple[tuple[str, int, int], ...]
+    fresh: tuple[str, ...]
+    dropped: int
+
+    def __str__(self) -> str:
+        """One sentence."""
+        carried = ", ".join(name for name, _, _ in self.carried) or "none"
+        fresh = ", ".join(self.fresh) or "none"
+        return f"classes carried over by name: {carried}; begun anew: {fresh}; left behind: {self.dropped}"
+
+
+def match_classes(old: Classes, new: Classes) -> Transfer:
+    """Pair classes by name. Case, and whether words are joined by blanks, hyphens or underscores, does not matter.
+
+    Ids play no part: the same number means another thing in every data set.
+    """
+    places = {_plain(name): index for index, name in reversed([*enumerate(old.names)])}
+    carried, fresh = [], []
+    for index, name in enumerate(new.names):
+        if (source := places.get(_plain(name))) is None:
+            fresh.append(name)
+        else:
+            carried.append((name, index, source))
+    return Transfer(tuple(carried), tuple(fresh), len(old) - len({source for _, _, source in carried}))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().casefold())
+
+
+def depends_on_classes(name: str) -> bool:
+    """Whether a tensor of a detector has one row a class."""
+    return _ROWS.fullmatch(name) is not None
+
+
+def carry_over(
+    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], transfer: Transfer
+) -> dict[str, Tensor]:
+    """A state dict for the new head.
+
+    Args:
+        old: the checkpoint's tensors.
+        fresh: the new detector's own tensors, initialised.
+        transfer: what goes where.
+
+    Returns:
+        ``old`` with each class-dependent tensor replaced by the new one's, in which the rows of carried classes are
+        the old ones.
+    """
+    state = dict(old)
+    for name in old:
+        if not depends_on_classes(name):
+            continue
+        if name not in fresh:  # a detector without denoising
+            del state[name]
+            continue
+        rows = fresh[name].detach().clone()
+        for _, new_row, old_row in transfer.carried:
+            rows[new_row] = old[name][old_row]
+        state[name] = rows
+    return state

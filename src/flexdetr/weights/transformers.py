@@ -1,0 +1,199 @@
+"""transformers' rt_detr and rt_detr_v2, read: names of the hub's files and those of version 5 in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from flexdetr.weights.backbone_names import rename_backbone
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.renaming import Renamed, Rules, rename, rules
+
+_LAYERS: Final = r"(?:encoder|aifi)\.0\.layers\.(\d+)\."
+_BODY: Final[Rules] = rules(
+    (r"encoder_input_proj\.(\d+)\.0\.", r"encoder.input_proj.\1.conv."),
+    (r"encoder_input_proj\.(\d+)\.1\.", r"encoder.input_proj.\1.norm."),
+    (rf"encoder\.{_LAYERS}self_attn\.q_proj\.", r"encoder.intra.layers.\1.attention.query."),
+    (rf"encoder\.{_LAYERS}self_attn\.k_proj\.", r"encoder.intra.layers.\1.attention.key."),
+    (rf"encoder\.{_LAYERS}self_attn\.v_proj\.", r"encoder.intra.layers.\1.attention.value."),
+    (rf"encoder\.{_LAYERS}self_attn\.(?:out_proj|o_proj)\.", r"encoder.intra.layers.\1.attention.output."),
+    (rf"encoder\.{_LAYERS}self_attn_layer_norm\.", r"encoder.intra.layers.\1.norm1."),
+    (rf"encoder\.{_LAYERS}final_layer_norm\.", r"encoder.intra.layers.\1.norm2."),
+    (rf"encoder\.{_LAYERS}(?:mlp\.)?fc([12])\.", r"encoder.intra.layers.\1.feed_forward.linear\2."),
+    (rf"encoder\.{_LAYERS}mlp\.layers\.0\.", r"encoder.intra.layers.\1.feed_forward.linear1."),
+    (rf"encoder\.{_LAYERS}mlp\.layers\.1\.", r"encoder.intra.layers.\1.feed_forward.linear2."),
+    (r"encoder\.lateral_convs\.", "encoder.lateral."),
+    (r"encoder\.downsample_convs\.", "encoder.downsample."),
+    (r"encoder\.fpn_blocks\.", "encoder.top_down."),
+    (r"encoder\.pan_blocks\.", "encoder.bottom_up."),
+    (r"decoder_input_proj\.(\d+)\.0\.", r"decoder.input_proj.\1.conv."),
+    (r"decoder_input_proj\.(\d+)\.1\.", r"decoder.input_proj.\1.norm."),
+    (r"enc_output\.0\.", "decoder.memory_proj."),
+    (r"enc_output\.1\.", "decoder.memory_norm."),
+    (r"enc_score_head\.", "decoder.encoder_score."),
+    (r"enc_bbox_head\.", "decoder.encoder_box."),
+    (r"denoising_class_embed\.", "decoder.denoising.embedding."),
+    (r"decoder\.layers\.\d+\.encoder_attn\.(?:n_points_scale|num_points_scale)$", None),
+    (r"decoder\.layers\.(\d+)\.self_attn\.q_proj\.", r"decoder.layers.\1.attention.query."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.k_proj\.", r"decoder.layers.\1.attention.key."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.v_proj\.", r"decoder.layers.\1.attention.value."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.(?:out_proj|o_proj)\.", r"decoder.layers.\1.attention.output."),
+    (r"decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"decoder.layers.\1.norm1."),
+    (
+        r"decoder\.layers\.(\d+)\.encoder_attn\.sampling_offsets\.",
+        r"decoder.layers.\1.cross_attention.offsets.",
+    ),
+    (
+        r"decoder\.layers\.(\d+)\.encoder_attn\.attention_weights\.",
+        r"decoder.layers.\1.cross_attention.weights.",
+    ),
+    (r"decoder\.layers\.(\d+)\.encoder_attn\.value_proj\.", r"decoder.layers.\1.cross_attention.value."),
+    (r"decoder\.layers\.(\d+)\.encoder_attn\.output_proj\.", r"decoder.layers.\1.cross_attention.output."),
+    (r"decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.", r"decoder.layers.\1.norm2."),
+    (r"decoder\.layers\.(\d+)\.final_layer_norm\.", r"decoder.layers.\1.norm3."),
+    (r"decoder\.layers\.(\d+)\.(?:mlp\.)?fc([12])\.", r"decoder.layers.\1.feed_forward.linear\2."),
+    (r"decoder\.layers\.(\d+)\.mlp\.layers\.0\.", r"decoder.layers.\1.feed_forward.linear1."),
+    (r"decoder\.layers\.(\d+)\.mlp\.layers\.1\.", r"decoder.layers.\1.feed_forward.linear2."),
+    (r"decoder\.query_pos_head\.", "decoder.query_position."),
+    (r"decoder\.class_embed\.", "decoder.scores."),
+    (r"decoder\.bbox_embed\.", "decoder.boxes."),
+    (r"anchors$|valid_mask$", None),
+)
+_COPIES: Final = ("class_embed.", "bbox_embed.")
+
+
+def rename_transformers(tensors: Mapping[str, Deferred]) -> Renamed:
+    """A detector under our names.
+
+    Args:
+        tensors: ``model.*`` and, in some versions' files, copies of the heads at the top level.
+    """
+    body = {
+        name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")
+    }
+    top = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
+    left = {}
+    for name, tensor in top.items():
+        if name.startswith(_COPIES):
+            if f"decoder.{name}" in body:
+                left[name] = "a copy of the decoder's heads"
+            else:
+                body[f"decoder.{name}"] = tensor
+    trunk = {
+        name.removeprefix("backbone.model."): body.pop(name)
+        for name in [*body]
+        if name.startswith("backbone.model.")
+    }
+    backbone = rename_backbone(trunk)
+    if backbone is None:
+        raise WeightsError(
+            f"its backbone is none that FlexDETR has (its first tensor is {next(iter(trunk), 'missing')})"
+        )
+    whole = rename(body, _BODY)
+    whole.unknown = [f"model.{name}" for name in whole.unknown]
+    whole.unknown.extend(f"model.backbone.model.{name}" for name in backbone.unknown)
+    whole.unknown.extend(name for name in top if not name.startswith(_COPIES))
+    whole.state.update({f"backbone.{name}": tensor for name, tensor in backbone.state.items()})
+    whole.left = {**{f"model.{name}": reason for name, reason in whole.left.items()}, **left}
+    return whole
+
+
+# What our model does, and what a configuration must therefore not say otherwise.
+_FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "activation_function": ("silu",),
+    "encoder_activation_function": ("gelu",),
+    "decoder_activation_function": ("relu",),
+    "normalize_before": (False,),
+    "learn_initial_query": (False,),
+    "positional_encoding_temperature": (10000,),
+    "layer_norm_eps": (1e-5,),
+    "with_box_refine": (True,),
+    "decoder_offset_scale": (0.5,),
+    "decoder_method": ("default", "discrete"),
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder; empty where there is none.
+
+    Raises:
+        WeightsError: where it is no JSON mapping.
+    """
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} must hold a JSON mapping")
+    return content
+
+
+def refuse_foreign(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that asks for something that our model does not do.
+
+    Raises:
+        WeightsError: naming the entry and its value.
+    """
+    for key, values in _FIXED.items():
+        if key in config and config[key] not in values:
+            raise WeightsError(f"its config.json sets {key}={config[key]!r}; FlexDETR has {values[0]!r} only")
+    levels = config.get("num_feature_levels", len(config.get("feat_strides", (8, 16, 32))))
+    strides = list(config.get("feat_strides", (8, 16, 32)))
+    if levels != len(strides) or strides != [32 >> (levels - 1 - level) for level in range(levels)]:
+        raise WeightsError(
+            f"its config.json has {levels} levels of strides {strides}; FlexDETR takes one level a stride"
+        )
+    if config.get("encoder_layers", 1) and config.get("encode_proj_layers", [levels - 1]) != [levels - 1]:
+        raise WeightsError("its config.json encodes other levels than the coarsest, which FlexDETR does not")
+    backbone = config.get("backbone_config") or {}
+    for key in ("downsample_in_bottleneck", "downsample_in_first_stage"):
+        if backbone.get(key):
+            raise WeightsError(f"its config.json sets backbone_config.{key}, which no published RT-DETR does")
+
+
+def known_values(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What shapes do not show of our configuration, from ``config.json`` and ``preprocessor_config.json``."""
+    names = {
+        "decoder_attention_heads": "heads",
+        "num_queries": "queries",
+        "num_denoising": "denoising",
+        "label_noise_ratio": "label_noise",
+        "box_noise_scale": "box_noise",
+    }
+    decoder: dict[str, Any] = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    points = config.get("decoder_n_points", 4)
+    decoder["points"] = tuple(points) if isinstance(points, list) else points
+    decoder["sampling"] = "discrete" if config.get("decoder_method") == "discrete" else "bilinear"
+    decoder["eval_layers"] = None  # transformers runs all layers
+    known: dict[str, Any] = {"decoder": decoder}
+    if "encoder_attention_heads" in config:
+        known["encoder"] = {"heads": config["encoder_attention_heads"]}
+    size = _read_json(folder / "preprocessor_config.json").get("size", {})
+    if isinstance(size, dict) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
+        known["image_size"] = (size["height"], size["width"])
+    elif isinstance(config.get("eval_size"), list):
+        known["image_size"] = tuple(config["eval_size"])
+    return known
+
+
+def class_names(config: Mapping[str, Any]) -> list[str] | None:
+    """``id2label`` in the head's order."""
+    table = config.get("id2label")
+    if not isinstance(table, dict) or not all(str(key).isdigit() for key in table):
+        return None
+    return [str(table[key]) for key in sorted(table, key=int)]
+
+
+def norm_eps(config: Mapping[str, Any]) -> dict[str, float]:
+    """``batch_norm_eps`` where it is not ours; it does not reach the backbone."""
+    eps = config.get("batch_norm_eps", 1e-5)
+    return {} if eps == 1e-5 else {"encoder": float(eps), "decoder": float(eps)}
