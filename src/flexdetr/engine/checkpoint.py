@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from flexdetr.classes import Classes
-from flexdetr.config import Config, build, merge
+from flexdetr.config import Config
 from flexdetr.model.detector import DetectionModel
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
+from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
+from flexdetr.weights.transfer import carry_over, match_classes
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,79 @@ def start(config: Config, classes: Classes) -> Start:
         WeightsError: where the weights cannot be used.
     """
     begun = blank(config, classes)
-    if config.weights == "none":
-        return begun
-    from flexdetr.weights.pretrained import begin_with
+    files = []
+    if config.backbone.weights != "auto":
+        files.append(config.backbone.weights)
+    if config.weights != "none":
+        files.append(_file(config))
+    for file in files:
+        loaded = load_any(file)
+        begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
+    return begun
 
-    return begin_with(begun)
+
+def _file(config: Config) -> Path:
+    """The checkpoint that ``config.weights`` names, fetched where it is a published one."""
+    if config.weights in ("coco", "backbone"):
+        from flexdetr.weights.hub import fetch
+
+        return fetch(config.model if config.weights == "coco" else config.backbone.name)
+    return Path(config.weights)
+
+
+def _with_backbone(begun: Start, loaded: Loaded) -> Start:
+    """The detector with a trained backbone."""
+    tensors = {
+        f"backbone.{name.removeprefix('backbone.')}": tensor for name, tensor in loaded.tensors.items()
+    }
+    inside = {
+        name: value
+        for name, value in begun.model.state_dict().items()
+        if name.startswith("backbone.") and (name in tensors or not is_addition(name))
+    }
+    if tensors.keys() != inside.keys():
+        strange = sorted(tensors.keys() ^ inside.keys())
+        raise WeightsError(
+            f"{loaded.report.file} is a {loaded.config.backbone.name}, and the detector's backbone is "
+            f"{begun.config.backbone.name}: {len(strange)} tensors differ, the first is {strange[0]}"
+        )
+    fitting(tensors, begun.model, loaded.report.file, partial=True)
+    begun.model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=False)
+    set_norm_eps(begun.model, loaded.metadata.norm_eps)
+    return _descended(begun, loaded, (str(loaded.report),))
+
+
+def _with_detector(begun: Start, loaded: Loaded) -> Start:
+    """The detector with another one's weights; rows of the heads go along with the names of the classes."""
+    transfer = match_classes(loaded.classes, begun.classes)
+    fresh = begun.model.state_dict()
+    state = carry_over(loaded.state(), fresh, transfer)
+    for name, value in fresh.items():
+        if is_addition(name):
+            state.setdefault(name, value)
+    strange = sorted(state.keys() ^ fresh.keys()) or [
+        name for name in state if state[name].shape != fresh[name].shape
+    ]
+    if strange:
+        raise WeightsError(
+            f"{loaded.report.file} is a {loaded.config.model}, which does not fit a {begun.config.model} with this "
+            f"configuration: {len(strange)} tensors differ, the first is {strange[0]}"
+        )
+    begun.model.load_state_dict(state)
+    set_norm_eps(begun.model, loaded.metadata.norm_eps)
+    return _descended(begun, loaded, (str(loaded.report), str(transfer)))
+
+
+def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
+    """The start with a further ancestor."""
+    provenance = [*loaded.metadata.provenance, *begun.metadata.provenance]
+    metadata = replace(
+        begun.metadata,
+        norm_eps={**begun.metadata.norm_eps, **loaded.metadata.norm_eps},
+        licence=loaded.metadata.licence,
+        provenance=provenance or [{"source": "FlexDETR", "file": Path(loaded.report.file).name}],
+    )
+    return replace(begun, metadata=metadata, pretrained=True, notes=notes)
 
 
 def restore(path: str | Path, changes: Mapping[str, Any]) -> Start:
@@ -83,10 +155,12 @@ def restore(path: str | Path, changes: Mapping[str, Any]) -> Start:
     Raises:
         WeightsError: where the file cannot be used.
     """
-    from flexdetr.weights import load_any
-
-    loaded = load_any(path)
-    config = build(merge(loaded.config.model_dump(), changes))
-    begun = blank(config, loaded.classes)
-    loaded.fill(begun.model)
-    return replace(begun, metadata=loaded.metadata, pretrained=True, notes=(str(loaded.report),))
+    loaded = load_any(path, overrides=changes)
+    return Start(
+        loaded.build(),
+        loaded.config,
+        loaded.classes,
+        loaded.metadata,
+        pretrained=True,
+        notes=(str(loaded.report),),
+    )
