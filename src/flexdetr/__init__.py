@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flexdetr.api import Detector, load
+    from flexdetr.model.fuse import fuse
     from flexdetr.runtime.detections import Detections
 
 __version__ = "0.1.0"
@@ -18,10 +19,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Detections": "flexdetr.runtime.detections",
     "Detector": "flexdetr.api",
+    "fuse": "flexdetr.model.fuse",
     "load": "flexdetr.api",
 }
 
-__all__ = ["Detections", "Detector", "__version__", "load"]
+__all__ = ["Detections", "Detector", "__version__", "fuse", "load"]
 
 
 def __getattr__(name: str) -> object:

@@ -128,10 +128,15 @@ def _sizes(config: Config, num_classes: int) -> dict[str, Any]:
     if importlib.util.find_spec("torch") is None:
         answers.note("parameters and GFLOPs are counted with torch: pip install 'flexdetr[train]'")
         return {}
-    from flexdetr.model.size import measure
+    from flexdetr.model.size import measure_both
 
-    size = measure(config, num_classes)
-    return {"params": size.params, "gflops": round(size.gflops, 3)}
+    training, deploy = measure_both(config, num_classes)
+    return {
+        "params": training.params,
+        "gflops": round(training.gflops, 3),
+        "params_deploy": deploy.params,
+        "gflops_deploy": round(deploy.gflops, 3),
+    }
 
 
 def _size(sides: list[int]) -> str:
