@@ -17,6 +17,7 @@ from flexdetr.model.backbones.wrapped import (
     WrappedBackbone,
     place_insert,
     probe,
+    probe_inserts,
 )
 
 
@@ -48,12 +49,15 @@ def custom_backbone(
     stages = sorted([*hidden, *known], key=lambda each: each.stride)
     for stride, insert in inserts.items():
         _place(name, body, known, stride, insert)
+    if inserts:
+        probe_inserts(body, PROBE_SIZE)
     return WrappedBackbone(
         name,
         body,
         stages,
         [index for index, each in enumerate(stages) if each.channels],
         strides=strides,
+        plain=len(returned) == 1,
         mean=_colour(body, "mean", NO_MEAN),
         std=_colour(body, "std", NO_STD),
         lr_mult=float(getattr(body, "lr_mult", 1.0)),
@@ -142,4 +146,3 @@ def _place(name: str, body: nn.Module, maps: Sequence[FeatureMap], stride: int, 
             f"an attribute stage_modules, like {{{stride}: 'layer2'}}, for a stage that it returns"
         )
     place_insert(body, there[-1].module, INSERTS[insert](there[-1].channels))
-    probe(body, PROBE_SIZE)

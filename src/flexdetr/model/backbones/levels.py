@@ -16,7 +16,8 @@ class LevelFit(nn.Module):
     - Several maps of one stride: the last, which saw the most layers.
     - A stride above the coarsest map: from the level before by a depthwise 3x3 convolution with stride 2 and
       a pointwise one, one octave at a time.
-    - A stride below the finest map of a plain network (all maps at one stride, like a ViT): from its last map
+    - A stride below the finest map of a plain network (all maps at one stride, as a ViT has them): from its
+    last map
       by transposed 2x2 convolutions, the channels halved at each, as ViTDet's simple feature pyramid
       (2203.16527) does; with BatchNorm for LayerNorm.
     - Anything else would invent detail or skip it, and is refused.
@@ -26,6 +27,7 @@ class LevelFit(nn.Module):
         strides: of the network's maps.
         wanted: strides of the levels to return, ascending.
         name: of the network, for the message.
+        plain: the network has no stages: all its maps have one stride.
 
     Attributes:
         channels: of the returned levels.
@@ -37,7 +39,12 @@ class LevelFit(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], wanted: Sequence[int], name: str
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        wanted: Sequence[int],
+        name: str,
+        plain: bool = False,
     ) -> None:
         super().__init__()
         self.made = nn.ModuleDict()
@@ -50,7 +57,7 @@ class LevelFit(nn.Module):
                 taken.append(source)
                 widths.append(channels[source])
                 continue
-            source, width, module = self._make(channels, strides, stride, widths)
+            source, width, module = self._make(channels, strides, stride, widths, plain)
             if module is None:
                 raise ConfigError(_refusal(name, strides, stride, wanted))
             taken.append(source)
@@ -61,7 +68,7 @@ class LevelFit(nn.Module):
         self.channels = tuple(widths)
 
     def _make(
-        self, channels: Sequence[int], strides: Sequence[int], stride: int, before: list[int]
+        self, channels: Sequence[int], strides: Sequence[int], stride: int, before: list[int], plain: bool
     ) -> tuple[int, int, nn.Module | None]:
         """(source, width, module) of a level that the network lacks; no module where that is unsound."""
         finest, coarsest = min(strides), max(strides)
@@ -72,7 +79,7 @@ class LevelFit(nn.Module):
                 return -1, before[-1], _coarser(before[-1], 1)
             return last, channels[last], _coarser(channels[last], octaves) if octaves else None
         octaves = _octaves(stride, finest)
-        if finest == coarsest and octaves:
+        if plain and octaves:
             width = channels[last] >> octaves
             return last, width, _finer(channels[last], octaves)
         return last, 0, None

@@ -20,6 +20,7 @@ from flexdetr.model.backbones.wrapped import (
     WrappedBackbone,
     place_insert,
     probe,
+    probe_inserts,
 )
 
 # Where each stride ends, for families of which timm taps the first blocks of a stride and drops the rest.
@@ -93,7 +94,8 @@ def timm_backbone(
     with torch.device("meta"):
         net = _create(model, options, None, own_taps)
         stages, scale = _stages(name, net, options)
-        fit = LevelFit([s.channels for s in stages], [s.stride for s in stages], strides, name)
+        plain = len({stage.stride for stage in stages}) == 1
+        fit = LevelFit([s.channels for s in stages], [s.stride for s in stages], strides, name, plain)
         needed = sorted({index for index in fit.taken if index >= 0})
         deepest = stages[: needed[-1] + 1]
         channels_last = _channels_last(net)
@@ -102,7 +104,10 @@ def timm_backbone(
         if inserts:
             trial = _create(model, options, indices, own_taps)
             _place(name, trial, deepest, inserts, channels_last)
-            _try(name, trial, _probe_size(options, scale), "the attention inserts do not fit it")
+            try:
+                probe_inserts(trial, _probe_size(options, scale))
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
     net = _create(model, options, indices, own_taps)
     _place(name, net, deepest, inserts, channels_last)
     facts: Mapping[str, Any] = getattr(net, "pretrained_cfg", None) or {}
@@ -112,6 +117,7 @@ def timm_backbone(
         [stage._replace(module=stage.module and f"net.{stage.module}") for stage in deepest],
         needed,
         strides=strides,
+        plain=plain,
         channels_last=channels_last,
         scale=scale,
         mean=tuple(facts.get("mean", NO_MEAN)),
@@ -182,7 +188,7 @@ def _stages(name: str, net: nn.Module, options: Mapping[str, Any]) -> tuple[list
     scale = finest / (1 << (finest - 1).bit_length())
     strides = [round(reduction / scale) for reduction in reductions]
     size = _probe_size(options, scale)
-    shapes = _try(name, net, size, _FIXED_SIZE)
+    shapes = _try(name, net, size)
     axis = 3 if _channels_last(net) else 1
     sides = (1, 2) if axis == 3 else (2, 3)
     for stride, shape, reduction in zip(strides, shapes, reductions, strict=True):
@@ -200,14 +206,16 @@ def _stages(name: str, net: nn.Module, options: Mapping[str, Any]) -> tuple[list
     ], scale
 
 
-def _try(name: str, net: nn.Module, size: tuple[int, int], advice: str) -> list[tuple[int, ...]]:
+def _try(name: str, net: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
     try:
         return probe(net, size)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error) or type(error).__name__
-        raise ConfigError(f"{name} failed on an image of {size[0]}x{size[1]} ({reason}); {advice}") from error
+        raise ConfigError(
+            f"{name} failed on an image of {size[0]}x{size[1]} ({reason}); {_FIXED_SIZE}"
+        ) from error
 
 
 def _probe_size(options: Mapping[str, Any], scale: float) -> tuple[int, int]:

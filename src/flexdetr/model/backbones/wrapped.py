@@ -24,6 +24,9 @@ from flexdetr.model.backbones.levels import LevelFit
 PROBE_SIZE = (96, 160)  # not square, with odd sides at stride 32, and small: shapes are all that is asked
 
 
+_INSERT = "attention_insert"  # a child name that no network has
+
+
 class FeatureMap(NamedTuple):
     """One feature map of a network.
 
@@ -47,6 +50,7 @@ class WrappedBackbone(nn.Module):
         stages: all known feature maps, in order.
         outputs: which of ``stages`` the body returns.
         strides: of the wanted levels.
+        plain: see ``LevelFit``.
         channels_last: the maps are (B, H, W, C).
         scale: images are resized by this factor before the body; brings a patch size like 14 to a stride of
             16.
@@ -66,6 +70,7 @@ class WrappedBackbone(nn.Module):
         outputs: Sequence[int],
         *,
         strides: Sequence[int],
+        plain: bool = False,
         channels_last: bool = False,
         scale: float = 1.0,
         mean: Colour = NO_MEAN,
@@ -76,14 +81,12 @@ class WrappedBackbone(nn.Module):
         self.name = name
         self.body = body
         maps = [stages[index] for index in outputs]
-        self.levels = LevelFit(
-            [each.channels for each in maps], [each.stride for each in maps], strides, name
-        )
+        self.levels = LevelFit([m.channels for m in maps], [m.stride for m in maps], strides, name, plain)
         self.channels = self.levels.channels
         self.strides = tuple(strides)
         self.mean, self.std, self.lr_mult = mean, std, lr_mult
         self.channels_last, self.scale = channels_last, scale
-        self._stages = tuple(stages)
+        self._stages, self._plain = tuple(stages), plain
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map a level, rounded up, finest first."""
@@ -104,8 +107,8 @@ class WrappedBackbone(nn.Module):
     def freeze(self, *, stem: bool = False, stages: int = 0, norms: bool = False) -> None:
         """Keep parts as they are; see ``Backbone.freeze``. The stem ends where maps of stride 2 do."""
         if stem or stages:
-            frozen = _modules_before(self.body, self._last_frozen(stages))
-            freeze_parameters(p for part in frozen for p in part.parameters(recurse=False))
+            before = _modules_before(self.body, self._last_frozen(stages))
+            freeze_parameters(parameter for part in before for parameter in part.parameters(recurse=False))
         if norms:
             freeze_parameters(norm_parameters(self))
         hold_frozen_norms(self)
@@ -118,16 +121,15 @@ class WrappedBackbone(nn.Module):
             raise ConfigError(
                 f"backbone {self.name} does not say where its stem and stages end: only norms can freeze"
             )
-        plain = len(deep) > 1 and deep[0].stride == deep[-1].stride
-        if stages and (plain or stages > len(deep)):
-            has = "is a plain network without stages" if plain else f"has {len(deep)} stages"
+        if stages and (self._plain or stages > len(deep)):
+            has = "is a plain network without stages" if self._plain else f"has {len(deep)} stages"
             raise ConfigError(f"backbone.freeze_stages={stages}: {self.name} {has}")
         if stages:
             return str(paths[stages - 1]), True
         shallow = [each.module for each in self._stages if each.stride <= 2 and each.module is not None]
         if shallow:
             return shallow[-1], True
-        return (re.sub(r"\d+$", "0", str(paths[0])) if plain else str(paths[0])), False
+        return (re.sub(r"\d+$", "0", str(paths[0])) if self._plain else str(paths[0])), False
 
     def lr_multipliers(self) -> dict[str, float]:
         """What the network itself says, if it does; see ``Backbone.lr_multipliers``."""
@@ -195,15 +197,48 @@ class Permuted(nn.Module):
 def place_insert(body: nn.Module, path: str, insert: nn.Module) -> None:
     """Makes ``insert`` the last part of the module at ``path``, so that all that follows sees its output.
 
-    It becomes a child called ``insert``. A plain ``nn.Sequential`` runs it by itself; any other module gets a
-    hook that finds the child in the module that it is called for, so that copies of the network use their
-    own.
+    It becomes a child called ``attention_insert``. A plain ``nn.Sequential`` runs it by itself; any other
+    module gets a hook that finds the child in the module that it is called for, so that copies of the network
+    use their own.
+
+    Raises:
+        ConfigError: where the module would take the child for one of its layers.
     """
     module = body.get_submodule(path)
-    module.add_module("insert", insert)
+    if isinstance(module, nn.ModuleDict | nn.ModuleList):
+        raise ConfigError(
+            f"no attention insert can stand after {path!r}: a {type(module).__name__} runs its children"
+        )
+    module.add_module(_INSERT, insert)
     if type(module).forward is not nn.Sequential.forward:
         # First among the hooks: those that collect feature maps then see the changed one.
         module.register_forward_hook(_run_insert, prepend=True)
+
+
+def probe_inserts(body: nn.Module, size: tuple[int, int]) -> None:
+    """Runs ``body`` on one blank image to see that each insert in it runs exactly once.
+
+    Raises:
+        ConfigError: where one does not: a module may loop over its children, or never be called itself.
+    """
+    runs = {name: 0 for name, _ in body.named_modules() if name.endswith(f".{_INSERT}")}
+
+    def count(name: str) -> None:
+        runs[name] += 1
+
+    handles = [
+        body.get_submodule(name).register_forward_hook(lambda *_, name=name: count(name)) for name in runs
+    ]
+    try:
+        probe(body, size)
+    finally:
+        for handle in handles:
+            handle.remove()
+    wrong = [name.removesuffix(f".{_INSERT}") for name, number in runs.items() if number != 1]
+    if wrong:
+        raise ConfigError(
+            f"no attention insert can stand after {wrong[0]!r}: its network does not call it once"
+        )
 
 
 def _run_insert(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:  # noqa: ANN401, ARG001
@@ -211,7 +246,7 @@ def _run_insert(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor
         raise ConfigError(
             f"its {type(module).__name__} returns no feature map that an attention insert could change"
         )
-    return module.get_submodule("insert")(output)
+    return module.get_submodule(_INSERT)(output)
 
 
 def _modules_before(body: nn.Module, last: tuple[str, bool]) -> list[nn.Module]:
@@ -222,6 +257,6 @@ def _modules_before(body: nn.Module, last: tuple[str, bool]) -> list[nn.Module]:
     if not inside:
         raise ConfigError(f"the backbone has no module {path!r}")
     end = inside[-1] + 1 if included else inside[0]
-    # A module that contains the end belongs to it, but for its own parameters, like a class token: those come
-    # first.
-    return [body.get_submodule(name) for name in names[:end]]
+    # Inserts are new: they learn even where the stage before them is kept. A module that contains the end
+    # counts with its own parameters only, like a class token: those come before its children.
+    return [body.get_submodule(name) for name in names[:end] if _INSERT not in name.split(".")]
