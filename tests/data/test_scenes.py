@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from flexdetr.data import scene_shapes, scene_textures, scenes
+from flexdetr.data.detect import read
+from flexdetr.data.images import read_image
 
 
 def drawn(number: int, size=(128, 160)) -> scenes.Scene:
@@ -109,6 +111,24 @@ def test_annotation_file(tmp_path):
     own = [one for one in document["annotations"] if one["image_id"] == 1]
     assert [one["category_id"] for one in own] == [scenes.CLASSES.ids[i] for i in expected.labels]
     assert Image.open(root / "train" / "scene_00004.jpg").size == (128, 96)
+
+
+def test_the_reader_gives_back_what_was_drawn(tmp_path):
+    data = read(scenes.draw_scenes(tmp_path, train=3, val=1, test=2, size=(96, 128)))
+    assert data.format == "coco"
+    assert data.classes == scenes.CLASSES
+    assert not data.defects
+    assert {split: len(records) for split, records in data.splits.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+    }
+    expected = scenes.draw_scene(np.random.default_rng([0, zlib.crc32(b"test"), 2]), (96, 128))
+    record = data.split("test")[1]
+    np.testing.assert_array_equal(record.boxes_xyxy, expected.boxes_xyxy)
+    np.testing.assert_array_equal(record.labels, expected.labels)
+    np.testing.assert_array_equal(record.areas, expected.areas)
+    assert np.abs(read_image(record.path).astype(int) - expected.image).mean() < 6  # but for JPEG
 
 
 def test_bad_requests_are_refused(tmp_path):
