@@ -141,6 +141,8 @@ class LossConfig(Part):
         l1_cost: the matcher's weight of the L1 cost.
         box_cost: the matcher's weight of the box cost.
         matcher_box: the box loss whose value is the matcher's cost.
+        encoder_copies: encoder tokens that answer for each object where queries are selected. One, as published,
+            finds each object once; more give a detector from random weights more positives to learn from.
         box_options: keyword arguments of the box loss (ratio, scale, ...).
     """
 
@@ -153,6 +155,7 @@ class LossConfig(Part):
     l1_cost: float = Field(default=5.0, ge=0)
     box_cost: float = Field(default=2.0, ge=0)
     matcher_box: str = "giou"
+    encoder_copies: int = Field(default=1, gt=0)
     box_options: dict[str, float] = Field(default_factory=dict)
 
 
@@ -199,6 +202,7 @@ class TrainConfig(Part):
         warmup: share of the run during which the learning rate rises.
         flat: share of the run after which the learning rate falls (flat-cosine).
         final_lr: learning rate at the end relative to the peak.
+        augment_from: share of the run before which there is no strong augmentation.
         augment_until: share of the run after which all strong augmentation stops.
         mosaic_until: share of the run after which mosaic and mixup stop.
         clip: largest gradient norm (0: none).
@@ -218,6 +222,7 @@ class TrainConfig(Part):
     warmup: float | None = Field(default=None, ge=0, lt=1)
     flat: float = Field(default=0.5, ge=0, le=1)
     final_lr: float = Field(default=0.05, ge=0, le=1)
+    augment_from: float | None = Field(default=None, ge=0, le=1)
     augment_until: float = Field(default=0.9, ge=0, le=1)
     mosaic_until: float = Field(default=0.5, ge=0, le=1)
     clip: float = Field(default=0.1, ge=0)

@@ -76,6 +76,9 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     )
     warmup = min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
+    calm = 0.0 if pretrained else 0.15
+    why = "trained weights stand strong augmentation at once" if pretrained else "random weights learn on whole images first"
+    settle(train_changes, "augment_from", train.augment_from, calm, why)
     horizon = max(10.0, 0.04 * steps)
     decay = min(0.9999, 1 - 1 / horizon)
     settle(train_changes, "ema", train.ema, decay, f"averages over about {horizon:.0f} of {steps} steps")
@@ -93,7 +96,7 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
 def phase(config: Config, epoch: int) -> Phase:
     """The augmentation of an epoch (counted from 0): "mosaic", "strong" or "plain"."""
     done = epoch / (config.train.epochs or 1)
-    if done >= config.train.augment_until:
+    if not (config.train.augment_from or 0.0) <= done < config.train.augment_until:
         return "plain"
     return (
         "mosaic"

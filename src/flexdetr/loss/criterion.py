@@ -141,8 +141,9 @@ def supervised_layers(output: Output, targets: Targets, matcher: Matcher) -> Ite
     free |= {f"aux{index}": prediction for index, prediction in enumerate(output.aux)}
     if output.encoder is not None:
         free["encoder"] = output.encoder
-    for name, match in matcher(free, targets).items():
-        yield Supervised(name, free[name], match, 1)
+    copies = {"encoder": matcher.config.encoder_copies}
+    for name, match in matcher(free, targets, copies=copies).items():
+        yield Supervised(name, free[name], match, copies.get(name, 1))
     if output.plan is not None:
         match = denoising_match(output.plan, targets)
         for index, prediction in enumerate(output.denoising):

@@ -61,13 +61,16 @@ class Matcher:
         options = known_options(config.matcher_box, config.box_options)
         self._box_loss = box_loss(config.matcher_box, **options).eval()
 
-    def __call__(self, predictions: Mapping[str, Prediction], targets: Targets) -> dict[str, Match]:
+    def __call__(
+        self, predictions: Mapping[str, Prediction], targets: Targets, *, copies: Mapping[str, int] | None = None
+    ) -> dict[str, Match]:
         """Matches every layer on its own, with one transfer of all costs to the host.
 
         Args:
             predictions: the layers by name; each may have its own number of queries.
             targets: the batch's objects. Where an image has more objects than queries, the dearest stay
                 unmatched.
+            copies: how many queries each object gets, by layer; 1 where a layer is not named.
 
         Returns:
             The match of each layer.
@@ -81,7 +84,11 @@ class Matcher:
             raise _explain(predictions, targets, costs)
         ends = np.cumsum([prediction.logits.shape[1] for prediction in predictions.values()])
         parts = np.split(costs, ends[:-1], axis=1)
-        return {name: _assign(part, counts) for name, part in zip(predictions, parts, strict=True)}
+        copies = copies or {}
+        return {
+            name: _assign(part, counts, copies.get(name, 1))
+            for name, part in zip(predictions, parts, strict=True)
+        }
 
     @torch.no_grad()
     def costs(self, predictions: Sequence[Prediction], targets: Targets) -> Tensor:
@@ -132,13 +139,15 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
-def _assign(cost: NDArray[np.floating], counts: Sequence[int]) -> Match:
-    """The assignment of each image, from the costs (N, Q) of one layer."""
+def _assign(cost: NDArray[np.floating], counts: Sequence[int], copies: int) -> Match:
+    """The assignment of each image, from the costs (N, Q) of one layer; each object counts ``copies`` times."""
     images, queries, objects = [], [], []
     first = 0
     for image, count in enumerate(counts):
         if count:
-            chosen_objects, chosen_queries = linear_sum_assignment(cost[first : first + count])
+            own = cost[first : first + count]
+            chosen_objects, chosen_queries = linear_sum_assignment(np.tile(own, (copies, 1)) if copies > 1 else own)
+            chosen_objects = chosen_objects % count
             order = np.argsort(chosen_queries)
             images.append(np.full(len(order), image, np.int64))
             queries.append(chosen_queries[order].astype(np.int64))
