@@ -34,8 +34,9 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Whether training would start: there are training images, and no defect is an error."""
-        return bool(self.dataset.splits.get("train")) and not self.num_errors
+        """Whether training would start: there are images to train and to validate on, and no defect is an error."""
+        splits = self.dataset.splits
+        return bool(splits.get("train")) and bool(splits.get("val")) and not self.num_errors
 
     @property
     def num_errors(self) -> int:
@@ -81,7 +82,8 @@ def check(
         progress: told how many images of how many were decoded.
 
     Raises:
-        DataError: where no data set is recognised, or it contradicts itself.
+        UnrecognisedDataError: where no data set is found.
+        DataError: where it contradicts itself.
     """
     dataset = read(root, val_fraction=val_fraction, seed=seed)
     records = [record for split in dataset.splits.values() for record in split]
@@ -99,6 +101,11 @@ def check(
         counts = Counter(int(label) for record in split_records for label in record.labels)
         for index, name in enumerate(dataset.classes.names):
             histogram[name][split] = counts[index]
+    for name, counted in histogram.items():
+        if "train" in counted and not counted["train"]:
+            defects.append(
+                Defect("warning", dataset.root, None, f"class {name!r} has no boxes in the training split")
+            )
     defects.sort(key=lambda defect: (defect.severity != "error", str(defect.file), defect.line or 0))
     return Report(dataset, tuple(defects), histogram)
 

@@ -53,7 +53,9 @@ def probe(path: Path) -> ImageInfo:
     """
     try:
         with _open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = 1
+            if image.format != "PNG" or _states_orientation(path, image):
+                orientation = image.getexif().get(_ORIENTATION, 1)
             if orientation not in range(1, 9):
                 orientation = 1
             width, height = image.size
@@ -62,6 +64,19 @@ def probe(path: Path) -> ImageInfo:
             return ImageInfo(width, height, orientation)
     except _FAILURES as error:
         raise _failure(path, error) from error
+
+
+def _states_orientation(path: Path, image: Image.Image) -> bool:
+    """Whether a PNG file may be turned; Pillow would decode all of it to look for EXIF data behind the pixels."""
+    if any("exif" in str(key).lower() or "xm" in str(key).lower() for key in image.info):
+        return True
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(header := file.read(8)) == 8 and header[4:] != b"IEND":
+            if header[4:] == b"eXIf":
+                return True
+            file.seek(int.from_bytes(header[:4], "big") + 4, 1)
+    return False
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -131,6 +146,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", layer.size, (0, 0, 0, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def pixels(picture: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of anything that counts as a picture: a file, a Pillow image, or such an array itself.
+
+    Raises:
+        ImageError: where a file cannot be read, or an array has another shape or type.
+    """
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return np.asarray(to_rgb(picture))
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ImageError(f"an image array must be (H, W, 3) uint8 RGB; got {array.shape} {array.dtype}")
+    return array
 
 
 def _eight_bits(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:

@@ -116,7 +116,7 @@ def parse_line(line: str, classes: Classes) -> tuple[int, tuple[float, float, fl
         values = [float(word) for word in words[1:]]
     except ValueError as error:
         raise LineError(f"holds something else than numbers: {error}") from None
-    if number != int(number) or int(number) not in classes.ids:
+    if not number.is_integer() or int(number) not in classes.ids:
         raise LineError(
             f"class id {words[0]} is outside the names of data.yaml (valid: {classes.valid_ids()})"
         )
