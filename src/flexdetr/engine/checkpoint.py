@@ -70,7 +70,7 @@ def start(config: Config, classes: Classes) -> Start:
         WeightsError: where the weights cannot be used.
     """
     begun = blank(config, classes)
-    files = []
+    files: list[str | Path] = []
     if config.backbone.weights != "auto":
         files.append(config.backbone.weights)
     if config.weights != "none":

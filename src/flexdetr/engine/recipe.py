@@ -45,13 +45,15 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     Returns:
         The recipe. Values that the user set are kept.
     """
-    train, data, reasons = config.train, config.data, []
+    train, data, loss = config.train, config.data, config.loss
+    reasons: list[str] = []
     few = num_images < _FEW
     wanted = (8 if few else 16) if train.batch_size is None else int(train.batch_size)
     batch = min(wanted, num_images)
     steps_per_epoch = max(1, num_images // batch)
     train_changes: dict[str, object] = {"batch_size": batch}
     data_changes: dict[str, object] = {}
+    loss_changes: dict[str, object] = {}
     if batch != train.batch_size:
         reasons.append(f"batch_size {batch}: {num_images} images are {'few' if few else 'many'}")
 
@@ -76,9 +78,11 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     )
     warmup = min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
-    calm = 0.0 if pretrained else 0.15
-    why = "trained weights stand strong augmentation at once" if pretrained else "random weights learn on whole images first"
+    calm, copies = (0.0, 1) if pretrained else (0.15, 4)
+    why = "the weights are trained" if pretrained else "random weights learn faster on whole images first"
     settle(train_changes, "augment_from", train.augment_from, calm, why)
+    why = "the weights are trained" if pretrained else "random weights learn faster from more positives"
+    settle(loss_changes, "encoder_copies", loss.encoder_copies, copies, why)
     horizon = max(10.0, 0.04 * steps)
     decay = min(0.9999, 1 - 1 / horizon)
     settle(train_changes, "ema", train.ema, decay, f"averages over about {horizon:.0f} of {steps} steps")
@@ -88,7 +92,11 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     settle(data_changes, "mosaic", data.mosaic, 0.5, why)
     settle(data_changes, "mixup", data.mixup, 0.0 if few else 0.3, why)
     filled = config.model_copy(
-        update={"train": train.model_copy(update=train_changes), "data": data.model_copy(update=data_changes)}
+        update={
+            "train": train.model_copy(update=train_changes),
+            "data": data.model_copy(update=data_changes),
+            "loss": loss.model_copy(update=loss_changes),
+        }
     )
     return Recipe(filled, steps_per_epoch, tuple(reasons))
 

@@ -141,7 +141,7 @@ def supervised_layers(output: Output, targets: Targets, matcher: Matcher) -> Ite
     free |= {f"aux{index}": prediction for index, prediction in enumerate(output.aux)}
     if output.encoder is not None:
         free["encoder"] = output.encoder
-    copies = {"encoder": matcher.config.encoder_copies}
+    copies = {"encoder": matcher.config.encoder_copies or 1}
     for name, match in matcher(free, targets, copies=copies).items():
         yield Supervised(name, free[name], match, copies.get(name, 1))
     if output.plan is not None:
