@@ -72,7 +72,7 @@ def test_check_lists_defects_with_file_and_line(
     picture.write_bytes(picture.read_bytes()[:500])
     assert main(["check", str(copy), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
-    assert [defect["file"] for defect in report["defects"]] == [str(picture)]
+    assert [defect["file"] for defect in report["defects"] if defect["severity"] == "error"] == [str(picture)]
     assert main(["check", str(copy)]) == 1
     assert "scene_00002.jpg: error" in capsys.readouterr().out
     assert main(["train", str(copy), *TRAIN, "--out", str(tmp_path / "run")]) == 1
@@ -163,3 +163,25 @@ def test_predict_never_overwrites_its_sources(
     assert main(["predict", checkpoint, str(data / "test"), "--out", str(data / "test")]) == 2
     assert "overwritten" in capsys.readouterr().err
     assert (data / "test" / "scene_00001.jpg").read_bytes() == before
+
+
+def test_convert_to_transformers_and_back(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again.safetensors"
+    assert main(["convert", checkpoint, "--out", str(again)]) == 0
+    assert main(["info", checkpoint, "--json"]) == main(["info", str(again), "--json"]) == 0
+    assert "mapped" in capsys.readouterr().out
+    assert main(["convert", checkpoint, "--to", "transformer", "--out", str(tmp_path / "folder")]) == 2
+    assert "did you mean 'transformers'" in capsys.readouterr().err
+    assert main(["convert", checkpoint, "--from", "padle", "--out", str(again)]) == 2
+    assert "'paddle'" in capsys.readouterr().err
+
+
+def test_convert_refuses_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "model.pth"
+    page.write_text("<!DOCTYPE html><html>not found</html>")
+    assert main(["convert", str(page), "--out", str(tmp_path / "model.safetensors")]) == 1
+    error = capsys.readouterr().err
+    assert "web page" in error
+    assert error.count("\n") == 1

@@ -16,6 +16,7 @@ import typer
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
 from flexdetr.cli.check import check
+from flexdetr.cli.convert import convert
 from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.predict import predict
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "convert": convert,
     "config": describe.config,
     "demo": demo,
 }

@@ -86,9 +86,16 @@ def describe(model: str) -> dict[str, Any]:
 
 def _of_file(path: Path) -> dict[str, Any]:
     from flexdetr.config import build
-    from flexdetr.weights.store import read_metadata
+    from flexdetr.weights.container import sniff
+    from flexdetr.weights.header import read_header
+    from flexdetr.weights.store import is_ours, read_metadata
 
-    metadata = read_metadata(path)
+    if sniff(path) == "safetensors" and is_ours(read_header(path)):
+        metadata = read_metadata(path)
+    else:
+        from flexdetr.weights.loading import load_any
+
+        metadata = load_any(path).metadata
     facts = _parts(build(metadata.config), len(metadata.classes))
     return {
         "file": str(path),

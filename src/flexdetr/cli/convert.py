@@ -1,0 +1,56 @@
+"""The verb ``convert``: other projects' checkpoints to ours, and ours to transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexdetr.cli import answers
+
+_TARGETS = ("flexdetr", "transformers")
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of transformers'.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; a folder for --to transformers.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="KIND", help="What it must be, like paddle or ultralytics; else refused."
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--to", metavar="flexdetr|transformers", help="What to write.")
+    ] = "flexdetr",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept missing and superfluous tensors.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take the raw weights where there are averaged ones too.")
+    ] = False,
+) -> None:
+    """Convert another project's checkpoint; no pickle is ever executed."""
+    from flexdetr.config import nearest
+    from flexdetr.weights import store
+    from flexdetr.weights.loading import load_any
+    from flexdetr.weights.recognise import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise answers.UsageError(nearest(kind, KINDS, "kind of checkpoint"))
+    if target not in _TARGETS:
+        raise answers.UsageError(nearest(target, _TARGETS, "target"))
+    loaded = load_any(source, kind=kind, partial=partial, prefer="raw" if raw else "EMA")
+    state = loaded.build().state_dict()
+    if target == "transformers":
+        from flexdetr.weights.transformers_export import to_transformers
+
+        eps = loaded.metadata.norm_eps
+        written = to_transformers(state, loaded.config, loaded.classes, out, norm_eps=eps)
+    else:
+        written = store.save(out, state, loaded.metadata)
+    answers.show(str(loaded.report))
+    answers.show(f"written: {written}")
