@@ -6,35 +6,35 @@ overrides, in this order. Unknown keys are refused, and the answer names the nea
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from flexdetr.config_values import ConfigError, merge, nearest, parse_overrides, parse_size, read_yaml
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key, which value, and what to do."""
-
-
-def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
-    """A sentence that answers an unknown word with the nearest known ones.
-
-    Args:
-        word: what was typed.
-        known: what could have been typed.
-        what: the kind of thing, for the sentence ("model", "option", "class" ...).
-
-    Returns:
-        ``unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?``, or a list of all where none is near.
-    """
-    choices = sorted(known)
-    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
-    if near:
-        return f"unknown {what} {word!r}; did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"unknown {what} {word!r}; known: {', '.join(choices)}"
+__all__ = [
+    "BackboneConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "LossConfig",
+    "Part",
+    "TrainConfig",
+    "build",
+    "insert_names",
+    "known_keys",
+    "merge",
+    "nearest",
+    "parse_overrides",
+    "parse_size",
+    "read_yaml",
+    "to_yaml",
+]
 
 
 class Part(BaseModel):
@@ -93,9 +93,24 @@ class EncoderConfig(Part):
     @field_validator("strides")
     @classmethod
     def _strides_double(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
-        if not strides or any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
-            raise ValueError(f"strides must double from level to level, like [8, 16, 32]; got {list(strides)}")
+        if not strides or strides[0] < 1 or any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
+            raise ValueError(
+                f"strides must double from level to level, like [8, 16, 32]; got {list(strides)}"
+            )
         return strides
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> EncoderConfig:
+        if int(self.width * self.expansion) < (2 if self.fusion == "gelan" else 1):
+            raise ValueError(
+                f"expansion {self.expansion} of width {self.width} leaves no channels; make either larger"
+            )
+        # The position embedding is four parts of equal width.
+        if self.intra == "aifi" and (self.width % self.heads or self.width % 4):
+            raise ValueError(
+                f"width {self.width} must be divisible by heads ({self.heads}) and by 4 for aifi"
+            )
+        return self
 
 
 class DecoderConfig(Part):
@@ -127,6 +142,23 @@ class DecoderConfig(Part):
     label_noise: float = Field(default=0.5, ge=0, le=1)
     box_noise: float = Field(default=1.0, ge=0)
 
+    @field_validator("points")
+    @classmethod
+    def _some_points(cls, points: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if any(count < 1 for count in (points if isinstance(points, tuple) else (points,))):
+            raise ValueError(f"every level needs at least one point; got {points}")
+        return points
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> DecoderConfig:
+        if self.eval_layers is not None and self.eval_layers > self.layers:
+            raise ValueError(
+                f"eval_layers {self.eval_layers} is more than the {self.layers} layers that are trained"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads ({self.heads})")
+        return self
+
 
 class LossConfig(Part):
     """Matching costs and loss terms with their weights.
@@ -142,7 +174,8 @@ class LossConfig(Part):
         box_cost: the matcher's weight of the box cost.
         matcher_box: the box loss whose value is the matcher's cost.
         encoder_copies: encoder tokens that answer for each object where queries are selected. One, as published,
-            finds each object once; more give a detector from random weights more positives to learn from.
+            finds each object once; more give a detector from random weights more positives to learn from. None
+            derives it in a run, and is one elsewhere.
         box_options: keyword arguments of the box loss (ratio, scale, ...).
     """
 
@@ -155,7 +188,7 @@ class LossConfig(Part):
     l1_cost: float = Field(default=5.0, ge=0)
     box_cost: float = Field(default=2.0, ge=0)
     matcher_box: str = "giou"
-    encoder_copies: int = Field(default=1, gt=0)
+    encoder_copies: int | None = Field(default=None, gt=0)
     box_options: dict[str, float] = Field(default_factory=dict)
 
 
@@ -180,8 +213,8 @@ class DataConfig(Part):
     workers: int | None = Field(default=None, ge=0)
     val_fraction: float = Field(default=0.15, gt=0, lt=1)
     photometric: float = Field(default=0.5, ge=0, le=1)
-    zoom_out: float = Field(default=0.5, ge=0, le=1)
-    iou_crop: float = Field(default=0.8, ge=0, le=1)
+    zoom_out: float = Field(default=0.25, ge=0, le=1)
+    iou_crop: float = Field(default=0.5, ge=0, le=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     mosaic: float | None = Field(default=None, ge=0, le=1)
     mixup: float | None = Field(default=None, ge=0, le=1)
@@ -223,7 +256,7 @@ class TrainConfig(Part):
     flat: float = Field(default=0.5, ge=0, le=1)
     final_lr: float = Field(default=0.05, ge=0, le=1)
     augment_from: float | None = Field(default=None, ge=0, le=1)
-    augment_until: float = Field(default=0.9, ge=0, le=1)
+    augment_until: float = Field(default=0.85, ge=0, le=1)
     mosaic_until: float = Field(default=0.5, ge=0, le=1)
     clip: float = Field(default=0.1, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
@@ -275,6 +308,8 @@ class Config(Part):
     @field_validator("image_size", mode="before")
     @classmethod
     def _short_size(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and len(value) != 2:
+            raise ValueError("image_size is one number, or height and width")
         return parse_size(value) if isinstance(value, int | str) else value
 
     @field_validator("image_size")
@@ -292,87 +327,7 @@ class Config(Part):
                 f"decoder.points gives {len(points)} numbers for {len(self.encoder.strides)} levels "
                 f"(encoder.strides {list(self.encoder.strides)}); give one for each level, or a single number"
             )
-        for name, section in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if section.width % section.heads:
-                raise ValueError(f"{name}.width {section.width} is not divisible by {name}.heads {section.heads}")
         return self
-
-
-def parse_size(value: int | str) -> tuple[int, int]:
-    """``640`` or ``"384x640"`` (height x width) as (height, width).
-
-    Raises:
-        ValueError: where the text is neither.
-    """
-    sides = str(value).lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
-        raise ValueError(f"image size {value!r} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640")
-    return int(sides[0]), int(sides[-1])
-
-
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``change`` laid over it, section by section; neither is modified."""
-    merged = dict(base)
-    for key, value in change.items():
-        below = merged.get(key)
-        if key == "backbone" and isinstance(value, str):
-            value = {"name": value}  # another backbone: the options of the former one do not fit it
-            below = None
-        merged[key] = (
-            merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        )
-    return merged
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """``["train.lr=1e-4", "backbone=timm/resnet18"]`` as a nested mapping; values are read as YAML.
-
-    Raises:
-        ConfigError: where a text has no ``=`` or a value is no YAML.
-    """
-    nested: dict[str, Any] = {}
-    for text in overrides:
-        path, sign, raw = text.partition("=")
-        if not sign or not path.strip():
-            raise ConfigError(f"override {text!r} is not of the form key.sub=value")
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
-        if isinstance(value, str):
-            value = _number(value)
-        keys = path.strip().split(".")
-        if keys[0] == "attention" and len(keys) > 1:  # places contain a dot: attention.backbone.16=ema
-            keys = ["attention", ".".join(keys[1:])]
-        for key in reversed(keys):
-            value = {key: value}
-        nested = merge(nested, value)
-    return nested
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads ``1e-4`` as text; people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file's mapping.
-
-    Raises:
-        ConfigError: where the file is missing, is no YAML, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values; got {type(content).__name__}")
-    return content
 
 
 def build(values: Mapping[str, Any]) -> Config:
@@ -384,19 +339,40 @@ def build(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+        # Where a key takes several kinds of values, there is a problem for each kind: one line for all.
+        reasons: dict[str, list[str]] = {}
+        for problem in error.errors():
+            unknown = problem["type"] == "extra_forbidden"  # then the sentence says the key
+            reasons.setdefault("" if unknown else _key(problem["loc"]), []).append(_explain(problem))
+        lines = (f"{key}: {'; or '.join(each)}" if key else "\n".join(each) for key, each in reasons.items())
+        raise ConfigError("\n".join(lines)) from None
+
+
+# Sections whose keys are not ours to list.
+_OPEN = ("attention", "backbone.options", "loss.box_options")
+
+
+def _key(location: Sequence[int | str]) -> str:
+    """The dotted key of a problem, without the names that pydantic gives to alternatives."""
+    key = ""
+    known = {*known_keys()}
+    for part in location:
+        longer = f"{key}.{part}" if key else str(part)
+        if longer not in known and key not in ("", *_OPEN):
+            break
+        key = longer
+    return key
 
 
 def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own error dictionary
-    keys = [str(key) for key in problem["loc"]]
-    dotted = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return nearest(dotted, [*known_keys()], "key")
+        return nearest(".".join(map(str, problem["loc"])), [*known_keys()], "key")
     if problem["type"] == "literal_error":
         expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{dotted}: " + nearest(str(problem["input"]), expected, "value")
+        return nearest(str(problem["input"]), expected, "value")
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message} (got {problem['input']!r})" if dotted else message
+    whole_section = isinstance(problem["input"], Mapping) and problem["type"] == "value_error"
+    return message if whole_section or not problem["loc"] else f"{message} (got {problem['input']!r})"
 
 
 def known_keys(section: type[Part] = Config, prefix: str = "") -> Iterable[str]:

@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "boxes": 0,
     "classes": 0,
+    "config_values": 0,
     "config": 0,
     "presets": 1,
     "runtime": 1,
@@ -35,7 +36,7 @@ RANKS = {
     "__main__": 8,
 }
 # These never import torch, not even inside a function.
-NO_TORCH = ("config", "classes", "presets", "runtime", "draw", "data.dataset")
+NO_TORCH = ("config", "config_values", "classes", "presets", "runtime", "draw", "data.dataset")
 # These may, but only inside a function: a base install without torch has to import them.
 LAZY_TORCH = (*NO_TORCH, "", "api", "cli", "demo", "data", "data.detect", "data.images", "data.check")
 HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_eval"}

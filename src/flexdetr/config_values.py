@@ -1,0 +1,122 @@
+"""Nested values before they are a configuration: YAML files, ``key.sub=value`` texts, and laying one over another."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, which value, and what to do."""
+
+
+def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
+    """A sentence that answers an unknown word with the nearest known ones.
+
+    Args:
+        word: what was typed.
+        known: what could have been typed.
+        what: the kind of thing, for the sentence ("model", "option", "class" ...).
+
+    Returns:
+        ``unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?``, or a list of all where none is near.
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    if near:
+        return f"unknown {what} {word!r}; did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"unknown {what} {word!r}; known: {', '.join(choices)}"
+
+
+def parse_size(value: int | str) -> tuple[int, int]:
+    """``640`` or ``"384x640"`` (height x width) as (height, width).
+
+    Raises:
+        ValueError: where the text is neither.
+    """
+    sides = str(value).lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+        raise ValueError(f"image size {value!r} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640")
+    return int(sides[0]), int(sides[-1])
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``change`` laid over it, section by section; neither is modified.
+
+    Another backbone's name starts its section anew: options, rate and freezing were meant for the former one.
+    """
+    merged = dict(base)
+    for key, value in change.items():
+        if key == "backbone" and isinstance(value, str):
+            value = {"name": value}
+        below = merged.get(key)
+        if key == "backbone" and isinstance(below, str):
+            below = {"name": below}
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            other = (
+                key == "backbone" and "name" in below and value.get("name", below["name"]) != below["name"]
+            )
+            value = merge({} if other else below, value)
+        merged[key] = value
+    return merged
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``["train.lr=1e-4", "backbone=timm/resnet18"]`` as a nested mapping; values are read as YAML.
+
+    Raises:
+        ConfigError: where a text has no ``=`` or a value is no YAML.
+    """
+    nested: dict[str, Any] = {}
+    for text in overrides:
+        path, sign, raw = text.partition("=")
+        if not sign or not path.strip():
+            raise ConfigError(f"override {text!r} is not of the form key.sub=value")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
+        value = _with_numbers(value)
+        keys = path.strip().split(".")
+        if keys[0] == "attention" and len(keys) > 1:  # places contain a dot: attention.backbone.16=ema
+            keys = ["attention", ".".join(keys[1:])]
+        for key in reversed(keys):
+            value = {key: value}
+        nested = merge(nested, value)
+    return nested
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _with_numbers(value: Any) -> Any:  # noqa: ANN401 - anything that YAML can hold
+    """YAML 1.1, which PyYAML reads, takes ``1e-4`` for a text; people mean the number."""
+    if isinstance(value, str):
+        return float(value) if _EXPONENT.fullmatch(value) else value
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return value
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file's mapping.
+
+    Raises:
+        ConfigError: where the file is missing, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values; got {type(content).__name__}")
+    return {str(key): _with_numbers(value) for key, value in content.items()}
