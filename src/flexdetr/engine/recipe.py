@@ -9,8 +9,8 @@ from flexdetr.config import Config
 from flexdetr.data.batches import Phase
 
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
-_VIEWS = 30_000
-_EPOCHS = (50, 150)
+_VIEWS = 20_000
+_EPOCHS = (50, 200)
 # Below this many images more, smaller steps are worth more than smooth ones.
 _FEW = 5_000
 
@@ -71,7 +71,7 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     )
     epochs = train.epochs or epochs
     steps = steps_per_epoch * epochs
-    base = 1e-4 if pretrained else 6e-4
+    base = 1e-4 if pretrained else 1.2e-3
     lr = base * min(2.0, math.sqrt(batch / 16))
     settle(
         train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch"
