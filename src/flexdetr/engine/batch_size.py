@@ -44,9 +44,6 @@ def _activation_bytes(
     model: DetectionModel, height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> float:
     """Bytes an image that the forward pass keeps for the backward pass, counted over two images."""
-    images = torch.rand(2, 3, height, width, device=device)
-    boxes = torch.full((20, 4), 0.5, device=device)
-    targets = Targets([torch.zeros(20, dtype=torch.long, device=device)] * 2, [boxes] * 2, ["probe"] * 2)
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -56,10 +53,17 @@ def _activation_bytes(
 
     probe = copy.deepcopy(model).train()  # a forward pass in training mode moves the statistics of the norms
     weights = {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
-    generators = torch.get_rng_state()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(device, dtype):
+    with (
+        torch.random.fork_rng(
+            [device] if device.type == "cuda" else []
+        ),  # the run draws what it would have drawn
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        autocast(device, dtype),
+    ):
+        images = torch.rand(2, 3, height, width, device=device)
+        boxes = torch.full((20, 4), 0.5, device=device)
+        targets = Targets([torch.zeros(20, dtype=torch.long, device=device)] * 2, [boxes] * 2, ["probe"] * 2)
         output = probe(images, targets)
-    torch.set_rng_state(generators)
     del output
     return sum(size for place, size in sizes.items() if place not in weights) / 2
 

@@ -1,0 +1,32 @@
+import torch
+
+from flexdetr.classes import Classes
+from flexdetr.engine import batch_size
+from flexdetr.engine.checkpoint import blank
+from flexdetr.presets import resolve
+
+CPU = torch.device("cpu")
+
+
+def test_more_memory_holds_more_images_and_the_model_stays_as_it_was(monkeypatch):
+    config = resolve("flexdetr_pico", image_size=64)
+    model = blank(config, Classes.of(["a"])).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    found = []
+    for free in (1, 10**8, 10**9):
+        monkeypatch.setattr(batch_size, "_free_bytes", lambda _device, free=free: free)
+        found.append(batch_size.largest_batch(model, config, CPU, torch.float32))
+    assert found[0] == 1
+    assert found == sorted(set(found))
+    assert all(size & (size - 1) == 0 for size in found)
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_larger_images_need_more():
+    config = resolve("flexdetr_pico", image_size=64)
+    model = blank(config, Classes.of(["a"])).model
+    small = batch_size._activation_bytes(model, 64, 64, CPU, torch.float32)
+    large = batch_size._activation_bytes(model, 128, 128, CPU, torch.float32)
+    assert large > 2 * small

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+import flexdetr
+from flexdetr.classes import Classes
+from flexdetr.engine.checkpoint import blank, restore, start
+from flexdetr.presets import resolve
+from flexdetr.weights import store
+from flexdetr.weights.container import WeightsError
+
+TINY = {"image_size": 64, "decoder": {"denoising": 10}}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    torch.manual_seed(3)
+    detector = flexdetr.Detector("flexdetr_pico", classes={1: "cat", 5: "dog", 9: "traffic light"}, **TINY)
+    return detector.save(tmp_path_factory.mktemp("weights") / "three.safetensors")
+
+
+def test_saved_and_restored_is_the_same_detector(file):
+    begun = restore(file, {})
+    saved, metadata = store.load(file)
+    assert begun.classes == Classes(("cat", "dog", "traffic light"), (1, 5, 9))
+    assert begun.config.image_size == metadata.image_size == (64, 64)
+    assert all(torch.equal(value, saved[name]) for name, value in begun.model.state_dict().items())
+
+
+def test_other_classes_take_over_the_rows_of_the_same_name(file):
+    config = resolve("flexdetr_pico", weights=str(file), **TINY)
+    begun = start(config, Classes(("bird", "Traffic_Light", "cat"), (0, 2, 4)))
+    old, _ = store.load(file)
+    new = begun.model.state_dict()
+    for name in (
+        "decoder.encoder_score.weight",
+        "decoder.scores.2.bias",
+        "decoder.denoising.embedding.weight",
+    ):
+        assert torch.equal(new[name][1], old[name][2])
+        assert torch.equal(new[name][2], old[name][0])
+    assert not torch.equal(new["decoder.scores.2.weight"][0], old["decoder.scores.2.weight"][0])
+    assert torch.equal(new["encoder.input_proj.0.conv.weight"], old["encoder.input_proj.0.conv.weight"])
+    assert begun.pretrained
+    assert any("bird" in note and "cat" in note for note in begun.notes)
+    assert begun.metadata.provenance
+
+
+def test_another_architecture_is_refused_in_one_sentence(file):
+    config = resolve("flexdetr_nano", weights=str(file), image_size=64)
+    with pytest.raises(WeightsError, match="does not fit"):
+        start(config, Classes.of(["cat"]))
+
+
+def test_random_weights_follow_the_seed():
+    config = resolve("flexdetr_pico", **TINY)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        models.append(blank(config, Classes.of(["a"])).model.state_dict())
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from flexdetr.config import ConfigError
+from flexdetr.engine.device import autocast, choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_what_there_is():
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps", "cuda:x"])
+def test_a_device_that_is_not_here_is_refused_with_what_to_use(name):
+    with pytest.raises(ConfigError, match="use"):
+        choose_device(name)
+
+
+def test_auto_precision_is_bf16_where_the_cpu_multiplies_it():
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+
+
+def test_bf16_can_be_asked_for_and_fp16_needs_a_gpu():
+    assert choose_precision("bf16", CPU) == torch.bfloat16
+    assert choose_precision("fp32", CPU) == torch.float32
+    with pytest.raises(ConfigError, match="fp16"):
+        choose_precision("fp16", CPU)
+
+
+def test_autocast_computes_in_the_type_and_does_nothing_for_float32():
+    weight = torch.ones(4, 4)
+    with autocast(CPU, torch.bfloat16):
+        assert (weight @ weight).dtype == torch.bfloat16
+    with autocast(CPU, torch.float32):
+        assert (weight @ weight).dtype == torch.float32
