@@ -68,6 +68,7 @@ class Detector:
         self.classes: Classes = begun.classes
         self.config: Config = begun.config
         self.metadata: Metadata = begun.metadata
+        self._fused: tuple[tuple[tuple[int, int], ...], DetectionModel] | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:  # noqa: ANN401 - keys of Config
@@ -128,7 +129,7 @@ class Detector:
         from flexdetr.engine.evaluate import evaluate_split
 
         return evaluate_split(
-            self.model,
+            self._deploy_form(),
             data,
             split,
             classes=self.classes,
@@ -190,7 +191,7 @@ class Detector:
         pictures = source if isinstance(source, list) else [source]
         found = list(
             detect_images(
-                self.model,
+                self._deploy_form(),
                 (_pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
@@ -201,6 +202,15 @@ class Detector:
             )
         )
         return found if isinstance(source, list) else found[0]
+
+    def _deploy_form(self) -> DetectionModel:
+        """The fused model; made again only where a weight has changed since."""
+        from flexdetr.model.fuse import fuse
+
+        weights = tuple((value.data_ptr(), value._version) for value in self.model.state_dict().values())
+        if self._fused is None or self._fused[0] != weights:
+            self._fused = (weights, fuse(self.model.eval()))
+        return self._fused[1]
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` checkpoint with classes, configuration and provenance inside."""

@@ -35,6 +35,7 @@ from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
 from flexdetr.loss.criterion import Criterion, Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
+from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Targets
 from flexdetr.weights import store
 from flexdetr.weights.store import Metadata
@@ -274,7 +275,7 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Score the averaged weights on the validation split and keep them where they are the best so far."""
         metrics = evaluate(
-            self.ema.model,
+            fuse(self.ema.model),
             self.val_records,
             self.classes,
             self.val_loader,

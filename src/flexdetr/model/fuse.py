@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -13,9 +13,20 @@ from torch import nn
 from flexdetr.model.conv_norm import fold_pairs
 from flexdetr.model.decoder import Decoder
 
+if TYPE_CHECKING:
+    from flexdetr.model.detector import DetectionModel
+
 
 class FuseError(ValueError):
     """A model that cannot be brought into the deploy form, or a deploy form that is used for training."""
+
+
+@overload
+def fuse(model: DetectionModel, *, decoder_layers: int | None = ...) -> DetectionModel: ...
+
+
+@overload
+def fuse(model: nn.Module, *, decoder_layers: int | None = ...) -> nn.Module: ...
 
 
 def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
