@@ -30,6 +30,7 @@ RANKS = {
     "engine": 5,
     "export": 5,
     "report": 5,
+    "deployed": 5,
     "api": 6,
     "demo": 7,
     "cli": 7,
@@ -38,7 +39,18 @@ RANKS = {
 # These never import torch, not even inside a function.
 NO_TORCH = ("config", "config_values", "classes", "presets", "runtime", "draw", "data.dataset")
 # These may, but only inside a function: a base install without torch has to import them.
-LAZY_TORCH = (*NO_TORCH, "", "api", "cli", "demo", "data", "data.detect", "data.images", "data.check")
+LAZY_TORCH = (
+    *NO_TORCH,
+    "",
+    "api",
+    "cli",
+    "demo",
+    "deployed",
+    "data",
+    "data.detect",
+    "data.images",
+    "data.check",
+)
 HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_eval"}
 # Bases that are no part of this package, and that their libraries mean to be inherited from.
 BASES = {
