@@ -39,14 +39,9 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
-    import numpy as np
-
     from flexdetr.api import load
-    from flexdetr.data.images import read_image, to_rgb
+    from flexdetr.data.images import pixels
     from flexdetr.runtime.sources import Unreadable, find, read
-
-    def pixels(content: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - what sources give
-        return read_image(content) if isinstance(content, Path) else np.asarray(to_rgb(content))
 
     items = find(sources)
     if any(
