@@ -14,20 +14,20 @@ from flexdetr.config import Config, merge
 from flexdetr.config import build as build_config
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.process import THRESHOLD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flexdetr.engine.checkpoint import Start
+    from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.fit import Run
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
+    from flexdetr.runtime.artifact import Artifact
     from flexdetr.weights.store import Metadata
 
     Picture = str | Path | Image.Image | NDArray[np.uint8]
-
-# Published RT-DETR scores are calibrated low: 0.4 is where most detections of a trained model are right.
-THRESHOLD = 0.4
 
 
 class Detector:
@@ -79,7 +79,7 @@ class Detector:
         detector._take(restore(path, changes))
         return detector
 
-    def train(self, data: str | Path, *, out: str | Path, quiet: bool = False, **changes: Any) -> Run:  # noqa: ANN401
+    def train(self, data: str | Path, /, *, out: str | Path, quiet: bool = False, **changes: Any) -> Run:  # noqa: ANN401
         """Train on a data set; afterwards the detector holds the best weights.
 
         Args:
@@ -186,13 +186,14 @@ class Detector:
         Raises:
             ImageError: where a file cannot be read as an image.
         """
+        from flexdetr.data.images import pixels
         from flexdetr.engine.predict import detect_images
 
         pictures = source if isinstance(source, list) else [source]
         found = list(
             detect_images(
                 self._deploy_form(),
-                (_pixels(picture) for picture in pictures),
+                (pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
                 threshold=threshold,
@@ -212,6 +213,27 @@ class Detector:
             self._fused = (weights, fuse(self.model.eval()))
         return self._fused[1]
 
+    def export(self, format: str, out: str | Path | None = None, **options: Any) -> Artifact:  # noqa: A002, ANN401
+        """Write the detector for another runtime, and prove that the file does what the model does.
+
+        Args:
+            format: "onnx", "openvino" or "torch".
+            out: the artifact's folder; None is ``MODEL-FORMAT`` in the current one.
+            **options: ``precision``, ``data``, ``raw``, ``decoder_layers``, ``queries``, ``dynamic_size``, ``sampling``:
+                see ``flexdetr.export.make.export``.
+
+        Returns:
+            The artifact: ``path``, ``parity`` (the proof) and ``metadata``.
+
+        Raises:
+            DriftError: where the file does not do what the model does; nothing is kept then.
+            ExportError: where the format cannot express the model, or an option does not fit.
+        """
+        from flexdetr.export.make import Subject, export
+
+        subject = Subject(self.model, self.config, self.classes, self.metadata)
+        return export(subject, format, out or Path(f"{self.config.model}-{format}"), **options)
+
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` checkpoint with classes, configuration and provenance inside."""
         from flexdetr.weights import store
@@ -219,17 +241,25 @@ class Detector:
         return store.save(path, self.model.state_dict(), self.metadata)
 
 
-def load(path: str | Path, **changes: Any) -> Detector:  # noqa: ANN401 - keys of Config
-    """A detector from a checkpoint file: ours, or one of another project.
+def load(path: str | Path, **changes: Any) -> Detector | ArtifactDetector:  # noqa: ANN401 - keys of Config
+    """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
 
     Args:
-        path: the file.
-        **changes: configuration keys that do not change a weight's shape, like ``decoder={"eval_layers": 3}``.
+        path: the checkpoint, or the artifact's folder or a file in it; torch is imported for a checkpoint only.
+        **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
+            ``decoder={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
     Raises:
-        WeightsError: where the file cannot be used.
+        WeightsError: where the checkpoint cannot be used.
+        ArtifactError: where the artifact cannot be used.
         ConfigError: where a key or value is wrong.
     """
+    from flexdetr.runtime.artifact import is_artifact
+
+    if is_artifact(path):
+        from flexdetr.deployed import ArtifactDetector
+
+        return ArtifactDetector(path, **changes)
     return Detector.from_checkpoint(path, **changes)
 
 
@@ -239,17 +269,3 @@ def _classes(classes: Classes | Mapping[int, str] | Iterable[str]) -> Classes:
     if isinstance(classes, Mapping):
         return Classes(tuple(classes.values()), tuple(classes))
     return Classes.of(classes)
-
-
-def _pixels(picture: Picture) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of anything that ``predict`` takes."""
-    from flexdetr.data.images import read_image, to_rgb
-
-    if isinstance(picture, str | Path):
-        return read_image(Path(picture))
-    if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(picture))
-    array = np.asarray(picture)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an image array must be (H, W, 3) uint8 RGB; got {array.shape} {array.dtype}")
-    return array

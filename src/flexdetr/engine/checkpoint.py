@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,18 +77,18 @@ def start(config: Config, classes: Classes) -> Start:
     if config.weights != "none":
         files.append(_file(config))
     for file in files:
-        loaded = load_any(file)
+        loaded = load_any(file, backbone=config.backbone)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
     return begun
 
 
-def _file(config: Config) -> Path:
+def _file(config: Config) -> str | Path:
     """The checkpoint that ``config.weights`` names, fetched where it is a published one."""
     if config.weights in ("coco", "backbone"):
         from flexdetr.weights.hub import fetch
 
         return fetch(config.model if config.weights == "coco" else config.backbone.name)
-    return Path(config.weights)
+    return config.weights
 
 
 def _with_backbone(begun: Start, loaded: Loaded) -> Start:
@@ -100,6 +101,11 @@ def _with_backbone(begun: Start, loaded: Loaded) -> Start:
         for name, value in begun.model.state_dict().items()
         if name.startswith("backbone.") and (name in tensors or not is_addition(name))
     }
+    # A detector without the coarsest levels has no use for the last stages.
+    last = max((int(name.split(".")[2]) for name in inside if name.startswith("backbone.stages.")), default=0)
+    beyond = re.compile(r"backbone\.stages\.(\d+)\.")
+    behind = [name for name in tensors if (match := beyond.match(name)) and int(match[1]) > last]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in behind}
     if tensors.keys() != inside.keys():
         strange = sorted(tensors.keys() ^ inside.keys())
         raise WeightsError(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +16,7 @@ import torch
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml, to_yaml
 from flexdetr.data.check import usable_records
-from flexdetr.data.dataset import DataError, Dataset, Record
+from flexdetr.data.dataset import DataError, Dataset, Record, fingerprint
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader
 from flexdetr.engine import state as run_state
@@ -32,6 +28,7 @@ from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
 from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
+from flexdetr.engine.stop import Interrupted, on_signal
 from flexdetr.loss.criterion import Criterion, Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
@@ -62,10 +59,6 @@ class Run:
     seconds: float
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training stopped on request, after writing a resumable state."""
-
-
 def train(
     data: str | Path, config: Config, *, out: str | Path, begun: Start | None = None, quiet: bool = False
 ) -> Run:
@@ -92,13 +85,11 @@ def train(
         raise ConfigError(
             f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with log_file(folder / "log.txt"):
-        dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
-        if begun is not None:
-            dataset = dataset.with_classes(begun.classes)
-        torch.manual_seed(config.seed)
-        return Trainer(dataset, config, begun or start(config, dataset.classes), folder, quiet=quiet).run()
+    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    if begun is not None:
+        dataset = dataset.with_classes(begun.classes)
+    run_state.seed_generators(config.seed)
+    return Trainer(dataset, config, begun or start(config, dataset.classes), folder, quiet=quiet).run()
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> Run:
@@ -111,17 +102,17 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Run:
     folder = Path(folder)
     state = run_state.load(folder)
     config = build(read_yaml(folder / "config.yaml"))
-    with log_file(folder / "log.txt"):
-        dataset = read(state["data"], val_fraction=config.data.val_fraction, seed=config.seed)
-        classes = Classes.from_json(state["classes"])
-        begun = replace(
-            blank(config, classes),
-            metadata=Metadata.from_json(state["metadata"]),
-            pretrained=state["pretrained"],
-        )
-        trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet)
-        trainer.restore(state)
-        return trainer.run()
+    dataset = read(state["data"], val_fraction=config.data.val_fraction, seed=config.seed)
+    classes = Classes.from_json(state["classes"])
+    begun = replace(
+        blank(config, classes),
+        metadata=Metadata.from_json(state["metadata"]),
+        pretrained=state["pretrained"],
+        notes=(),
+    )
+    trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet)
+    trainer.restore(state)
+    return trainer.run()
 
 
 class Trainer:
@@ -173,14 +164,19 @@ class Trainer:
         self.stop_requested = False
 
     def run(self) -> Run:
-        """Train to the end."""
+        """Train to the end. Nothing is written before; what is refused leaves no folder behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with log_file(self.folder / "log.txt"):
+            return self._run()
+
+    def _run(self) -> Run:
         (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
         self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
         done = self.epoch * self.steps_per_epoch + self.batch_index
         began = time.monotonic() - self.seconds
         with (
             TrainingDisplay(self.steps, done, quiet=self.quiet) as self.display,
-            _on_signal(self._request_stop),
+            on_signal(self._request_stop),
         ):
             self._introduce()
             while self.epoch < (self.config.train.epochs or 0) and not self._patience_is_over():
@@ -227,7 +223,8 @@ class Trainer:
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteError(
                 f"step {number}: the gradient is {float(norm)} on images {batch.image_ids}; checkpoints of before are "
-                "intact. Lower train.lr, or use --precision fp32"
+                "intact. Lower train.lr, or use --precision fp32",
+                batch.image_ids,
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -245,12 +242,18 @@ class Trainer:
         images = self.model.normalise(images).contiguous(memory_format=self.format)
         with autocast(self.device, self.dtype):
             output = self.model(images, targets)
-        losses: Losses = self.criterion(output, targets, num_boxes=objects)
+        try:
+            losses: Losses = self.criterion(output, targets, num_boxes=objects)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {number}: {error}; checkpoints of before are intact", error.image_ids
+            ) from None
         if not torch.isfinite(losses.total):
             terms = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.terms.items())
             raise NonFiniteError(
                 f"step {number}: the loss is {float(losses.total)} on images {batch.image_ids} ({terms}); checkpoints "
-                "of before are intact. Lower train.lr, or use --precision fp32"
+                "of before are intact. Lower train.lr, or use --precision fp32",
+                batch.image_ids,
             )
         return losses
 
@@ -341,6 +344,7 @@ class Trainer:
                 "classes": self.classes.to_json(),
                 "metadata": self.begun.metadata.to_json(),
                 "pretrained": self.begun.pretrained,
+                "fingerprint": fingerprint(self.train_records),
                 "model": self.model.state_dict(),
                 "criterion": self.criterion.state_dict(),
                 "ema": self.ema.state_dict(),
@@ -356,7 +360,16 @@ class Trainer:
         )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Take up a saved state.
+
+        Raises:
+            DataError: where the training images or their boxes have changed since.
+        """
+        if state["fingerprint"] != fingerprint(self.train_records):
+            raise DataError(
+                f"{self.dataset.root} has changed since {self.folder} began, so the run cannot go on exactly; put the "
+                "data back, or begin a new run with --weights and the folder's last.safetensors"
+            )
         self.model.load_state_dict(state["model"])
         self.criterion.load_state_dict(state["criterion"])
         self.ema.load_state_dict(state["ema"])
@@ -392,22 +405,3 @@ def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
         cut = slice(first, first + size)
         targets = Targets(batch.targets.labels[cut], batch.targets.boxes[cut], batch.targets.image_ids[cut])
         yield Batch(batch.images[cut], targets, batch.sizes[cut], batch.image_ids[cut])
-
-
-@contextmanager
-def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop()
-        signal.signal(number, former[signal.Signals(number)])
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

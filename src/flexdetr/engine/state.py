@@ -27,6 +27,13 @@ class StateError(RuntimeError):
     """A run that cannot be continued; the message says why."""
 
 
+def seed_generators(seed: int) -> None:
+    """Start every generator that training, or a library it calls, draws from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every generator that training draws from, as plain data and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
