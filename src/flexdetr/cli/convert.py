@@ -14,7 +14,8 @@ _TARGETS = ("flexdetr", "transformers")
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A checkpoint, or a folder of transformers'.")
+        str,
+        typer.Argument(metavar="SOURCE", help="A checkpoint, a folder of transformers', or hf://user/name."),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; a folder for --to transformers.")],
     kind: Annotated[
@@ -32,9 +33,15 @@ def convert(
     raw: Annotated[
         bool, typer.Option("--raw", help="Take the raw weights where there are averaged ones too.")
     ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="What the file does not say, like decoder.sampling=discrete."
+        ),
+    ] = None,
 ) -> None:
     """Convert another project's checkpoint; no pickle is ever executed."""
-    from flexdetr.config import nearest
+    from flexdetr.config import nearest, parse_overrides
     from flexdetr.weights import store
     from flexdetr.weights.loading import load_any
     from flexdetr.weights.recognise import KINDS
@@ -43,14 +50,16 @@ def convert(
         raise answers.UsageError(nearest(kind, KINDS, "kind of checkpoint"))
     if target not in _TARGETS:
         raise answers.UsageError(nearest(target, _TARGETS, "target"))
-    loaded = load_any(source, kind=kind, partial=partial, prefer="raw" if raw else "EMA")
-    state = loaded.build().state_dict()
+    overrides = parse_overrides(changes or ())
+    loaded = load_any(source, kind=kind, overrides=overrides, partial=partial, prefer="raw" if raw else "EMA")
+    as_it_is = loaded.is_backbone and target == "flexdetr"
+    state = loaded.state() if as_it_is else dict(loaded.build().state_dict())
     if target == "transformers":
         from flexdetr.weights.transformers_export import to_transformers
 
         eps = loaded.metadata.norm_eps
         written = to_transformers(state, loaded.config, loaded.classes, out, norm_eps=eps)
     else:
-        written = store.save(out, state, loaded.metadata)
+        written = store.save(out, state, loaded.traced())
     answers.show(str(loaded.report))
     answers.show(f"written: {written}")

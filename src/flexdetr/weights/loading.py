@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexdetr.classes import ClassError, Classes
-from flexdetr.config import Config, ConfigError, build, merge
+from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
 from flexdetr.presets import PRESETS
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.hub import digest, local
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
 from flexdetr.weights.report import Report, some_of
@@ -54,6 +55,14 @@ class Loaded:
     def is_backbone(self) -> bool:
         """Whether the file holds a backbone and no detector."""
         return self.kind == "backbone"
+
+    def traced(self) -> Metadata:
+        """The metadata with the sha256 of the file that it all came from."""
+        path = Path(self.report.file)
+        if self.kind == "flexdetr" or not self.metadata.provenance or not path.is_file():
+            return self.metadata
+        nearest, *others = self.metadata.provenance
+        return replace(self.metadata, provenance=[{**nearest, "sha256": digest(path)}, *others])
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, read."""
@@ -106,22 +115,25 @@ def load_any(
     overrides: Mapping[str, Any] | None = None,
     partial: bool = False,
     prefer: str = "EMA",
+    backbone: BackboneConfig | None = None,
 ) -> Loaded:
     """Understand a checkpoint: ours, or one of another project.
 
     Args:
-        path: a file, or a folder that transformers saved.
+        path: a file, a folder that transformers saved, or ``hf://user/name[@revision]``.
         kind: what it should be (a key of ``recognise.KINDS``); anything else is refused then.
         overrides: nested values of the configuration that win over what the file says, like
             ``{"decoder": {"sampling": "discrete"}}``.
         partial: accept missing tensors (initialised at random) and tensors that have no place.
         prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
+        backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
 
     Raises:
         WeightsError: where the file cannot be used; one sentence says why.
         ConfigError: where an override is wrong.
     """
-    source = recognise(path, kind=kind, prefer=prefer)
+    path = local(path)
+    source = recognise(path, kind=kind, prefer=prefer, backbone=backbone)
     if source.metadata is not None:
         return _ours(source, source.metadata, overrides or {}, partial=partial)
     tensors = complete(source.renamed.state)
@@ -148,11 +160,12 @@ def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, p
         raise WeightsError(
             f"{source.path} holds a configuration that this FlexDETR cannot use: {error}"
         ) from error
+    is_backbone = source.kind == "backbone"
     report = Report(
         file=str(source.path),
         title=source.title,
         branch="",
-        model=_departures(config),
+        model=f"backbone {config.backbone.name}" if is_backbone else _departures(config),
         classes=f"{len(classes)}, named in the file",
         image_size=config.image_size,
         mapped=len(source.renamed.state),
@@ -163,14 +176,15 @@ def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, p
 
 def _backbone(source: Source, tensors: dict[str, Deferred]) -> Loaded:
     shapes = {name.removeprefix("backbone."): tensor.shape for name, tensor in tensors.items()}
+    known = source.known.get("backbone", {})
     try:
-        section = backbone_of(shapes)
+        section = known if "name" in known else merge(backbone_of(shapes), known)
     except WeightsError as error:
         raise WeightsError(f"{source.path} is {source.title}, but {error}") from None
-    section = merge(section, source.known.get("backbone", {}))
     config = build({"backbone": section})
     metadata = Metadata(
         model=config.backbone.name,
+        part="backbone",
         config=config.model_dump(mode="json"),
         licence=source.licence,
         provenance=[_origin(source)],

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from flexdetr.config import nearest
-from flexdetr.weights import lyuwenyu, paddle, transformers, ultralytics
+from flexdetr.config import BackboneConfig, nearest
+from flexdetr.weights import lyuwenyu, paddle, timm_names, transformers, ultralytics
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import Deferred
-from flexdetr.weights.header import Header, deferred_tensors, read_header
+from flexdetr.weights.header import deferred_tensors, read_header
 from flexdetr.weights.pickled import read_pickled
 from flexdetr.weights.pickled_arrays import as_tensor
 from flexdetr.weights.renaming import Renamed, without_prefix
@@ -80,27 +80,31 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def recognise(path: str | Path, *, kind: str | None = None, prefer: str = "EMA") -> Source:
+def recognise(
+    path: str | Path, *, kind: str | None = None, prefer: str = "EMA", backbone: BackboneConfig | None = None
+) -> Source:
     """Read a checkpoint's structure and say what it is; tensors are read later.
 
     Args:
         path: a file, or a folder that transformers saved.
         kind: what it should be, a key of ``KINDS``; anything else is refused then.
         prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
+        backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
 
     Raises:
         WeightsError: where the file cannot be read, or is none that FlexDETR knows.
     """
     path = Path(path)
+    reader = _Reader(path, prefer, backbone)
     if kind is not None and kind not in KINDS:
         raise WeightsError(nearest(kind, KINDS, "kind of checkpoint"))
     container = sniff(path)
     if container == "folder":
-        source = _of_folder(path)
+        source = reader.of_folder()
     elif container == "safetensors":
-        source = _of_safetensors(path, read_header(path), path.parent)
+        source = reader.of_safetensors(path, path.parent)
     else:
-        source = _of_pickle(path, read_pickled(path, container), prefer)
+        source = reader.of_pickle(path, read_pickled(path, container))
     if source.kind == "dfine":
         raise WeightsError(f"{path} is a D-FINE or DEIM detector; FlexDETR does not have its decoder yet")
     if kind is not None and source.kind != kind:
@@ -108,57 +112,119 @@ def recognise(path: str | Path, *, kind: str | None = None, prefer: str = "EMA")
     return source
 
 
-def _of_folder(folder: Path) -> Source:
-    """A folder that transformers' ``save_pretrained`` wrote, in one file or in shards."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.is_file():
-        return _of_safetensors(single, read_header(single), folder)
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            paths = [folder / Path(str(shard)).name for shard in shards]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise WeightsError(
-                f"{index} cannot be read as an index of shards ({type(error).__name__})"
-            ) from error
-        tensors = {
-            name: one for path in paths for name, one in deferred_tensors(path, read_header(path)).items()
-        }
-        return _of_state(folder, tensors, "", folder)
-    if (bin_file := folder / "pytorch_model.bin").is_file():
-        return _of_pickle(bin_file, read_pickled(bin_file, sniff(bin_file)), "EMA")
-    raise WeightsError(f"{folder} holds no model.safetensors, so it is no checkpoint that transformers saved")
+@dataclass(frozen=True)
+class _Reader:
+    """From a container's content to a source."""
 
+    path: Path
+    prefer: str
+    backbone: BackboneConfig | None
 
-def _of_safetensors(path: Path, header: Header, folder: Path) -> Source:
-    tensors = deferred_tensors(path, header)
-    if is_ours(header):
-        metadata = metadata_of(path, header)
-        return Source(path, "flexdetr", KINDS["flexdetr"], Renamed(dict(tensors)), metadata=metadata)
-    return _of_state(path, tensors, "", folder)
-
-
-def _of_pickle(path: Path, content: Value, prefer: str) -> Source:
-    module = _module_of(content, prefer)
-    if module is not None:
-        return _of_module(path, content, *module)
-    found = [
-        (place, branch, tensors) for place, branch in _BRANCHES if (tensors := _state_at(content, place))
-    ]
-    if not found:
-        what = f"a {type(content).__name__}" if not isinstance(content, Instance) else str(content.kind)
-        raise WeightsError(f"{path} holds no state dict where checkpoints have one (it holds {what})")
-    preferred = [row for row in found if row[1] == prefer] or found
-    place, branch, tensors = preferred[0]
-    source = _of_state(path, tensors, branch, path.parent)
-    others = [other for other_place, other, _ in found if other and other != branch and other_place]
-    if others and branch:
-        source.notes.append(
-            f"it holds {' and '.join(dict.fromkeys([branch, *others]))} weights; {branch} are taken"
+    def of_folder(self) -> Source:
+        """A folder that transformers' ``save_pretrained`` wrote, in one file or in shards; or one of ours."""
+        folder = self.path
+        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+        if single.is_file():
+            return self.of_safetensors(single, folder)
+        if index.is_file():
+            tensors: dict[str, Deferred] = {}
+            for shard in _shards(index):
+                tensors |= deferred_tensors(shard, read_header(shard))
+            return self.of_state(folder, tensors, "", folder)
+        if (pickled := folder / "pytorch_model.bin").is_file():
+            return self.of_pickle(pickled, read_pickled(pickled, sniff(pickled)))
+        raise WeightsError(
+            f"{folder} holds no model.safetensors, so it is no checkpoint that transformers saved"
         )
-    elif place in (("ema", "module"), ("ema",), ("state_dict_ema",)):
-        source.branch = "EMA"
-    return source
+
+    def of_safetensors(self, path: Path, folder: Path) -> Source:
+        header = read_header(path)
+        tensors = deferred_tensors(path, header)
+        if is_ours(header):
+            metadata = metadata_of(path, header)
+            kind = "backbone" if metadata.part == "backbone" else "flexdetr"
+            return Source(path, kind, KINDS["flexdetr"], Renamed(tensors), metadata=metadata)
+        return self.of_state(path, tensors, "", folder)
+
+    def of_pickle(self, path: Path, content: Value) -> Source:
+        module = _module_of(content, self.prefer)
+        if module is not None:
+            return self._of_module(path, content, *module)
+        found = [
+            (place, branch, tensors) for place, branch in _BRANCHES if (tensors := _state_at(content, place))
+        ]
+        if not found:
+            what = f"a {type(content).__name__}" if not isinstance(content, Instance) else str(content.kind)
+            raise WeightsError(f"{path} holds no state dict where checkpoints have one (it holds {what})")
+        preferred = [row for row in found if row[1] == self.prefer] or found
+        place, branch, tensors = preferred[0]
+        source = self.of_state(path, tensors, branch if len(place) else "", path.parent)
+        others = [other for other_place, other, _ in found if other != branch and other_place]
+        if place and others:
+            source.notes.append(f"it holds {branch} and {others[0]} weights; {branch} are taken")
+        return source
+
+    def _of_module(self, path: Path, content: Value, root: Instance, branch: str) -> Source:
+        module = ultralytics.module_tensors(root)
+        tensors = without_prefix(module.tensors, _WRAPPERS)
+        if not ultralytics.is_ultralytics(tensors):
+            raise WeightsError(f"{path} holds a pickled {root.kind}, which is no Ultralytics RT-DETR")
+        source = self.of_state(path, tensors, branch, path.parent)
+        renamed, place = ultralytics.rename_ultralytics(tensors)
+        eps = {place(name.removeprefix("module.")): value for name, value in module.norm_eps.items()}
+        source.renamed = renamed
+        source.norm_eps = _common_eps({name: value for name, value in eps.items() if name is not None})
+        source.notes = [note for note in source.notes if "eps" not in note]
+        source.notes.append(f"batch norms keep the eps that the file states: {_eps_text(source.norm_eps)}")
+        source.names = ultralytics.class_names(module.attributes.get("names"))
+        if isinstance(content, dict):
+            source.licence = str(content.get("license", source.licence)).split(" ")[0]
+            arguments = content.get("train_args")
+            if isinstance(arguments, dict) and isinstance(arguments.get("imgsz"), int):
+                source.known["image_size"] = (arguments["imgsz"],) * 2
+        return source
+
+    def of_state(self, path: Path, tensors: Mapping[str, Deferred], branch: str, folder: Path) -> Source:
+        """A source from a state dict, by its keys alone."""
+        tensors = without_prefix(tensors, _WRAPPERS)
+        for kind, fits, build in _DIALECTS:
+            if fits(tensors):
+                try:
+                    source = build(path, tensors, folder)
+                except WeightsError as error:
+                    raise WeightsError(f"{path} is {KINDS[kind]}, but {error}") from None
+                break
+        else:
+            source = self._of_timm(path, tensors)
+        source.branch = branch
+        if any(tensor.dtype in ("float16", "bfloat16") for tensor in tensors.values()):
+            source.notes.append("its weights are in half precision and become float32")
+        return source
+
+    def _of_timm(self, path: Path, tensors: Mapping[str, Deferred]) -> Source:
+        name = timm_names.shipped_name(tensors)
+        wanted = BackboneConfig(name=name) if name is not None else self.backbone
+        renamed = timm_names.rename_timm(tensors, wanted) if wanted is not None else None
+        if wanted is None or renamed is None:
+            some = ", ".join(list(tensors)[:3])
+            raise WeightsError(
+                f"{path} is no detector or backbone that FlexDETR knows (its tensors are called {some} ...)"
+            )
+        renamed.state = {f"backbone.{name}": tensor for name, tensor in renamed.state.items()}
+        return Source(
+            path, "backbone", "a backbone of timm", renamed, known={"backbone": wanted.model_dump()}
+        )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of a checkpoint in shards, all beside their index."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return [index.parent / Path(str(name)).name for name in names]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"{index} cannot be read as an index of shards ({type(error).__name__})"
+        ) from error
 
 
 def _state_at(content: Value, place: tuple[str, ...]) -> dict[str, Deferred]:
@@ -187,26 +253,6 @@ def _module_of(content: Value, prefer: str) -> tuple[Instance, str] | None:
     return None
 
 
-def _of_module(path: Path, content: Value, root: Instance, branch: str) -> Source:
-    module = ultralytics.module_tensors(root)
-    tensors = without_prefix(module.tensors, _WRAPPERS)
-    if not ultralytics.is_ultralytics(tensors):
-        raise WeightsError(f"{path} holds a pickled {root.kind}, which is no Ultralytics RT-DETR")
-    source = _of_state(path, tensors, branch, path.parent)
-    renamed, place = ultralytics.rename_ultralytics(tensors)
-    eps = {place(name.removeprefix("module.")): value for name, value in module.norm_eps.items()}
-    source.renamed = renamed
-    source.norm_eps = _common_eps({name: value for name, value in eps.items() if name is not None})
-    source.notes = [f"batch norms have the eps that the file says: {_eps_text(source.norm_eps)}"]
-    source.names = ultralytics.class_names(module.attributes.get("names"))
-    if isinstance(content, dict):
-        source.licence = str(content.get("license", source.licence)).split(" ")[0]
-        arguments = content.get("train_args")
-        if isinstance(arguments, dict) and isinstance(arguments.get("imgsz"), int):
-            source.known["image_size"] = (arguments["imgsz"],) * 2
-    return source
-
-
 def _common_eps(eps: Mapping[str, float]) -> dict[str, float]:
     """Nothing where all are 1e-5, one entry where all are the same, else the odd ones by path."""
     values = set(eps.values())
@@ -217,25 +263,6 @@ def _common_eps(eps: Mapping[str, float]) -> dict[str, float]:
 
 def _eps_text(eps: Mapping[str, float]) -> str:
     return ", ".join(f"{value:g}" for value in sorted(set(eps.values()))) or "1e-05"
-
-
-def _of_state(path: Path, tensors: Mapping[str, Deferred], branch: str, folder: Path) -> Source:
-    """A source from a state dict, by its keys alone."""
-    tensors = without_prefix(tensors, _WRAPPERS)
-    for kind, fits, build in _DIALECTS:
-        if fits(tensors):
-            try:
-                source = build(path, tensors, folder)
-            except WeightsError as error:
-                raise WeightsError(f"{path} is {KINDS[kind]}, but {error}") from None
-            source.branch = branch
-            if any(tensor.dtype in ("float16", "bfloat16") for tensor in tensors.values()):
-                source.notes.append("its weights are in half precision and become float32")
-            return source
-    some = ", ".join(list(tensors)[:3])
-    raise WeightsError(
-        f"{path} is no detector or backbone that FlexDETR knows (its tensors are called {some} ...)"
-    )
 
 
 def _starts(*prefixes: str) -> Callable[[Mapping[str, Deferred]], bool]:

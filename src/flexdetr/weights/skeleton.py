@@ -40,6 +40,11 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def without_draws() -> TorchFunctionMode:
+    """A context in which modules are built without drawing random weights."""
+    return _NoDraws()
+
+
 def skeleton(config: Config, num_classes: int) -> DetectionModel:
     """A detector whose weights hold nothing yet; every one must be loaded before it is used.
 
@@ -50,7 +55,7 @@ def skeleton(config: Config, num_classes: int) -> DetectionModel:
     Raises:
         ConfigError: where a part is unknown or does not fit.
     """
-    with _NoDraws():
+    with without_draws():
         return DetectionModel(config, num_classes)
 
 

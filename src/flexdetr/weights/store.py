@@ -30,7 +30,8 @@ class Metadata:
     """What travels with the weights.
 
     Attributes:
-        model: the preset that the configuration started from.
+        model: the preset that the configuration started from; a backbone's name for a backbone.
+        part: "detector" or "backbone".
         config: the whole resolved configuration, as ``Config.model_dump(mode="json")`` gives it.
         classes: ``[{"id": data set's own id, "name": name}, ...]`` in the order of the head's rows.
         image_size: (height, width) that the network was trained for.
@@ -45,6 +46,7 @@ class Metadata:
     """
 
     model: str = "custom"
+    part: str = "detector"
     config: dict[str, Any] = field(default_factory=dict)
     classes: list[dict[str, Any]] = field(default_factory=list)
     image_size: tuple[int, int] = (640, 640)
