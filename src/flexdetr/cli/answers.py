@@ -28,7 +28,6 @@ _EXTRAS = {
             "scipy",
             "safetensors",
             "huggingface_hub",
-            "faster_coco_eval",
             "psutil",
         ),
         "train",
