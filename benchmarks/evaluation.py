@@ -65,9 +65,10 @@ def main() -> None:
     records = [record for record, _ in rows]
     found = {record.image_id: detections for record, detections in rows}
     classes = Classes.of(f"class {index}" for index in range(arguments.classes))
-    seconds = alternate(
-        {"flexdetr": lambda: evaluate(records, found, classes)}, rounds=arguments.rounds, warmup=0
-    )
+    subjects: dict[str, Callable[[], object]] = {"flexdetr": lambda: evaluate(records, found, classes)}
+    if arguments.beside:
+        subjects["faster-coco-eval"] = lambda: beside(records, found, classes)
+    seconds = alternate(subjects, rounds=arguments.rounds, warmup=0)
     print(machine())
     print(f"{arguments.images} images, {arguments.found} detections each, {arguments.classes} classes")
     for name, times in seconds.items():
