@@ -102,13 +102,13 @@ def timm_backbone(
         known: Sequence[int] = net.feature_info.out_indices  # type: ignore[union-attr, assignment]
         indices = [known[index] for index in needed]
         if inserts:
-            trial = _create(model, options, indices, own_taps)
+            trial = _trim(_create(model, options, indices, own_taps), deepest[-1].module)
             _place(name, trial, deepest, inserts, channels_last)
             try:
                 probe_inserts(trial, _probe_size(options, scale))
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from error
-    net = _create(model, options, indices, own_taps)
+    net = _trim(_create(model, options, indices, own_taps), deepest[-1].module)
     _place(name, net, deepest, inserts, channels_last)
     facts: Mapping[str, Any] = getattr(net, "pretrained_cfg", None) or {}
     return WrappedBackbone(
@@ -156,6 +156,15 @@ def _create(
         except RuntimeError as error:
             raise ConfigError(f"timm/{model} cannot be a backbone: {error}") from error
     raise AssertionError("unreachable: the last switch is empty")
+
+
+def _trim(net: nn.Module, last: str | None) -> nn.Module:
+    """Leaves out the blocks behind the last feature map, which some of timm's extractors keep and run."""
+    holder, _, number = (last or "").rpartition(".")
+    blocks = net.get_submodule(holder) if holder else net
+    if type(blocks) is nn.Sequential and number.isdigit():
+        net.set_submodule(holder, blocks[: int(number) + 1])
+    return net
 
 
 def _timm_model(model: str, **arguments: Any) -> nn.Module:  # noqa: ANN401

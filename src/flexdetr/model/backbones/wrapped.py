@@ -219,7 +219,9 @@ def probe_inserts(body: nn.Module, size: tuple[int, int]) -> None:
     """Runs ``body`` on one blank image to see that each insert in it runs exactly once.
 
     Raises:
-        ConfigError: where one does not: a module may loop over its children, or never be called itself.
+        ConfigError: where one does not, as a module may loop over its children or never be called itself; or
+            where
+            what it gets is no feature map.
     """
     runs = {name: 0 for name, _ in body.named_modules() if name.endswith(f".{_INSERT}")}
 
@@ -231,6 +233,10 @@ def probe_inserts(body: nn.Module, size: tuple[int, int]) -> None:
     ]
     try:
         probe(body, size)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"an attention insert does not fit it: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
