@@ -300,7 +300,7 @@ def _departures(config: Config) -> str:
     return config.model + (f" with {', '.join(changes)}" if changes else "")
 
 
-_ADDITIONS = re.compile(r"(?:backbone|encoder)\.(?:.*\.)?(?:inserts?|levels\.made)\.")
+_ADDITIONS = re.compile(r"(?:backbone|encoder)\.(?:.*\.)?(?:inserts?|attention_insert|levels\.made)\.")
 
 
 def is_addition(name: str) -> bool:
