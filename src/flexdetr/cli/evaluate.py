@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,11 @@ from flexdetr.cli import answers
 from flexdetr.cli.describe import Json
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint.")]
+Layers = Annotated[
+    int | None,
+    typer.Option("--decoder-layers", metavar="N", min=1, help="Run fewer layers than were trained."),
+]
+Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Select another number of queries.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")]
 
 
@@ -20,6 +25,8 @@ def evaluate(
     split: Annotated[str, typer.Option(metavar="train|val|test", help="Which images.")] = "test",
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 8,
+    decoder_layers: Layers = None,
+    queries: Queries = None,
     as_json: Json = False,
 ) -> None:
     """Score a detector: the 12 COCO numbers, and AP for each class."""
@@ -29,8 +36,16 @@ def evaluate(
 
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
-    metrics = load(file).evaluate(data, split, device=device, batch_size=batch_size)
+    detector = load(file, **inference(decoder_layers, queries))
+    metrics = detector.evaluate(data, split, device=device, batch_size=batch_size)
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})
     else:
         answers.show_metrics(metrics)
+
+
+def inference(decoder_layers: int | None, queries: int | None) -> dict[str, Any]:
+    """The changes of the configuration that two options stand for; none where neither is given."""
+    given = {"eval_layers": decoder_layers, "queries": queries}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return {"decoder": chosen} if chosen else {}

@@ -13,7 +13,7 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import Json
-from flexdetr.cli.evaluate import Device, File
+from flexdetr.cli.evaluate import Device, File, Layers, Queries, inference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,8 @@ def predict(
     threshold: Annotated[float, typer.Option(metavar="T", min=0, max=1, help="Lowest score to keep.")] = 0.4,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
     device: Device = "auto",
+    decoder_layers: Layers = None,
+    queries: Queries = None,
     as_json: Json = False,
 ) -> None:
     """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
@@ -48,7 +50,7 @@ def predict(
         isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
     ):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
-    detector = load(file)
+    detector = load(file, **inference(decoder_layers, queries))
     results = Results(out, detector.classes)
     interrupted = False
     try:
