@@ -81,3 +81,22 @@ def test_long_lists_of_errors_are_shortened(root):
         (root / "train" / "images" / f"bad{number}.png").write_text("none")
     with pytest.raises(DataError, match="and 20 more"):
         usable_records(read(root), "train", skip_bad=False)
+
+
+def test_errors_of_another_split_do_not_matter(root):
+    (root / "train" / "labels" / "a.txt").write_text("5 0.5 0.5 0.5 0.5")
+    text = (root / "data.yaml").read_text().replace("val:", "test: valid/images\nval:")
+    (root / "data.yaml").write_text(text)
+    dataset = read(root)
+    assert dataset.errors[0].split == "train"
+    assert len(usable_records(dataset, "test", skip_bad=False)) == 2
+
+
+def test_unreadable_annotation_file_is_named_though_its_split_is_missing(tmp_path, write_coco):
+    write_coco(tmp_path / "valid" / "_annotations.coco.json", {"a.png": []}, {1: "c"})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "_annotations.coco.json").write_text("{")
+    with pytest.raises(DataError, match=r"_annotations\.coco\.json:1: error: is no JSON"):
+        usable_records(read(tmp_path), "train", skip_bad=False)
+    with pytest.raises(DataError, match="no split 'train'"):
+        usable_records(read(tmp_path), "train", skip_bad=True)

@@ -105,6 +105,16 @@ def test_split_folders_and_images_without_objects(tmp_path, write_image, write_v
     dataset = read(tmp_path)
     assert len(dataset.splits["train"][0]) == 1
     assert dataset.splits["val"][0].boxes_xyxy.shape == (0, 4)
+    assert dataset.splits["train"][0].path == tmp_path / "train" / "x.png"  # each split has an x
+    assert dataset.splits["val"][0].path == tmp_path / "valid" / "x.png"
+
+
+def test_split_folders_with_subfolders(tmp_path, write_image, write_voc):
+    for split in ("train", "val"):
+        write_image(tmp_path / split / "images" / "x.png", seed=len(split))
+        write_voc(tmp_path / split / "Annotations" / "x.xml", [("cat", 1, 2, 20, 30)])
+    dataset = read(tmp_path)
+    assert [records[0].path.parent.parent.name for records in dataset.splits.values()] == ["train", "val"]
 
 
 def test_class_file_gives_the_order_and_refuses_other_names(tmp_path, write_image, write_voc):

@@ -145,12 +145,13 @@ def usable_records(
 
     Raises:
         DataError: where the data set has no such split; without ``skip_bad`` also where some annotation or
-            image
-            cannot be used, naming the files.
+            image of it cannot be used, naming the files.
     """
-    records = dataset.split(split)
-    bad = broken_images(records, progress)
-    errors = [*dataset.errors, *bad.values()]
+    bad = broken_images(dataset.splits.get(split, ()), progress)
+    # Validation images may have been cut from the training images.
+    mine = (split, "train") if split == "val" else (split,)
+    errors = [defect for defect in dataset.errors if defect.split is None or defect.split in mine]
+    errors += bad.values()
     if errors and not skip_bad:
         shown = "\n".join(f"  {defect}" for defect in errors[:_SHOWN])
         more = (
@@ -160,7 +161,7 @@ def usable_records(
             f"{dataset.root} has {len(errors)} files or boxes that cannot be used:\n{shown}{more}\n"
             "Mend them, or go on without them: --set data.skip_bad=true"
         )
-    return tuple(record for record in records if record.path not in bad)
+    return tuple(record for record in dataset.split(split) if record.path not in bad)
 
 
 def broken_images(

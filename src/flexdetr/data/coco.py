@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexdetr.classes import ClassError, Classes
-from flexdetr.data.dataset import DataError, Dataset, Defect, Record
+from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
 
@@ -99,13 +99,13 @@ def _load(path: Path, split: str) -> CocoFile | None:
             return None
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         reason = f"is no JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        return CocoFile(path, split, None, Defect("error", path, line, reason))
+        return CocoFile(path, split, None, Defect("error", path, line, reason, split))
     if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in _LISTS):
         return CocoFile(path, split, content)
     if not conventional:
         return None
     message = "is no COCO annotation: it needs the lists 'images', 'annotations' and 'categories'"
-    return CocoFile(path, split, None, Defect("error", path, None, message))
+    return CocoFile(path, split, None, Defect("error", path, None, message, split))
 
 
 def _one_per_split(files: list[CocoFile]) -> list[CocoFile]:
@@ -180,7 +180,7 @@ def _records(root: Path, file: CocoFile, classes: Classes, defects: list[Defect]
     for stray in sorted(boxes.keys() - seen, key=str):
         message = f"{len(boxes[stray])} boxes of the unknown image {stray!r}; ignored"
         found.append(Defect("warning", file.path, boxes[stray][0].line, message))
-    defects += _with_lines(file.path, found)
+    defects += in_split(_with_lines(file.path, found), file.split)
     return records
 
 

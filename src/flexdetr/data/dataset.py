@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +35,14 @@ class Defect:
         file: the file to look into.
         line: the line in it (from 1), where the format has lines.
         message: what is wrong and, for warnings, what was done about it.
+        split: the split that it concerns; None where it may be any.
     """
 
     severity: Severity
     file: Path
     line: int | None
     message: str
+    split: str | None = None
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line is not None else str(self.file)
@@ -48,7 +50,18 @@ class Defect:
 
     def to_json(self) -> dict[str, str | int | None]:
         """The same as plain values."""
-        return {"severity": self.severity, "file": str(self.file), "line": self.line, "message": self.message}
+        return {
+            "severity": self.severity,
+            "file": str(self.file),
+            "line": self.line,
+            "message": self.message,
+            "split": self.split,
+        }
+
+
+def in_split(defects: Iterable[Defect], split: str) -> list[Defect]:
+    """The defects as those of a split."""
+    return [replace(defect, split=split) for defect in defects]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from flexdetr.classes import Classes
 from flexdetr.config import nearest
-from flexdetr.data.dataset import SPLITS, DataError, Dataset, Defect, Record
+from flexdetr.data.dataset import SPLITS, DataError, Dataset, Defect, Record, in_split
 from flexdetr.data.images import IMAGE_SUFFIXES
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
@@ -116,12 +116,14 @@ def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, .
     defects: list[Defect] = []
     notes = list(layout.notes)
     parsed: dict[str, list[VocImage]] = {split: [] for split in layout.sources}
-    images = _images_by_stem(layout.image_folders)
+    images = _Images(layout.image_folders)
     for split, sources in layout.sources.items():
+        found: list[Defect] = []
         for source in sources:
-            image = _parse(source, images, defects)
+            image = _parse(source, images, found)
             if image is not None:
                 parsed[split].append(image)
+        defects += in_split(found, split)
     everything = [image for split in parsed.values() for image in split]
     classes = _classes(root, everything)
     offset = _first_coordinate(everything, notes)
@@ -129,9 +131,11 @@ def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, .
     if difficult:
         notes.append(f"{difficult} objects are marked difficult; they are kept as ordinary objects")
     splits: dict[str, tuple[Record, ...]] = {}
-    for split, found in parsed.items():
-        records = (_record(image, images, classes, offset, defects) for image in found)
+    for split, described in parsed.items():
+        found = []
+        records = (_record(image, images, classes, offset, found) for image in described)
         splits[split] = tuple(record for record in records if record is not None)
+        defects += in_split(found, split)
     _note_unlabelled(layout, images, defects)
     return Dataset(root, "voc", classes, {}, tuple(defects), tuple(notes)), splits
 
@@ -208,19 +212,33 @@ def _stems(path: Path) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _images_by_stem(folders: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for folder in folders:
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    found.setdefault(path.stem, path)
-    return found
+class _Images:
+    """The images of a data set by their stems, those nearest to an XML file first."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.by_folder: dict[Path, dict[str, Path]] = {}
+        for folder in folders:
+            if folder.is_dir():
+                paths = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
+                self.by_folder[folder] = {path.stem: path for path in paths}
+
+    def of(self, source: Path, stem: str) -> Path | None:
+        """The image of this stem: beside the XML file, in a folder beside it, or anywhere."""
+        near = (source.parent, source.parent.parent)
+        for wanted in (near[:1], near, ()):
+            for folder, paths in self.by_folder.items():
+                if stem in paths and (not wanted or folder in wanted or folder.parent in wanted):
+                    return paths[stem]
+        return None
+
+    def everything(self) -> list[Path]:
+        """All images, by name."""
+        return sorted(path for paths in self.by_folder.values() for path in paths.values())
 
 
-def _parse(source: Path, images: dict[str, Path], defects: list[Defect]) -> VocImage | None:
+def _parse(source: Path, images: _Images, defects: list[Defect]) -> VocImage | None:
     if not source.is_file():
-        image = images.get(source.stem)
+        image = images.of(source, source.stem)
         what = f"{image.name} has no XML file" if image else "neither XML file nor image exists"
         defects.append(Defect("warning" if image else "error", source, None, f"{what}; left out"))
         return None
@@ -304,9 +322,10 @@ def _equals_yolo(image: VocImage) -> bool:
 
 
 def _record(
-    image: VocImage, images: dict[str, Path], classes: Classes, offset: int, defects: list[Defect]
+    image: VocImage, images: _Images, classes: Classes, offset: int, defects: list[Defect]
 ) -> Record | None:
-    path = images.get(image.source.stem) or images.get(Path(image.filename.replace("\\", "/")).stem)
+    stems = (image.source.stem, Path(image.filename.replace("\\", "/")).stem)
+    path = next((path for stem in stems if (path := images.of(image.source, stem)) is not None), None)
     if path is None:
         name = image.filename or image.source.stem
         defects.append(Defect("error", image.source, None, f"its image {name!r} was not found"))
@@ -324,11 +343,11 @@ def _record(
     return assemble(RawImage(path, image.source.stem, image.source, image.declared, boxes=boxes), defects)
 
 
-def _note_unlabelled(layout: Layout, images: dict[str, Path], defects: list[Defect]) -> None:
+def _note_unlabelled(layout: Layout, images: _Images, defects: list[Defect]) -> None:
     """Images that no XML file describes: left out, because nobody said that they are empty."""
     known = {source.stem for sources in layout.sources.values() for source in sources}
     folders = {source.parent for sources in layout.sources.values() for source in sources}
     known |= {path.stem for folder in folders for path in folder.glob("*.xml")}
-    for stem, path in sorted(images.items()):
-        if stem not in known:
+    for path in images.everything():
+        if path.stem not in known:
             defects.append(Defect("warning", path, None, "has no XML file; left out"))

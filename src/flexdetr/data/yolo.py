@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from flexdetr.classes import ClassError, Classes
-from flexdetr.data.dataset import DataError, Dataset, Defect, Record
+from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
 from flexdetr.data.images import IMAGE_SUFFIXES
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
@@ -76,13 +76,15 @@ def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, .
             defects.append(Defect("warning", data.path, None, f"{error}; there will be no test split"))
             continue
         ids = _image_ids(images)
-        records = []
+        records: list[Record | None] = []
+        found: list[Defect] = []
         for path in images:
-            boxes, outlines = _labels(path, data.classes, defects)
+            boxes, outlines = _labels(path, data.classes, found)
             polygons += outlines
             if boxes is not None:
                 raw = RawImage(path, ids[path], label_file(path), fractions=True, boxes=boxes)
-                records.append(assemble(raw, defects))
+                records.append(assemble(raw, found))
+        defects += in_split(found, split)
         splits[split] = tuple(record for record in records if record is not None)
     if polygons:
         notes.append(f"{polygons} label lines are polygons; the boxes around them were taken")
