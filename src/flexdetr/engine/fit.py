@@ -193,7 +193,10 @@ class Trainer:
         self.model.train()
         kind = phase(self.config, self.epoch)
         began = time.monotonic()
-        for batch in self.loader.epoch(self.epoch, kind, start_batch=self.batch_index):
+        last = self.epoch + 1 == self.config.train.epochs
+        following = None if last else phase(self.config, self.epoch + 1)
+        batches = self.loader.epoch(self.epoch, kind, start_batch=self.batch_index, following=following)
+        for batch in batches:
             self._step(batch)
             self.batch_index += 1
             if self.stop_requested and self.batch_index < self.steps_per_epoch:
