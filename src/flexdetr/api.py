@@ -19,8 +19,8 @@ from flexdetr.runtime.process import THRESHOLD
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flexdetr.engine.checkpoint import Start
     from flexdetr.deployed import ArtifactDetector
+    from flexdetr.engine.checkpoint import Start
     from flexdetr.engine.fit import Run
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
@@ -219,8 +219,8 @@ class Detector:
         Args:
             format: "onnx", "openvino" or "torch".
             out: the artifact's folder; None is ``MODEL-FORMAT`` in the current one.
-            **options: ``precision``, ``data``, ``raw``, ``decoder_layers``, ``queries``, ``dynamic_size``, ``sampling``:
-                see ``flexdetr.export.make.export``.
+            **options: ``precision``, ``data``, ``raw``, ``decoder_layers``, ``queries``, ``dynamic_size`` or
+                ``sampling``: see ``flexdetr.export.make.export``.
 
         Returns:
             The artifact: ``path``, ``parity`` (the proof) and ``metadata``.

@@ -19,6 +19,7 @@ from flexdetr.cli.check import check
 from flexdetr.cli.convert import convert
 from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
+from flexdetr.cli.export import export
 from flexdetr.cli.predict import predict
 from flexdetr.cli.train import train
 
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "convert": convert,
     "config": describe.config,
     "demo": demo,

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Sampling = Literal["bilinear", "discrete"]
+from flexdetr.model.gathering import gather_rows
+
+# "gather" computes what "bilinear" does with plain gathers; exports choose it, configurations do not.
+Sampling = Literal["bilinear", "discrete", "gather"]
 
 
 class DeformableAttention(nn.Module):
@@ -94,6 +97,8 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
+        if self.sampling == "gather":
+            return gather_rows(value, locations, weights, shapes, self.points)
         batch, length = locations.shape[:2]
         maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * H, D / H, S)
         places = locations.transpose(1, 2).flatten(0, 1)  # (B * H, Q, P, 2)

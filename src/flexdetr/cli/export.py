@@ -1,0 +1,102 @@
+"""The verb ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexdetr.cli import answers
+from flexdetr.cli.describe import Json
+
+if TYPE_CHECKING:
+    from flexdetr.runtime.parity import Parity
+
+
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint.")],
+    format: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option(metavar="onnx|openvino|torch", help="What to write.")
+    ],
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|fp16", help="What is computed or stored in.")
+    ] = "fp32",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="A data set to prove it on; without one, pictures are drawn."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The artifact's folder [default: beside FILE].")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave logits and boxes.")] = False,
+    decoder_layers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Run fewer decoder layers than were trained.")
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Select another number of queries.")
+    ] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="S|HxW", help="What the network sees.")] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take pictures of any size divisible by 32, as they come.")
+    ] = False,
+    sampling: Annotated[
+        str, typer.Option(metavar="model|gather|discrete", help="gather: the decoder without GridSample.")
+    ] = "model",
+    as_json: Json = False,
+) -> None:
+    """Write a detector for another runtime, and prove that the file does what the model does."""
+    from flexdetr.runtime.artifact import ArtifactError, is_artifact
+
+    if sampling not in ("model", "gather", "discrete"):
+        raise answers.UsageError(f"--sampling must be model, gather or discrete; got {sampling!r}")
+    if is_artifact(file):
+        raise ArtifactError(f"{file} is exported already; export needs the checkpoint that it was made from")
+    from flexdetr.api import Detector
+    from flexdetr.export.make import DriftError
+
+    changes = {} if image_size is None else {"image_size": image_size}
+    detector = Detector.from_checkpoint(file, **changes)
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    try:
+        artifact = detector.export(
+            format,
+            out or file.with_name(f"{file.stem}-{format}{suffix}"),
+            precision=precision,
+            data=data,
+            raw=raw,
+            decoder_layers=decoder_layers,
+            queries=queries,
+            dynamic_size=dynamic_size,
+            sampling=sampling,
+            say=answers.note,
+        )
+    except DriftError as error:
+        if as_json:
+            answers.show_json({"artifact": None, "error": str(error), "parity": error.parity.model_dump()})
+        else:
+            _show(error.parity)
+        raise
+    parity = artifact.parity
+    if as_json:
+        answers.show_json(
+            {"artifact": str(artifact.path), "parity": None if parity is None else parity.model_dump()}
+        )
+        return
+    if parity is not None:
+        _show(parity)
+    answers.show(f"artifact: {artifact.path}")
+
+
+def _show(parity: Parity) -> None:
+    """The proof as tables."""
+    answers.show(f"{parity.runtime} against PyTorch in float32, {parity.pictures}")
+    answers.show_table(*parity.table())
+    limit = parity.tolerance
+    answers.show(
+        f"allowed: score drift {limit.score:g}, box drift {limit.box:g} px, for scores above {limit.floor:g}"
+    )
+    if parity.accuracies:
+        answers.show_table(*parity.accuracy_table())
+    for note in parity.notes:
+        answers.show(note)

@@ -1,0 +1,366 @@
+"""A detector from an exported artifact: no torch, only numpy, Pillow and the runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.data.images import ImageError, pixels
+from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.process import THRESHOLD, Selection, decode, label, prepare
+from flexdetr.runtime.sources import VIDEO_SUFFIXES, Camera, Item, Picture, Source, Unreadable, read
+
+if TYPE_CHECKING:
+    from flexdetr.metrics.coco_map import Metrics
+
+_log = logging.getLogger(__name__)
+
+Hint = Literal["auto", "latency", "throughput"]
+Engine = Literal["auto", "openvino", "onnxruntime", "torch"]
+# From this many pictures on, working on several at a time repays compiling the graph for it.
+MANY = 8
+
+
+class Runtime(Protocol):
+    """What runs an artifact's graph."""
+
+    parallel: int
+
+    @property
+    def description(self) -> str:
+        """What computes, for tables and logs."""
+        ...
+
+    def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
+        """(B, H, W, 3) uint8 RGB and (B, 2) original sizes -> the outputs that the metadata names."""
+        ...
+
+
+class ArtifactDetector:
+    """A detector that was exported; it predicts and can be scored, and is not trained any further.
+
+    Args:
+        path: the artifact's folder, or a file inside it.
+        runtime: "openvino" (reads openvino and onnx), "onnxruntime" (onnx), "torch" (torch programs); "auto" takes
+            the format's own, and OpenVINO for onnx where onnxruntime is not installed.
+        hint: "latency" or "throughput"; "auto" decides by the number of pictures.
+        threads: CPU threads; None takes what the runtime chooses.
+        precision: what OpenVINO computes in: "f32", "bf16", or "auto" for bf16 where the CPU has matrix units for it.
+        image_size: (height, width) that the network should see, for artifacts of dynamic size; None takes the trained.
+        cache: folder of OpenVINO's compiled graphs; None is the user's cache, False keeps none.
+        verify: compare the files' sha256 with what was written.
+
+    Attributes:
+        classes: names and data-set ids.
+        metadata: what the artifact says about itself.
+
+    Raises:
+        ArtifactError: where the artifact, or the combination, cannot be used.
+
+    Example:
+        >>> detector = ArtifactDetector("cells-openvino")  # doctest: +SKIP
+        >>> detector.predict("cell.jpg", threshold=0.4).names  # doctest: +SKIP
+        ['RBC', 'WBC']
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        runtime: Engine = "auto",
+        hint: Hint = "auto",
+        threads: int | None = None,
+        precision: Literal["auto", "f32", "bf16"] = "auto",
+        image_size: tuple[int, int] | None = None,
+        cache: str | Path | bool | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.artifact: Artifact = open_artifact(path, verify=verify)
+        self.metadata = self.artifact.metadata
+        self.classes = self.artifact.classes
+        self.image_size = _image_size(self.artifact, image_size)
+        self._engine = _engine(self.artifact, runtime)
+        self._hint: Hint = hint
+        self._options: dict[str, Any] = {"threads": threads}
+        if self._engine == "openvino":
+            self._options |= {"precision": precision, "cache": cache}
+        self._runtimes: dict[tuple[str, str], Runtime] = {}
+        self._starting = threading.Lock()
+
+    def runtime(self, device: str = "auto", *, pictures: int = 1) -> Runtime:
+        """What runs the graph for this many pictures; started when it is first asked for.
+
+        Args:
+            device: "auto", "cpu", or what the runtime calls its devices.
+            pictures: how many are to come.
+
+        Raises:
+            ArtifactError: where the runtime cannot use the file, or has no such device.
+        """
+        hint = self._hint if self._hint != "auto" else "throughput" if pictures >= MANY else "latency"
+        with self._starting:
+            if (device, hint) not in self._runtimes:
+                self._runtimes[device, hint] = _start(
+                    self._engine, self.artifact, device=device, hint=hint, **self._options
+                )
+                _log.info("%s: %s, %s", self.artifact.path, self._runtimes[device, hint].description, hint)
+            return self._runtimes[device, hint]
+
+    @overload
+    def predict(self, source: Source, threshold: float | None = ..., *, device: str = ...) -> Detections: ...
+
+    @overload
+    def predict(
+        self, source: list[Source], threshold: float | None = ..., *, device: str = ...
+    ) -> list[Detections]: ...
+
+    def predict(
+        self, source: Source | list[Source], threshold: float | None = None, *, device: str = "auto"
+    ) -> Detections | list[Detections]:
+        """Find objects.
+
+        Args:
+            source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
+            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            device: where to compute.
+
+        Returns:
+            Detections in pixels of the original image and the data set's own class ids; a list for a list.
+
+        Raises:
+            ImageError: where a file cannot be read as an image, after the others were read; ``predict_many`` goes on.
+        """
+        given = source if isinstance(source, list) else [source]
+        items = [
+            Item(str(one) if isinstance(one, str | Path) else f"image-{i}", _content(one))
+            for i, one in enumerate(given)
+        ]
+        found: list[Detections] = []
+        failed: list[str] = []
+        for answer in self.predict_many(items, threshold, device=device):
+            if isinstance(answer, Unreadable):
+                failed.append(answer.reason)
+            else:
+                found.append(answer[1])
+        if failed:
+            raise ImageError("; ".join(failed))
+        return found if isinstance(source, list) else found[0]
+
+    def predict_many(
+        self, items: Iterable[Item], threshold: float | None = None, *, device: str = "auto"
+    ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
+        """Find objects in what ``flexdetr.runtime.sources.find`` lists, reading ahead of the computation.
+
+        Args:
+            items: pictures, videos, cameras.
+            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            device: where to compute.
+
+        Yields:
+            In the order of the items, each picture with its objects, or why it could not be read.
+        """
+        lowest = self._thresholds(threshold)
+        listed = items if isinstance(items, list) else list(items)
+        live = any(isinstance(item.content, Camera) for item in listed)
+        several = any(_is_film(item) for item in listed)
+        runtime = self.runtime(device, pictures=1 if live else MANY if several else len(listed))
+        # One reader more than computations, so that the next picture is ready when a computation ends.
+        workers = runtime.parallel + max(1, runtime.parallel // 2)
+        waiting: deque[Future[tuple[Picture, Detections] | Unreadable]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="flexdetr-predict")
+        try:
+            for job in self._jobs(listed, partial(self._detect, runtime, lowest)):
+                waiting.append(pool.submit(job))
+                while len(waiting) > (0 if live else 2 * workers):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def predict_batch(
+        self, images: Sequence[Source], threshold: float | None = None, *, device: str = "auto"
+    ) -> list[Detections]:
+        """Find objects in several pictures with one run of the graph.
+
+        On CPUs ``predict`` with a list is faster; this is for runtimes that gain by batches.
+
+        Args:
+            images: paths, PIL images or arrays (H, W, 3) uint8 RGB, of any sizes.
+            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            device: where to compute.
+
+        Raises:
+            ImageError: where a file cannot be read as an image.
+        """
+        if not images:
+            return []
+        return self._infer(
+            self.runtime(device), [pixels(image) for image in images], self._thresholds(threshold)
+        )
+
+    def evaluate(
+        self, data: str | Path, split: str = "test", *, device: str = "auto", batch_size: int | None = None
+    ) -> Metrics:
+        """The 12 COCO numbers on a split of a data set.
+
+        Args:
+            data: folder (or a file inside it) in COCO, VOC or YOLO format, with classes of the same names.
+            split: "train", "val" or "test".
+            device: where to compute.
+            batch_size: unused, for the same call as ``Detector.evaluate``: the runtime decides how many pictures it
+                works on at a time.
+
+        Raises:
+            DataError: where the data cannot be used, or has no such split.
+            ImageError: where a picture cannot be read.
+        """
+        del batch_size
+        from flexdetr.data.detect import read as read_data
+        from flexdetr.metrics.coco_map import evaluate as score
+
+        config = self.metadata.made.get("config", {})
+        options = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
+        dataset = read_data(data, **{key: value for key, value in options.items() if value is not None})
+        records = dataset.with_classes(self.classes).split(split)
+        found = {}
+        answers = self.predict_many([Item(str(one.path), one.path) for one in records], 0.0, device=device)
+        for record, answer in zip(records, answers, strict=True):
+            if isinstance(answer, Unreadable):
+                raise ImageError(answer.reason)
+            boxes = answer[1]
+            found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
+        return score(records, found, self.classes)
+
+    def _thresholds(self, asked: float | None) -> float | list[float]:
+        if asked is not None:
+            if not 0 <= asked <= 1:
+                raise ValueError(f"the threshold must be between 0 and 1; got {asked}")
+            return asked
+        stored = self.metadata.thresholds
+        usual = stored.get("default", THRESHOLD)
+        return [stored.get(name, usual) for name in self.classes.names]
+
+    def _jobs(
+        self, items: Iterable[Item], detect: Callable[[Picture], tuple[Picture, Detections]]
+    ) -> Iterator[Callable[[], tuple[Picture, Detections] | Unreadable]]:
+        """One job a picture. Files are read inside the job; films frame by frame here, in their order."""
+        for item in items:
+            if _is_film(item):
+                for frame in read([item], pixels):
+                    yield partial(_same, frame) if isinstance(frame, Unreadable) else partial(detect, frame)
+            else:
+                yield partial(_read_and_detect, item, detect)
+
+    def _detect(
+        self, runtime: Runtime, threshold: float | list[float], picture: Picture
+    ) -> tuple[Picture, Detections]:
+        (found,) = self._infer(runtime, [picture.image], threshold)
+        return picture, found
+
+    def _infer(
+        self, runtime: Runtime, images: Sequence[NDArray[np.uint8]], threshold: float | list[float]
+    ) -> list[Detections]:
+        ready = np.stack([prepare(image, self.image_size).transpose(1, 2, 0) for image in images])
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return self.read_answers(runtime.infer(ready, np.array(sizes, np.int64)), sizes, threshold)
+
+    def read_answers(
+        self,
+        answers: Sequence[NDArray[Any]],
+        sizes: Sequence[tuple[int, int]],
+        threshold: float | list[float] = 0.0,
+    ) -> list[Detections]:
+        """Detections from what ``Runtime.infer`` gave.
+
+        Args:
+            answers: the graph's outputs.
+            sizes: (height, width) of the original pictures.
+            threshold: lowest score to keep, for all classes or one for each.
+        """
+        if self.metadata.raw:
+            top = self.metadata.outputs.top
+            return [
+                decode(logits, boxes, size, self.classes, threshold, top)
+                for logits, boxes, size in zip(*answers, sizes, strict=True)
+            ]
+        return [
+            label(Selection(*chosen), size, self.classes, threshold)
+            for *chosen, size in zip(*answers, sizes, strict=True)
+        ]
+
+
+def _read_and_detect(
+    item: Item, detect: Callable[[Picture], tuple[Picture, Detections]]
+) -> tuple[Picture, Detections] | Unreadable:
+    picture = next(read([item], pixels))
+    return picture if isinstance(picture, Unreadable) else detect(picture)
+
+
+def _same(answer: Unreadable) -> Unreadable:
+    return answer
+
+
+def _is_film(item: Item) -> bool:
+    content = item.content
+    return isinstance(content, Camera) or (
+        isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES
+    )
+
+
+def _content(source: Source) -> Any:  # noqa: ANN401 - what Item takes
+    return Path(source) if isinstance(source, str) else source
+
+
+def _image_size(artifact: Artifact, asked: tuple[int, int] | None) -> tuple[int, int]:
+    takes = artifact.metadata.input
+    if asked is None or tuple(asked) == takes.size:
+        return takes.size
+    if not takes.dynamic_size:
+        raise ArtifactError(
+            f"{artifact.path} was exported for pictures of {takes.size[0]}x{takes.size[1]}; for {asked[0]}x{asked[1]} "
+            "export again with --dynamic-size"
+        )
+    if any(side < 32 or side % 32 for side in asked):
+        raise ArtifactError(f"image_size must be divisible by 32 on both sides; got {asked[0]}x{asked[1]}")
+    return (int(asked[0]), int(asked[1]))
+
+
+_READS = {"openvino": ("openvino",), "onnx": ("onnxruntime", "openvino"), "torch": ("torch",)}
+
+
+def _engine(artifact: Artifact, asked: Engine) -> str:
+    fitting = _READS[artifact.metadata.format]
+    if asked == "auto":
+        return next((name for name in fitting if importlib.util.find_spec(name) is not None), fitting[-1])
+    if asked not in fitting:
+        raise ArtifactError(
+            f"{artifact.path} is in format {artifact.metadata.format}, which {asked} does not run; "
+            f"use runtime={' or '.join(map(repr, fitting))}"
+        )
+    return asked
+
+
+def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa: ANN401 - of the runtimes
+    if engine == "openvino":
+        from flexdetr.runtime.openvino import OpenVINORuntime
+
+        return OpenVINORuntime(artifact, **options)
+    if engine == "onnxruntime":
+        from flexdetr.runtime.onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(artifact, **options)
+    from flexdetr.export.torch_program import TorchProgramRuntime
+
+    return TorchProgramRuntime(artifact, **options)

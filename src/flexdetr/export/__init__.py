@@ -1,0 +1,1 @@
+"""Exports that prove themselves: a detector as a file for another runtime, compared with the model it was made from."""

@@ -1,0 +1,94 @@
+"""What an export costs: AP and agreement of the whole model, of the part that is exported, and of the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import read_image
+from flexdetr.deployed import ArtifactDetector
+from flexdetr.export.compare import floors, pair
+from flexdetr.export.reference import Pictures, Reference
+from flexdetr.metrics.coco_map import evaluate
+from flexdetr.model.fuse import fuse
+from flexdetr.model.size import measure_module
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.parity import Accuracy, Tolerance, finite
+
+Predict = Callable[[NDArray[np.uint8]], Detections]
+
+
+def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[Accuracy, ...]:
+    """A row for the whole model where less of it is exported, one for what is exported, one for the artifact.
+
+    Args:
+        folder: the artifact.
+        reference: the model as it is exported.
+        pictures: without labels there is no AP, only the agreement with the whole model.
+    """
+    decoder = reference.model.decoder
+    depth, count = reference.decoder_layers or decoder.eval_layers, reference.queries or decoder.queries
+    less = (depth, count) != (decoder.eval_layers, decoder.queries)
+    if not less and not pictures.records:
+        return ()
+    artifact = ArtifactDetector(folder, precision="f32", cache=False, verify=False)
+    whole = replace(reference, decoder_layers=None, queries=None)
+    cases: list[tuple[str, Predict, int, int]] = [
+        (f"PyTorch, {depth} layers, {count} queries", reference.predict, depth, count),
+        ("artifact", lambda image: artifact.predict(image, 0.0), depth, count),
+    ]
+    if less:
+        size = (decoder.eval_layers, decoder.queries)
+        cases.insert(0, (f"PyTorch, {size[0]} layers, {size[1]} queries", whole.predict, *size))
+    expected = [whole.predict(image) for image in pictures.images] if less else []
+    rows = []
+    for name, predict, layers, queries in cases:
+        ap, ap50 = _ap(predict, pictures.records, reference.classes)
+        rows.append(
+            Accuracy(
+                case=name,
+                pictures=len(pictures.records) or len(pictures.images),
+                ap=ap,
+                ap50=ap50,
+                agreement=_agreement(expected, [predict(image) for image in pictures.images])
+                if less
+                else None,
+                gflops=_gflops(reference, layers, queries) if less else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _ap(predict: Predict, records: Sequence[Record], classes: Classes) -> tuple[float | None, float | None]:
+    if not records:
+        return None, None
+    found = {}
+    for record in records:
+        one = predict(read_image(record.path))
+        found[record.image_id] = (one.boxes_xyxy, one.scores, one.indices)
+    metrics = evaluate(records, found, classes)
+    return finite(metrics.ap), finite(metrics.ap50)
+
+
+def _agreement(expected: Sequence[Detections], answers: Sequence[Detections]) -> float | None:
+    """The share of the expected detections that are found in the same place with the same class."""
+    lowest = floors(expected, Tolerance().floor)
+    pairs = [pair(one, other, floor) for one, other, floor in zip(expected, answers, lowest, strict=True)]
+    wanted = sum(int((one.scores > floor).sum()) for one, floor in zip(expected, lowest, strict=True))
+    same = sum(
+        int(((one.scores[two.first] > floor) & ~two.flipped).sum())
+        for one, two, floor in zip(expected, pairs, lowest, strict=True)
+    )
+    return same / wanted if wanted else None
+
+
+def _gflops(reference: Reference, layers: int, queries: int) -> float:
+    form = fuse(reference.model.eval(), decoder_layers=layers)
+    form.get_submodule("decoder").queries = queries  # type: ignore[assignment]  # a plain number
+    return round(measure_module(form, reference.size).gflops, 3)

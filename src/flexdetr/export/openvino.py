@@ -1,0 +1,115 @@
+"""The OpenVINO writer, and the view into a written file that the search for a wrong layer needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.export.half import store_in_half
+from flexdetr.export.prepare import DeployForm, ExportError, example
+from flexdetr.export.program import quiet
+
+MODEL = "model.xml"
+WEIGHTS = "model.bin"
+_SCOPE = re.compile(r"^__module\.(?P<path>[^/]+)/")
+# Smaller constants are numbers of formulas, and not worth the conversion.
+_WORTH_HALVING = 64
+
+
+def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
+    """Write ``model.xml`` and ``model.bin``, converted directly from the PyTorch module.
+
+    Args:
+        form: the float32 deploy form.
+        folder: where to write.
+        precision: "fp32", or "fp16", which stores weights in half precision; what is computed in is the runtime's
+            choice.
+        float32: paths or kinds of layers whose weights stay in float32 then.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        ExportError: where the model cannot be expressed.
+    """
+    if precision == "fp16":
+        form, _ = store_in_half(form, float32)
+    options = form.options
+    free = options.dynamic_size or options.resize_inside
+    height, width = (-1, -1) if free else options.size
+    shapes = [openvino.PartialShape([-1, height, width, 3])]
+    if not options.raw:
+        shapes.append(openvino.PartialShape([-1, 2]))
+    try:
+        with quiet(), torch.no_grad():
+            graph = openvino.convert_model(form, example_input=example(options), input=shapes)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"this model cannot be written for OpenVINO: {error}") from error
+    for output, name in zip(graph.outputs, form.output_names, strict=True):
+        output.get_tensor().set_names({name})
+    if precision == "fp16":
+        _halve(graph)
+    openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
+    return [MODEL, WEIGHTS]
+
+
+def _halve(graph: openvino.Model) -> None:
+    """Store every constant in half precision that loses nothing by it: the weights were rounded before."""
+    from openvino import opset13
+
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
+            continue
+        values = np.array(node.data)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < _WORTH_HALVING or not np.array_equal(half.astype(np.float32), values):
+            continue
+        stored = opset13.constant(half)
+        stored.set_friendly_name(node.get_friendly_name() + "/half")
+        node.output(0).replace(opset13.convert(stored, "f32").output(0))
+
+
+def layers(path: Path) -> dict[str, str]:
+    """Where the output of each layer can be read: module path -> name of an operation in the graph."""
+    found: dict[str, str] = {}
+    for node in openvino.Core().read_model(path).get_ordered_ops():
+        scope = _SCOPE.match(node.get_friendly_name())
+        if scope and node.get_type_name() not in ("Constant", "ShapeOf") and node.get_output_size() == 1:
+            found[scope["path"]] = node.get_friendly_name()
+    return found
+
+
+def read_values(
+    path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[NDArray[np.floating]]:
+    """Run a written graph and read values inside it.
+
+    Args:
+        path: the file.
+        names: names of operations, as ``layers`` gives them, or of outputs.
+        feeds: the graph's inputs.
+
+    Returns:
+        The values, float32.
+    """
+    core = openvino.Core()
+    graph = core.read_model(path)
+    nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops()}
+    ports = []
+    for name in names:
+        result = next((output for output in graph.outputs if name in output.get_names()), None)
+        ports.append(result.get_node().input_value(0) if result is not None else nodes[name].output(0))
+    for output in list(graph.outputs):
+        graph.remove_result(output.get_node())
+    graph.add_outputs(ports)
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answers = compiled(dict(feeds))
+    return [np.asarray(answers[i], np.float32) for i in range(len(names))]

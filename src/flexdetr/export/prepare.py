@@ -1,0 +1,199 @@
+"""The deploy form with everything around it: uint8 pictures in, boxes in pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexdetr.model.deformable import DeformableAttention
+from flexdetr.model.detector import DetectionModel
+from flexdetr.model.fuse import fuse
+from flexdetr.model.outputs import Prediction
+from flexdetr.model.postprocess import postprocess
+
+TOP = 300
+
+
+class ExportError(ValueError):
+    """An export that cannot be made, or that does not do what the model does; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to export.
+
+    Attributes:
+        size: (height, width) that the network sees.
+        dynamic_size: let the network see pictures as they come, with sides divisible by 32.
+        resize_inside: take pictures of any size and resize them to ``size``.
+        raw: leave logits and boxes.
+        decoder_layers: layers to run; None runs the configured number.
+        queries: queries to select; None selects the configured number.
+        sampling: how the decoder samples: "model" as it was trained, "gather" the same without GridSample, "discrete"
+            the nearest cell (other results; for models trained so).
+        top: (query, class) pairs to answer at most.
+        smallest: shortest side of a picture where the size is dynamic: the network needs as many cells as queries.
+    """
+
+    size: tuple[int, int]
+    dynamic_size: bool = False
+    smallest: int = 32
+    resize_inside: bool = False
+    raw: bool = False
+    decoder_layers: int | None = None
+    queries: int | None = None
+    sampling: Literal["model", "gather", "discrete"] = "model"
+    top: int = TOP
+
+
+class Preprocess(nn.Module):
+    """Pictures as a network wants them.
+
+    Args:
+        normalise: the model's own, from (B, 3, H, W) values of 0 to 255.
+        size: resize to this (height, width); None takes pictures as they come.
+    """
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor], size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 RGB -> (B, 3, h, w) normalised."""
+        planes = images.permute(0, 3, 1, 2).float()
+        if self.size is not None:
+            # With antialiasing this is what Pillow does, but for its rounding to whole levels.
+            planes = F.interpolate(planes, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.normalise(planes)
+
+
+class Postprocess(nn.Module):
+    """RT-DETR's post-processing: the best pairs of query and class; boxes as pixels, clipped to the picture.
+
+    Args:
+        top: pairs to keep at most.
+    """
+
+    def __init__(self, top: int) -> None:
+        super().__init__()
+        self.top = top
+
+    def forward(self, logits: Tensor, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, Q, C), cxcywh boxes (B, Q, 4), sizes (B, 2) -> boxes xyxy (B, K, 4), scores and labels (B, K)."""
+        labels, boxes_xyxy, scores = postprocess(Prediction(logits, boxes), sizes, self.top)
+        edge = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes_xyxy.dtype)
+        return torch.minimum(boxes_xyxy.clamp(min=0), edge), scores, labels
+
+
+class DeployForm(nn.Module):
+    """A detector as it is exported.
+
+    Args:
+        detector: the deploy form of the model, see ``flexdetr.model.fuse``.
+        options: what to export, all of it decided.
+    """
+
+    def __init__(self, detector: DetectionModel, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        self.preprocess = Preprocess(detector.normalise, options.size if options.resize_inside else None)
+        self.detector = detector
+        self.postprocess = None if options.raw else Postprocess(options.top)
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            sizes: (B, 2) int64 height and width of the original pictures; not used by a raw form.
+
+        Returns:
+            Boxes xyxy (B, K, 4) in pixels of the originals, scores (B, K), labels (B, K); raw: logits (B, Q, C) and
+            cxcywh boxes (B, Q, 4).
+        """
+        planes = self.preprocess(images)
+        first = next(self.detector.parameters())
+        logits, boxes = self.detector(planes.to(first.dtype), queries=self.options.queries).final
+        if self.postprocess is None or sizes is None:
+            return logits, boxes
+        return self.postprocess(logits, boxes, sizes)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what ``forward`` returns, in order."""
+        return ("logits", "boxes") if self.postprocess is None else ("boxes", "scores", "labels")
+
+
+def prepare(model: DetectionModel, options: Options) -> DeployForm:
+    """The form of a model that is exported; the model is left as it is.
+
+    Args:
+        model: the detector, in evaluation mode or not.
+        options: what to export.
+
+    Raises:
+        ExportError: where the options do not fit the model.
+    """
+    options = _decide(model, options)
+    model.eval()
+    detector = fuse(model, decoder_layers=options.decoder_layers).cpu().float()
+    if not isinstance(detector, DetectionModel):
+        raise ExportError(f"the deploy form of {type(model).__name__} is no detector")
+    if options.sampling != "model":
+        for part in detector.modules():
+            # A model trained with discrete sampling has no GridSample to replace, and other results without it.
+            if isinstance(part, DeformableAttention) and part.sampling != "discrete":
+                part.sampling = options.sampling
+    return DeployForm(detector, options).eval().requires_grad_(False)
+
+
+def _decide(model: DetectionModel, options: Options) -> Options:
+    """Options without None, checked against the model."""
+    decoder = model.decoder
+    trained = len(decoder.layers)
+    layers = decoder.eval_layers if options.decoder_layers is None else options.decoder_layers
+    if not 1 <= layers <= trained:
+        raise ExportError(f"decoder_layers must be between 1 and {trained}; got {layers}")
+    queries = decoder.queries if options.queries is None else options.queries
+    if queries < 1:
+        raise ExportError(f"queries must be at least 1; got {queries}")
+    height, width = options.size
+    if any(side < 32 or side % 32 for side in options.size):
+        raise ExportError(f"the image size must be divisible by 32; got {height}x{width}")
+    if options.dynamic_size and options.resize_inside:
+        raise ExportError(
+            "a graph of dynamic size takes pictures as they come: it cannot resize them as well"
+        )
+    smallest = 32
+    if options.dynamic_size:
+        smallest = _smallest(decoder.strides, queries)
+        if min(options.size) < smallest:
+            raise ExportError(
+                f"with {queries} queries a graph of dynamic size needs sides of at least {smallest}; got "
+                f"{height}x{width}: choose fewer queries or a larger size"
+            )
+    return replace(options, decoder_layers=layers, queries=queries, smallest=smallest)
+
+
+def _smallest(strides: tuple[int, ...], queries: int) -> int:
+    """The shortest side, divisible by 32, at which a square picture has a cell for each query."""
+    side = 64  # torch.export fixes sides of one cell
+    while sum((side // stride) ** 2 for stride in strides) < queries:
+        side += 32
+    return side
+
+
+def example(options: Options, batch: int = 2) -> tuple[Tensor, ...]:
+    """Inputs to trace with: noise, so that nothing degenerate (equal scores, empty maps) is folded in."""
+    height, width = options.size
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=drawn)
+    if options.raw:
+        return (images,)
+    return images, torch.tensor([[height, width]] * batch)

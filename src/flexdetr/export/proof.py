@@ -1,0 +1,243 @@
+"""The proof of an export: the written artifact and the PyTorch model, side by side on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.classes import Classes
+from flexdetr.deployed import ArtifactDetector
+from flexdetr.export.compare import drift, explain
+from flexdetr.export.formats import FORMATS
+from flexdetr.export.locate import Departure, first_departure
+from flexdetr.export.prepare import DeployForm
+from flexdetr.export.reference import Pictures, Reference
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.parity import Drift, Parity, Tolerance
+from flexdetr.runtime.process import prepare
+
+# In float32 only the order of sums differs. Half precision knows scores to 5e-4 at best, and rounding adds up over the
+# layers. A picture that the graph resizes lacks Pillow's rounding to whole levels.
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(),
+    "fp16": Tolerance(score=0.02, box=2.0),
+    "resized inside": Tolerance(score=0.05, box=3.0),
+}
+# Relative differences of a layer's output that count as a departure, see ``first_departure``.
+LIMITS: Mapping[str, tuple[float, ...]] = {"fp32": (3e-2, 1e-3, 1e-4), "fp16": (0.3, 0.05, 0.02)}
+BATCH = 4
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running an artifact beside the model gave.
+
+    Attributes:
+        parity: what is stored.
+        departure: the layer at fault, where it is one.
+    """
+
+    parity: Parity
+    departure: Departure | None = None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One way of running the artifact.
+
+    Attributes:
+        name: of the way.
+        images: the pictures.
+        expected: the model's detections.
+        answers: the artifact's.
+        tolerance: what passes.
+        feed: a picture -> the graph's input for it, (1, h, w, 3).
+    """
+
+    name: str
+    images: Sequence[Image]
+    expected: Sequence[Detections]
+    answers: Sequence[Detections]
+    tolerance: Tolerance
+    feed: Callable[[Image], Image]
+
+    @property
+    def drift(self) -> Drift:
+        return drift(self.name, self.expected, self.answers, self.tolerance)
+
+
+def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictures) -> Proof:
+    """Run a written artifact beside the model.
+
+    Args:
+        folder: the artifact.
+        form: the float32 form that it was written from.
+        reference: the model.
+        pictures: what to run on.
+
+    Returns:
+        The proof, passed or not; where it is not, with the culprit.
+
+    Raises:
+        ArtifactError: where the artifact cannot even be run.
+    """
+    artifact = ArtifactDetector(folder, precision="f32", cache=False)
+    cases, notes = _cases(artifact, reference, pictures.images)
+    drifts = tuple(case.drift for case in cases)
+    wrong = next((case for case, one in zip(cases, drifts, strict=True) if not one.passed), None)
+    departure = None
+    culprit = _wrong_classes(artifact.classes, reference.classes)
+    if culprit is None and wrong is not None:
+        departure, culprit = _culprit(artifact, form, wrong)
+    return Proof(
+        Parity(
+            passed=culprit is None,
+            tolerance=TOLERANCES[artifact.metadata.precision],
+            runtime=artifact.runtime().description,
+            pictures=pictures.source,
+            drifts=drifts,
+            notes=tuple(notes),
+            culprit=culprit,
+        ),
+        departure,
+    )
+
+
+def _cases(
+    artifact: ArtifactDetector, reference: Reference, images: Sequence[Image]
+) -> tuple[list[_Case], list[str]]:
+    """Every way in which the artifact can be run."""
+    metadata = artifact.metadata
+    tolerance = TOLERANCES[metadata.precision]
+    feed = _prepared(reference.size)
+    expected = [reference.predict(image) for image in images]
+    answers = [artifact.predict(image, 0.0) for image in images]
+    alone = _Case("one by one", images, expected, answers, tolerance, feed)
+    notes: list[str] = []
+    if metadata.precision == "fp32":
+        alone, notes = _without_ties(alone, reference)
+    images = alone.images
+    cases = [alone]
+    few = images[:BATCH]
+    if len(few) > 1:
+        answers = artifact.predict_batch(few, 0.0)
+        cases.append(
+            _Case(f"a batch of {len(few)}", few, alone.expected[: len(few)], answers, tolerance, feed)
+        )
+    if metadata.input.resize == "inside":
+        runtime = artifact.runtime()
+        answers = [
+            artifact.read_answers(runtime.infer(image[None]), [image.shape[:2]])[0] for image in images
+        ]
+        cases.append(
+            _Case(
+                "resized by the graph",
+                images,
+                alone.expected,
+                answers,
+                TOLERANCES["resized inside"],
+                lambda one: one[None],
+            )
+        )
+    if metadata.input.dynamic_size:
+        size = (reference.size[0] + 32, reference.size[1] + 64)
+        other = ArtifactDetector(
+            artifact.artifact.path, precision="f32", cache=False, verify=False, image_size=size
+        )
+        expected = [reference.at(size).predict(image) for image in few]
+        answers = [other.predict(image, 0.0) for image in few]
+        name = f"at {size[0]}x{size[1]}"
+        cases.append(_Case(name, few, expected, answers, tolerance, _prepared(size)))
+    if metadata.format == "onnx":  # which is what OpenVINO reads as well
+        second = ArtifactDetector(
+            artifact.artifact.path, runtime="openvino", precision="f32", cache=False, verify=False
+        )
+        answers = [second.predict(image, 0.0) for image in images]
+        cases.append(_Case("in OpenVINO", images, alone.expected, answers, tolerance, feed))
+    return cases, notes
+
+
+def _prepared(size: tuple[int, int]) -> Callable[[Image], Image]:
+    return lambda image: np.ascontiguousarray(prepare(image, size).transpose(1, 2, 0)[None])
+
+
+def _without_ties(case: _Case, reference: Reference) -> tuple[_Case, list[str]]:
+    """The case without pictures that drift because their selection of queries is a tie; a quarter of them at most."""
+    tied = [
+        place
+        for place, image in enumerate(case.images)
+        if not drift("", [case.expected[place]], [case.answers[place]], case.tolerance).passed
+        and reference.tied(image)
+    ]
+    if not tied or 4 * len(tied) > len(case.images):
+        return case, []
+    kept = [place for place in range(len(case.images)) if place not in tied]
+    rest = _Case(
+        case.name,
+        [case.images[place] for place in kept],
+        [case.expected[place] for place in kept],
+        [case.answers[place] for place in kept],
+        case.tolerance,
+        case.feed,
+    )
+    return rest, [f"{len(tied)} of {len(case.images)} pictures left out: their last selected query is a tie"]
+
+
+def _wrong_classes(found: Classes, expected: Classes) -> str | None:
+    """What is wrong with the artifact's class list, if anything."""
+    if found == expected:
+        return None
+    if len(found) != len(expected):
+        return f"the class list: it has {len(found)} classes, the model {len(expected)}"
+    pairs = tuple(zip(expected.names, expected.ids, strict=True))
+    listed = tuple(zip(found.names, found.ids, strict=True))
+    for shift in range(1, len(pairs)):
+        if listed == pairs[shift:] + pairs[:shift]:
+            by = shift if shift <= len(pairs) // 2 else shift - len(pairs)
+            return f"the class list: it is shifted by {by} against the model's"
+    place = next(i for i, (one, other) in enumerate(zip(listed, pairs, strict=True)) if one != other)
+    return f"the class list: position {place} holds {listed[place]}, the model's {pairs[place]}"
+
+
+def _culprit(artifact: ArtifactDetector, form: DeployForm, case: _Case) -> tuple[Departure | None, str]:
+    """The layer at fault if it is one, and in words what is."""
+    metadata = artifact.metadata
+    around = explain(case.expected, case.answers, case.tolerance, len(artifact.classes))
+    if around is not None:
+        return None, f"postprocess: {around}"
+    if case.name == "in OpenVINO":
+        return None, "OpenVINO reads this ONNX file otherwise than onnxruntime, which agrees with the model"
+    image = case.images[_worst(case)]
+    feeds: dict[str, NDArray[Any]] = {"images": case.feed(image)}
+    if not metadata.raw:
+        feeds["sizes"] = np.array([image.shape[:2]], np.int64)
+    writer = FORMATS[metadata.format].writer
+    departure = first_departure(form, artifact.artifact.model_file, writer, feeds, LIMITS[metadata.precision])
+    if departure is not None:
+        return departure, str(departure)
+    if case.name == "resized by the graph":
+        return None, "preprocess: the graph resizes pictures otherwise than the training did"
+    if metadata.raw:
+        return None, "every layer agrees with the model, the detections drift nevertheless"
+    return (
+        None,
+        "postprocess: every layer agrees with the model, the boxes, scores or labels made from them do not",
+    )
+
+
+def _worst(case: _Case) -> int:
+    """The picture with the most that is wrong."""
+
+    def badness(place: int) -> tuple[int, float]:
+        one = drift("", [case.expected[place]], [case.answers[place]], case.tolerance)
+        off = max(one.score / case.tolerance.score, one.box / case.tolerance.box)
+        return one.missing + one.extra + one.flips, off
+
+    return max(range(len(case.images)), key=badness)

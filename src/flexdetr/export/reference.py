@@ -1,0 +1,116 @@
+"""What an artifact is compared with: the PyTorch model, and pictures to run both on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.data.detect import read as read_data
+from flexdetr.data.images import read_image
+from flexdetr.data.scenes import draw_scene
+from flexdetr.model.detector import DetectionModel
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.process import decode, prepare
+
+PICTURES = 8
+SCORED = 100
+# Two tokens whose class logits are closer than this may change places where the best are selected: no arithmetic
+# decides between them, and the other choice is as right.
+TIE = 1e-4
+_DRAWN_SIZES = ((320, 320), (240, 426), (480, 360), (333, 500))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a proof runs on.
+
+    Attributes:
+        images: (H, W, 3) uint8 RGB each, to compare detections on.
+        records: labelled pictures to take the AP on; none without data.
+        source: where they come from, in words.
+    """
+
+    images: tuple[NDArray[np.uint8], ...]
+    records: tuple[Record, ...] = ()
+    source: str = ""
+
+
+def pictures_of(
+    data: str | Path | None, classes: Classes, *, count: int = PICTURES, scored: int = SCORED
+) -> Pictures:
+    """Pictures of a data set's validation split (or test, or training); drawn ones without data.
+
+    Args:
+        data: folder, or None.
+        classes: of the detector.
+        count: pictures to compare detections on.
+        scored: labelled pictures to take the AP on, at most.
+
+    Raises:
+        DataError: where the data cannot be used.
+        ImageError: where a picture cannot be read.
+    """
+    if data is None:
+        drawn = [
+            draw_scene(np.random.default_rng(i), _DRAWN_SIZES[i % len(_DRAWN_SIZES)]) for i in range(count)
+        ]
+        return Pictures(tuple(scene.image for scene in drawn), source=f"{count} drawn scenes")
+    dataset = read_data(data).with_classes(classes)
+    split = next(name for name in ("val", "test", "train") if dataset.splits.get(name))
+    records = dataset.split(split)[:scored]
+    images = tuple(read_image(record.path) for record in records[:count])
+    return Pictures(images, records, f"{len(images)} pictures of {data}, split {split}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The PyTorch model as the artifact should behave: in float32 on the CPU, with numpy's post-processing.
+
+    Attributes:
+        model: the detector as it was trained, not fused.
+        classes: of its head.
+        size: (height, width) that the network sees.
+        decoder_layers: layers to run; None runs the configured number.
+        queries: queries to select; None selects the configured number.
+        top: detections at most.
+    """
+
+    model: DetectionModel
+    classes: Classes
+    size: tuple[int, int]
+    decoder_layers: int | None = None
+    queries: int | None = None
+    top: int = 300
+
+    def at(self, size: tuple[int, int]) -> Self:
+        """The same model at another size."""
+        return replace(self, size=size)
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[np.uint8]) -> Detections:
+        """All detections of an image, however low their score."""
+        model = self.model.eval()
+        planes = model.normalise(torch.from_numpy(prepare(image, self.size))[None])
+        output = model(planes, decoder_layers=self.decoder_layers, queries=self.queries)
+        logits, boxes = (part[0].float().numpy() for part in output.final)
+        return decode(logits, boxes, (image.shape[0], image.shape[1]), self.classes, 0.0, self.top)
+
+    def tied(self, image: NDArray[np.uint8]) -> bool:
+        """Whether the last selected query and the first one that is not have the same score, but for rounding."""
+        seen: list[torch.Tensor] = []
+        head = self.model.decoder.encoder_score
+        handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            self.predict(image)
+        finally:
+            handle.remove()
+        best = seen[0][0].amax(-1).sort(descending=True).values
+        count = self.queries or self.model.decoder.queries
+        return len(best) > count and float(best[count - 1] - best[count]) < TIE

@@ -1,0 +1,287 @@
+"""An exported detector on disk: a folder with the model's files and ``metadata.json``, which says how to use them.
+
+Nothing is guessed when one is opened: the format version has to be known, and every file has to be there with the
+content that was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from flexdetr.classes import Classes
+from flexdetr.runtime.parity import Parity
+
+FORMAT_VERSION = 1
+METADATA = "metadata.json"
+SUFFIXES = (".xml", ".bin", ".onnx", ".pt2")
+
+Format = Literal["onnx", "openvino", "torch"]
+
+
+class ArtifactError(ValueError):
+    """An artifact that cannot be used; the message is one sentence that says why."""
+
+
+class Input(BaseModel):
+    """What the graph takes: uint8 RGB pictures (B, H, W, 3) and, unless it is raw, their original sizes (B, 2).
+
+    Attributes:
+        name: the pictures' name in the graph.
+        sizes: the name of the (height, width) of the original pictures, int64; None for a raw graph.
+        dtype: of the pictures.
+        layout: of the pictures.
+        colour_order: of the pictures.
+        size: (height, width) that the network sees.
+        dynamic_size: whether the network sees pictures as they come, with sides divisible by 32.
+        smallest: shortest side that it takes.
+        resize: "inside" where the graph takes pictures of any size and resizes them itself, "outside" where they have
+            to come in the network's size.
+        resize_method: how to resize, and how the training did.
+        batch: "dynamic": any number of pictures of one size.
+        normalisation: done inside, to the uint8 values: times scale, minus mean, divided by std.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = "images"
+    sizes: str | None = "sizes"
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    colour_order: Literal["RGB"] = "RGB"
+    size: tuple[int, int]
+    dynamic_size: bool = False
+    smallest: int = 1
+    resize: Literal["inside", "outside"]
+    resize_method: str = "bilinear with antialiasing, as Pillow; the aspect ratio is not kept"
+    batch: Literal["dynamic"] = "dynamic"
+    normalisation: dict[str, Any] = Field(default_factory=dict)
+
+
+class Outputs(BaseModel):
+    """What the graph answers.
+
+    Attributes:
+        names: of the outputs, in order: boxes, scores, labels; of a raw graph: logits, boxes.
+        box_format: "xyxy pixels of the original picture"; of a raw graph "cxcywh fractions".
+        labels: what the labels count; the data set's own ids are in ``classes``.
+        top: (query, class) pairs that are answered at most.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    names: tuple[str, ...]
+    box_format: Literal["xyxy pixels of the original picture", "cxcywh fractions"]
+    labels: str = "position in classes, from 0"
+    top: int = Field(gt=0)
+
+
+class File(BaseModel):
+    """One of the artifact's files.
+
+    Attributes:
+        sha256: of its content, in hexadecimal.
+        bytes: its size.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class ArtifactMetadata(BaseModel):
+    """The content of ``metadata.json``.
+
+    Attributes:
+        format_version: of this layout; a newer one than ours is refused.
+        format: of the model's files.
+        precision: "fp32", or "fp16": see docs/deploy.md for what is in half precision then.
+        model: the preset's name.
+        classes: ``[{"id": the data set's own id, "name": name}, ...]``, by the graph's labels.
+        input: see ``Input``.
+        outputs: see ``Outputs``.
+        raw: whether the graph ends with logits and boxes, without post-processing.
+        thresholds: lowest scores to keep, by class name, or "default" for all.
+        made: how: versions, checkpoint, decoder layers, queries, sampling, layers kept in float32 ...
+        licence: of the weights.
+        provenance: where the weights came from, nearest ancestor first.
+        parity: the proof: how far the artifact was from the PyTorch model when it was made.
+        files: by name inside the folder, the model's own file first.
+        seal: sha256 of all the above but ``thresholds``, which may be edited by hand.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    format: Format
+    precision: str = "fp32"
+    model: str = "custom"
+    classes: list[dict[str, Any]]
+    input: Input
+    outputs: Outputs
+    raw: bool = False
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    made: dict[str, Any] = Field(default_factory=dict)
+    licence: str = "unknown"
+    provenance: list[dict[str, Any]] = Field(default_factory=list)
+    parity: Parity | None = None
+    files: dict[str, File] = Field(min_length=1)
+    seal: str = ""
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, File]) -> dict[str, File]:
+        for name in files:
+            if not name or Path(name).name != name or "\\" in name:
+                raise ValueError(f"a file's name must be a plain name inside the folder, not {name!r}")
+        return files
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_fit(cls, classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        Classes.from_json(classes)
+        return classes
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported detector.
+
+    Attributes:
+        path: its folder.
+        metadata: what ``metadata.json`` says.
+    """
+
+    path: Path
+    metadata: ArtifactMetadata
+
+    @property
+    def parity(self) -> Parity | None:
+        """The proof that was made at export."""
+        return self.metadata.parity
+
+    @property
+    def classes(self) -> Classes:
+        """Names and data-set ids, by the graph's labels."""
+        return Classes.from_json(self.metadata.classes)
+
+    @property
+    def model_file(self) -> Path:
+        """The file that a runtime opens."""
+        return self.path / next(iter(self.metadata.files))
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether a path means an artifact (as opposed to a checkpoint): by its name and what lies beside it alone."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / METADATA).is_file()
+    return path.name == METADATA or path.suffix.lower() in SUFFIXES
+
+
+def open_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
+    """Read an artifact and check that it is whole.
+
+    Args:
+        path: its folder, or a file inside it.
+        verify: compare the files' sha256 with what was written.
+
+    Raises:
+        ArtifactError: where it is no artifact, of a newer format, incomplete or changed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    folder = path if path.is_dir() else path.parent
+    document = folder / METADATA
+    if not document.is_file():
+        alone = "" if path.is_dir() else f"{path.name} alone is not enough: "
+        raise ArtifactError(f"{folder} is not an artifact: {alone}it holds no {METADATA}")
+    metadata = _parse(document)
+    if path.is_file() and path.name not in (METADATA, *metadata.files):
+        raise ArtifactError(
+            f"{path.name} is not part of the artifact {folder}: its {METADATA} does not list it"
+        )
+    artifact = Artifact(folder, metadata)
+    for name, expected in metadata.files.items():
+        _check(folder / name, expected, verify=verify)
+    return artifact
+
+
+def _parse(document: Path) -> ArtifactMetadata:
+    try:
+        content = json.loads(document.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{document} cannot be read as JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ArtifactError(
+            f"{document} is not the description of a FlexDETR artifact: it has no format_version"
+        )
+    if version != FORMAT_VERSION:
+        what = (
+            "update flexdetr, or export again with this one" if version > FORMAT_VERSION else "export again"
+        )
+        raise ArtifactError(
+            f"{document.parent} has format version {version}, and this FlexDETR reads {FORMAT_VERSION}: {what}"
+        )
+    try:
+        metadata = ArtifactMetadata.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(key) for key in problem["loc"])
+        raise ArtifactError(f"{document}: {place}: {problem['msg']}") from error
+    if metadata.seal != _seal(content):
+        raise ArtifactError(
+            f"{document} was changed after the export: everything but its thresholds, classes above all, belongs to "
+            "the model's file; restore it, or export again"
+        )
+    return metadata
+
+
+def _check(path: Path, expected: File, *, verify: bool) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path.name} is missing from the artifact {path.parent}: copy the whole folder, or export again"
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    if size != expected.bytes or (verify and sha256(path) != expected.sha256):
+        raise ArtifactError(
+            f"{path} is not what was exported (its sha256 differs from {METADATA}): it was changed or copied in part; "
+            "copy it again, or export again"
+        )
+
+
+def sha256(path: Path) -> str:
+    """A file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path, names: list[str]) -> dict[str, File]:
+    """Size and sha256 of files of a folder, in this order."""
+    return {name: File(sha256=sha256(folder / name), bytes=(folder / name).stat().st_size) for name in names}
+
+
+def write_metadata(folder: Path, metadata: ArtifactMetadata) -> Artifact:
+    """Write ``metadata.json`` into the folder of the model's files, sealed."""
+    content = metadata.model_dump(mode="json")
+    content["seal"] = _seal(content)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / METADATA).write_text(text + "\n", encoding="utf-8")
+    return Artifact(folder, metadata.model_copy(update={"seal": content["seal"]}))
+
+
+def _seal(content: dict[str, Any]) -> str:
+    kept = {key: value for key, value in content.items() if key not in ("seal", "thresholds")}
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""Artifacts on OpenVINO: the default on CPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.feeds import check_feeds
+
+_log = logging.getLogger(__name__)
+
+Hint = Literal["latency", "throughput"]
+Precision = Literal["auto", "f32", "bf16"]
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """The graph compiled for one kind of batch, with the requests that wait for work."""
+
+    compiled: Any
+    parallel: int
+    idle: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        for _ in range(self.parallel):
+            self.idle.put(self.compiled.create_infer_request())
+
+
+class OpenVINORuntime:
+    """Runs an artifact's graph; may be called from several threads at once.
+
+    A single picture in the network's size, which is what predicting feeds, has a variant of its own with all shapes
+    fixed: OpenVINO plans memory and kernels ahead then. Anything else runs the graph as it was exported. Each is
+    compiled when it is first needed, and kept in the cache for the next start.
+
+    Args:
+        artifact: of format "openvino" or "onnx".
+        device: "auto" or "cpu"; "gpu" and "npu" are Intel's.
+        hint: "latency" gives all cores to one picture; "throughput" works on several at a time.
+        threads: CPU threads; None takes what OpenVINO chooses.
+        precision: what is computed in; "auto" is bf16 where the CPU has matrix units for it (AMX), else f32.
+        cache: folder of compiled graphs; None is ``$FLEXDETR_CACHE/openvino`` (by default below ``~/.cache``), False
+            keeps none.
+
+    Attributes:
+        parallel: pictures worked on at a time.
+
+    Raises:
+        ArtifactError: where OpenVINO cannot read the file, or has no such device.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        device: str = "auto",
+        hint: Hint = "latency",
+        threads: int | None = None,
+        precision: Precision = "auto",
+        cache: str | Path | bool | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self._core = openvino.Core()
+        self._device = _device(self._core, device)
+        self._options: dict[str, Any] = {
+            "PERFORMANCE_HINT": hint.upper(),
+            "INFERENCE_PRECISION_HINT": _precision(self._core, self._device, precision),
+        }
+        if threads is not None and self._device == "CPU":
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        folder = _cache_folder(cache)
+        if folder is not None:
+            self._options["CACHE_DIR"] = str(folder)
+        self._names = artifact.metadata.outputs.names
+        self._graph = self._read()
+        self._variants: dict[bool, _Variant] = {}
+        self._compiling = threading.Lock()
+        self.parallel = 1
+        if hint == "throughput":
+            self.parallel = self._variant(single=True).parallel
+
+    @property
+    def description(self) -> str:
+        """What computes, for tables and logs."""
+        return f"OpenVINO on {self._device} in {self._options['INFERENCE_PRECISION_HINT']}"
+
+    def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
+        """Run the graph.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB, see the artifact's ``input``.
+            sizes: (B, 2) height and width of the original pictures; None takes those of ``images``.
+
+        Returns:
+            The outputs in the order of the artifact's ``outputs.names``.
+
+        Raises:
+            FeedError: where the pictures do not fit.
+        """
+        takes = self.artifact.metadata.input
+        pictures, original = check_feeds(images, sizes, takes)
+        variant = self._variant(single=pictures.shape[:3] == (1, *takes.size))
+        feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
+        if takes.sizes is not None:
+            feeds[takes.sizes] = original
+        request = variant.idle.get()
+        try:
+            request.infer(feeds, share_inputs=True)
+            return tuple(np.array(request.get_tensor(name).data) for name in self._names)
+        finally:
+            variant.idle.put(request)
+
+    def _read(self) -> Any:  # noqa: ANN401 - openvino.Model, without stubs
+        path = self.artifact.model_file
+        try:
+            graph = self._core.read_model(path)
+            takes = self.artifact.metadata.input
+            for name in (takes.name, takes.sizes):
+                if name is not None:
+                    graph.input(name)
+            for name in self._names:
+                graph.output(name)
+        except RuntimeError as error:
+            raise ArtifactError(f"{path} cannot be used by OpenVINO: {_first_line(error)}") from error
+        return graph
+
+    def _variant(self, *, single: bool) -> _Variant:
+        with self._compiling:
+            if single not in self._variants:
+                self._variants[single] = self._compile(single=single)
+            return self._variants[single]
+
+    def _compile(self, *, single: bool) -> _Variant:
+        takes = self.artifact.metadata.input
+        graph = self._graph
+        if single:
+            graph = graph.clone()
+            shapes = {takes.name: [1, *takes.size, 3]}
+            if takes.sizes is not None:
+                shapes[takes.sizes] = [1, 2]
+            graph.reshape(shapes)
+            _drop_idle_resize(graph)
+        try:
+            compiled = self._core.compile_model(graph, self._device, self._options)
+            parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"OpenVINO cannot compile {self.artifact.model_file} for {self._device}: {_first_line(error)}"
+            ) from error
+        return _Variant(compiled, max(1, parallel))
+
+
+def _drop_idle_resize(graph: Any) -> None:  # noqa: ANN401 - openvino.Model
+    """Take out the resizing of pictures that come in the network's size: OpenVINO would copy them."""
+    for op in graph.get_ops():
+        if op.get_type_name() == "Interpolate" and (
+            op.get_input_partial_shape(0) == op.get_output_partial_shape(0)
+            and op.get_output_partial_shape(0).is_static
+        ):
+            op.output(0).replace(op.input_value(0))
+
+
+def _device(core: Any, asked: str) -> str:  # noqa: ANN401 - openvino.Core
+    device = "CPU" if asked == "auto" else asked.upper()
+    known = {name.partition(".")[0] for name in core.available_devices}
+    if device.partition(".")[0] not in known:
+        raise ArtifactError(
+            f"OpenVINO has no device {asked!r} here; it has: {', '.join(sorted(known)).lower()}"
+        )
+    return device
+
+
+def _precision(core: Any, device: str, asked: Precision) -> str:  # noqa: ANN401 - openvino.Core
+    capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if asked == "auto":
+        return "bf16" if "BF16" in capabilities else "f32"
+    if asked == "bf16" and "BF16" not in capabilities:
+        raise ArtifactError(f"{device} does not compute in bf16; use precision='f32' or 'auto'")
+    return asked
+
+
+def _cache_folder(asked: str | Path | bool | None) -> Path | None:
+    if asked is False:
+        return None
+    if asked in (None, True):
+        root = os.environ.get("FLEXDETR_CACHE")
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = (Path(root) if root else Path(base) / "flexdetr") / "openvino"
+    else:
+        folder = Path(str(asked))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning(
+            "compiled graphs are not kept: %s cannot be written (%s)", folder, error.strerror or error
+        )
+        return None
+    if not os.access(folder, os.W_OK):
+        _log.warning("compiled graphs are not kept: %s cannot be written", folder)
+        return None
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

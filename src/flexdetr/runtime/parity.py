@@ -1,0 +1,158 @@
+"""The proof that travels with an artifact: how far it was from the PyTorch model when it was made."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Tolerance(BaseModel):
+    """The largest drift that passes.
+
+    Attributes:
+        score: of a detection's score.
+        box: of a box side, in pixels of the original picture.
+        floor: detections of a higher score are compared; the others are nothing that anyone would look at.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    score: float = 1e-3
+    box: float = 0.5
+    floor: float = 0.3
+
+
+class Drift(BaseModel):
+    """How far an artifact's detections were from the PyTorch model's, over some pictures.
+
+    Detections are paired as sets, one to one, by class and place: equal objects in another order are no drift.
+
+    Attributes:
+        case: what was run, like "one by one" or "batches of 4".
+        pictures: how many.
+        compared: detections that should be found.
+        floor: their lowest score; below the tolerance's floor where nothing scored higher.
+        missing: of these, how many the artifact did not find.
+        extra: how many it found that should not be there.
+        flips: how many it found in the same place as another class.
+        score: largest difference of a score.
+        box: largest difference of a box side, in pixels of the original picture.
+        mean_score: mean difference.
+        mean_box: mean difference.
+        passed: whether all this is within the tolerance.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    case: str
+    pictures: int
+    compared: int
+    floor: float
+    missing: int = 0
+    extra: int = 0
+    flips: int = 0
+    score: float = 0.0
+    box: float = 0.0
+    mean_score: float = 0.0
+    mean_box: float = 0.0
+    passed: bool = True
+
+
+class Accuracy(BaseModel):
+    """What a detector finds, for the trade between accuracy and work.
+
+    Attributes:
+        case: what was scored.
+        pictures: how many.
+        ap: COCO's AP, in [0, 1]; None without labels or where no object counts.
+        ap50: at IoU 0.50.
+        agreement: share of the whole model's detections that it finds as well, where less than that is exported.
+        gflops: work for one picture, in that case.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    case: str
+    pictures: int
+    ap: float | None
+    ap50: float | None
+    agreement: float | None = None
+    gflops: float | None = None
+
+
+class Parity(BaseModel):
+    """The proof.
+
+    Attributes:
+        passed: whether every drift is within the tolerance and the classes are the model's.
+        tolerance: what passes.
+        runtime: what ran the artifact.
+        pictures: which pictures were used.
+        drifts: a row for each way of running.
+        accuracies: AP of the PyTorch model and of the artifact, with labelled pictures.
+        notes: what was done on the way, like layers kept in float32.
+        culprit: where it goes wrong, if it does.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    tolerance: Tolerance
+    runtime: str
+    pictures: str
+    drifts: tuple[Drift, ...]
+    accuracies: tuple[Accuracy, ...] = ()
+    notes: tuple[str, ...] = ()
+    culprit: str | None = None
+
+    @property
+    def score(self) -> float:
+        """The largest drift of a score."""
+        return max((drift.score for drift in self.drifts), default=0.0)
+
+    @property
+    def box(self) -> float:
+        """The largest drift of a box side, in pixels."""
+        return max((drift.box for drift in self.drifts), default=0.0)
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        """Column names and rows for a person to read."""
+        columns = [
+            "case",
+            "pictures",
+            "compared",
+            "missing",
+            "extra",
+            "flips",
+            "score drift",
+            "box drift px",
+            "ok",
+        ]
+        rows: list[list[object]] = [
+            [
+                drift.case,
+                drift.pictures,
+                drift.compared,
+                drift.missing,
+                drift.extra,
+                drift.flips,
+                f"{drift.score:.1e}",
+                f"{drift.box:.1e}",
+                drift.passed,
+            ]
+            for drift in self.drifts
+        ]
+        return columns, rows
+
+    def accuracy_table(self) -> tuple[list[str], list[list[object]]]:
+        """Column names and rows of the accuracies."""
+        columns = ["accuracy", "pictures", "AP", "AP50", "agreement", "GFLOPs"]
+        return columns, [
+            [row.case, row.pictures, row.ap, row.ap50, row.agreement, row.gflops] for row in self.accuracies
+        ]
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which has no nan."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,100 @@
+"""A tiny detector whose scores are spread, so that a wrong artifact cannot look right, and artifacts made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flexdetr.api import Detector
+from flexdetr.classes import Classes
+from flexdetr.export.make import Subject, export
+from flexdetr.runtime.artifact import Artifact
+
+# Ids with a hole: whatever mistakes ids for positions fails.
+CLASSES = Classes(("cat", "dog", "owl"), (1, 2, 7))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def spread(model: nn.Module) -> None:
+    """Weights as after training: scores from 0 to 1, boxes of many sizes, nothing that is 0 or 1 in a norm."""
+    draw = torch.Generator().manual_seed(0)
+    decoder: Any = model.get_submodule("decoder")
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
+                part.running_mean += 0.1 * torch.randn(part.running_mean.shape, generator=draw)
+                part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
+            if isinstance(part, nn.LayerNorm):
+                part.bias += 0.1 * torch.randn(part.bias.shape, generator=draw)
+        for score in (decoder.encoder_score, *decoder.scores):
+            score.weight.copy_(0.6 * torch.randn(score.weight.shape, generator=draw))
+            score.bias.fill_(-1.0)
+        for box in (decoder.encoder_box, *decoder.boxes):
+            last = box.layers[-1]
+            last.weight.copy_(0.15 * torch.randn(last.weight.shape, generator=draw))
+
+
+def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
+    torch.manual_seed(0)
+    changes = {
+        "image_size": size,
+        "backbone": "hgnetv2_atto",
+        "encoder": {"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        "decoder": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    } | changes
+    detector = Detector("flexdetr_pico", classes=CLASSES, **changes)
+    spread(detector.model)
+    return detector
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    """A detector for pictures of 64x96."""
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Detector]:
+    """``tiny``: (size, changes) -> a detector."""
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def subject(detector: Detector) -> Subject:
+    return Subject(detector.model, detector.config, detector.classes, detector.metadata)
+
+
+@pytest.fixture(scope="session")
+def exported(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+    """(format) -> its artifact, made once; not to be written to."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    made: dict[str, Artifact] = {}
+
+    def get(kind: str) -> Artifact:
+        if kind not in made:
+            made[kind] = export(subject, kind, folder / kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def folder_of(exported: Callable[[str], Artifact], tmp_path: Path) -> Callable[[str], Path]:
+    """(format) -> a copy of its artifact that may be broken."""
+    import shutil
+
+    return lambda kind: Path(shutil.copytree(exported(kind).path, tmp_path / kind))
