@@ -32,7 +32,7 @@ _EXTRAS = {
         ),
         "train",
     ),
-    **dict.fromkeys(("onnx", "onnxruntime", "nncf"), "export"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime", "nncf"), "export"),
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}
