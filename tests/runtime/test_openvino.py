@@ -1,0 +1,159 @@
+"""The OpenVINO runtime on a hand-made graph, so that neither torch nor an export is needed."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from openvino import opset13 as ops
+
+from flexdetr.runtime.artifact import (
+    Artifact,
+    ArtifactError,
+    ArtifactMetadata,
+    Input,
+    Outputs,
+    describe_files,
+    write_metadata,
+)
+from flexdetr.runtime.feeds import FeedError
+from flexdetr.runtime.openvino import OpenVINORuntime
+
+SIZE = (32, 64)
+
+
+def write(folder: Path, names: tuple[str, ...] = ("boxes", "scores", "labels")) -> Artifact:
+    """One object a picture: the whole original picture, its mean brightness the score; resized inside."""
+    images = ops.parameter(openvino.PartialShape([-1, -1, -1, 3]), np.uint8, name="images")
+    sizes = ops.parameter(openvino.PartialShape([-1, 2]), np.int64, name="sizes")
+    planes = ops.transpose(ops.convert(images, "f32"), [0, 3, 1, 2])
+    seen = ops.interpolate(
+        planes,
+        np.array(SIZE, np.int64),
+        "bilinear_pillow",
+        "sizes",
+        [0, 0],
+        [0, 0],
+        coordinate_transformation_mode="half_pixel",
+        nearest_mode="floor",
+        axes=np.array([2, 3], np.int64),
+    )
+    score = ops.reduce_mean(ops.divide(seen, np.float32(255)), np.array([2, 3]), keep_dims=False)
+    scores = ops.reduce_mean(score, np.array([1]), keep_dims=True)
+    edges = ops.convert(ops.gather(sizes, np.array([1, 0]), np.int64(1)), "f32")
+    boxes = ops.unsqueeze(ops.concat([ops.multiply(edges, np.float32(0)), edges], 1), np.int64(1))
+    labels = ops.convert(ops.multiply(scores, np.float32(0)), "i64")
+    graph = openvino.Model([boxes, scores, labels], [images, sizes], "tiny")
+    for port, name in zip(graph.outputs, ("boxes", "scores", "labels"), strict=True):
+        port.get_tensor().set_names({name})
+    for port, name in zip(graph.inputs, ("images", "sizes"), strict=True):
+        port.get_tensor().set_names({name})
+    folder.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+    return write_metadata(
+        folder,
+        ArtifactMetadata(
+            format="openvino",
+            classes=[{"id": 5, "name": "picture"}],
+            input=Input(size=SIZE, resize="inside"),
+            outputs=Outputs(names=names, box_format="xyxy pixels of the original picture", top=1),
+            files=describe_files(folder, ["model.xml", "model.bin"]),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write(tmp_path_factory.mktemp("artifact") / "tiny")
+
+
+def bright(level: int, batch: int = 1, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.full((batch, *size, 3), level, np.uint8)
+
+
+def test_answers_in_the_order_of_the_metadata(artifact: Artifact) -> None:
+    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    boxes, scores, labels = runtime.infer(bright(51), np.array([[100, 200]]))
+    assert boxes.tolist() == [[[0, 0, 200, 100]]]
+    assert scores[0, 0] == pytest.approx(0.2, abs=1e-5)
+    assert labels.dtype == np.int64
+    assert runtime.description == "OpenVINO on CPU in f32"
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [SIZE, (50, 41)])
+def test_any_batch_and_any_size(artifact: Artifact, batch: int, size: tuple[int, int]) -> None:
+    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    boxes, scores, _ = runtime.infer(bright(102, batch, size))
+    assert boxes[:, 0, 2:].tolist() == [[size[1], size[0]]] * batch
+    assert scores == pytest.approx(np.full((batch, 1), 0.4), abs=1e-5)
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_may_be_called_from_several_threads(artifact: Artifact, hint: str) -> None:
+    runtime = OpenVINORuntime(artifact, cache=False, precision="f32", hint=hint)  # type: ignore[arg-type]
+    assert runtime.parallel >= 1
+    levels = list(range(0, 255, 5))
+    with ThreadPoolExecutor(6) as pool:
+        scores = list(pool.map(lambda level: float(runtime.infer(bright(level))[1][0, 0]), levels))
+    assert scores == pytest.approx([level / 255 for level in levels], abs=1e-5)
+
+
+def test_answers_outlive_the_next_run(artifact: Artifact) -> None:
+    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    first = runtime.infer(bright(0))[1]
+    runtime.infer(bright(255))
+    assert first[0, 0] == 0
+
+
+def test_wrong_feeds_are_answered(artifact: Artifact) -> None:
+    runtime = OpenVINORuntime(artifact, cache=False)
+    with pytest.raises(FeedError, match="uint8"):
+        runtime.infer(bright(1).astype(np.float32))
+    with pytest.raises(FeedError, match="batch axis"):
+        runtime.infer(bright(1)[0])
+
+
+def test_unknown_devices_and_precisions_are_answered(artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"no device 'gpu7'.*it has: .*cpu"):
+        OpenVINORuntime(artifact, device="gpu7", cache=False)
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(ArtifactError, match="does not compute in bf16"):
+            OpenVINORuntime(artifact, precision="bf16", cache=False)
+
+
+def test_a_file_that_openvino_cannot_read_is_named(tmp_path: Path) -> None:
+    artifact = write(tmp_path / "broken")
+    artifact.model_file.write_text("<net><layers></layers>")
+    with pytest.raises(ArtifactError, match=r"model\.xml cannot be used by OpenVINO"):
+        OpenVINORuntime(artifact, cache=False)
+
+
+def test_metadata_that_names_other_outputs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot be used by OpenVINO"):
+        OpenVINORuntime(write(tmp_path / "other", names=("boxes", "confidences", "labels")), cache=False)
+
+
+def test_compiled_graphs_are_kept(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXDETR_CACHE", str(tmp_path))
+    OpenVINORuntime(artifact).infer(bright(1))
+    assert list((tmp_path / "openvino").glob("*.blob"))
+    OpenVINORuntime(artifact, cache=tmp_path / "elsewhere").infer(bright(1))
+    assert list((tmp_path / "elsewhere").glob("*.blob"))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    runtime = OpenVINORuntime(artifact, cache=in_the_way / "cache")
+    assert "are not kept" in caplog.text
+    assert len(runtime.infer(bright(1))) == 3
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
