@@ -1,0 +1,189 @@
+"""The detector from an artifact: without torch, with the same results on every runtime, and clear answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flexdetr
+from flexdetr.api import Detector
+from flexdetr.data.images import ImageError, read_image
+from flexdetr.data.scenes import draw_scene, draw_scenes
+from flexdetr.deployed import ArtifactDetector
+from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.sources import Unreadable, find
+
+Exported = Callable[[str], Artifact]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures of several sizes, of which one is damaged and one is no picture."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(10):
+        size = ((96, 128), (160, 120))[i % 2]
+        Image.fromarray(draw_scene(np.random.default_rng(i), size).image).save(folder / f"{i}.jpg")
+    damaged = (folder / "3.jpg").read_bytes()
+    (folder / "3.jpg").write_bytes(damaged[: len(damaged) // 2])
+    (folder / "6.jpg").write_text("no picture")
+    return folder
+
+
+def opened(exported: Exported, kind: str, **options: object) -> ArtifactDetector:
+    return ArtifactDetector(exported(kind).path, cache=False, **options)  # type: ignore[arg-type]
+
+
+def test_runs_without_torch(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    data = draw_scenes(tmp_path / "scenes", train=0, val=0, test=2, size=(96, 96))
+    document = json.loads((data / "annotations" / "instances_test.json").read_text())
+    for row, name in zip(document["categories"], ("cat", "dog", "owl", "x", "y", "z"), strict=True):
+        row["name"] = name
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] <= 3]
+    (data / "annotations" / "instances_test.json").write_text(json.dumps(document))
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "scipy", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+import flexdetr
+from flexdetr.cli import main
+for path in ({str(exported("openvino").path)!r}, {str(exported("onnx").path)!r}):
+    detector = flexdetr.load(path, cache=False)
+    assert detector.predict({str(photos / "0.jpg")!r}, threshold=0.3).labels.tolist()
+    assert detector.evaluate({str(data)!r}, "test").ap >= 0
+    code = main(["predict", path, {str(photos / "0.jpg")!r}, "--out", {str(tmp_path / "out")!r}, "--json"])
+    assert code == 0, code
+assert not {{"torch", "torchvision", "timm"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "detections.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime"),
+    [("openvino", "openvino"), ("onnx", "onnxruntime"), ("onnx", "openvino"), ("torch", "torch")],
+)
+def test_finds_what_the_model_finds(
+    exported: Exported, detector: Detector, photos: Path, kind: str, runtime: str
+) -> None:
+    picture = photos / "0.jpg"
+    expected = detector.predict(picture, threshold=0.3)
+    options = {"precision": "f32"} if runtime == "openvino" else {}
+    found = opened(exported, kind, runtime=runtime, **options).predict(picture, threshold=0.3)
+    assert len(found) == len(expected) > 0
+    assert found.scores == pytest.approx(expected.scores, abs=1e-3)
+    assert found.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.5)
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert set(found.labels.tolist()) <= {1, 2, 7}
+    assert found.size == expected.size
+
+
+def test_takes_what_the_model_takes(exported: Exported, photos: Path) -> None:
+    artifact = opened(exported, "openvino")
+    path = photos / "0.jpg"
+    image = read_image(path)
+    several = artifact.predict([str(path), path, Image.open(path), image], threshold=0.2)
+    together = artifact.predict_batch([path, image], threshold=0.2)
+    for found in [*several, *together]:
+        assert found.scores == pytest.approx(several[0].scores, abs=1e-5)
+    assert artifact.predict([]) == []
+    assert artifact.predict_batch([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1; got 1.5"):
+        artifact.predict(path, threshold=1.5)
+    with pytest.raises(ImageError, match="uint8"):
+        artifact.predict(image.astype(np.float32))  # type: ignore[call-overload]
+
+
+def test_unreadable_pictures_among_many_lose_nothing(exported: Exported, photos: Path) -> None:
+    artifact = opened(exported, "openvino")
+    items = find(str(photos))
+    answers = list(artifact.predict_many(items, 0.2))
+    assert len(answers) == len(items) == 10
+    bad = {Path(one.name).name: one.reason for one in answers if isinstance(one, Unreadable)}
+    assert set(bad) == {"3.jpg", "6.jpg"}
+    assert all("\n" not in reason for reason in bad.values())
+    for item, answer in zip(items, answers, strict=True):
+        if not isinstance(answer, Unreadable):
+            picture, found = answer
+            assert picture.name == item.name, "in the order of the items"
+            assert found.size == picture.image.shape[:2]
+    with pytest.raises(ImageError, match=r"3\.jpg.*6\.jpg"):
+        artifact.predict(sorted(photos.iterdir()))
+
+
+def test_stops_reading_when_no_one_listens(exported: Exported, photos: Path) -> None:
+    stream = opened(exported, "openvino").predict_many(find(str(photos)), 0.2)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_thresholds_of_the_artifact(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(exported("openvino").path, tmp_path / "own")
+    document = json.loads((folder / "metadata.json").read_text())
+    document["thresholds"] = {"default": 0.0, "dog": 1.0}
+    (folder / "metadata.json").write_text(json.dumps(document))
+    names = ArtifactDetector(folder, cache=False).predict(photos / "0.jpg").names
+    assert "dog" not in names
+    assert {"cat", "owl"} <= set(names)
+
+
+def test_scores_as_the_model_does(exported: Exported, detector: Detector, tmp_path: Path) -> None:
+    data = draw_scenes(tmp_path / "scenes", train=0, val=0, test=3, size=(96, 128))
+    path = data / "annotations" / "instances_test.json"
+    document = json.loads(path.read_text())
+    names = dict(zip((1, 2, 3), ("cat", "dog", "owl"), strict=True))
+    document["categories"] = [
+        row | {"name": names[row["id"]]} for row in document["categories"] if row["id"] in names
+    ]
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] in names]
+    path.write_text(json.dumps(document))
+    one = detector.evaluate(data, "test", device="cpu")
+    other = opened(exported, "openvino", precision="f32").evaluate(data, "test")
+    assert other.numbers() == pytest.approx(one.numbers(), abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("openvino", {"runtime": "onnxruntime"}, "format openvino, which onnxruntime does not run"),
+        ("torch", {"runtime": "openvino"}, "use runtime='torch'"),
+        ("openvino", {"image_size": (96, 96)}, "export again with --dynamic-size"),
+    ],
+)
+def test_what_does_not_go_together(exported: Exported, kind: str, options: dict, said: str) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        opened(exported, kind, **options)
+    assert said in str(caught.value)
+
+
+def test_unknown_devices(exported: Exported, photos: Path) -> None:
+    for kind in ("openvino", "onnx", "torch"):
+        with pytest.raises(ArtifactError, match="warp"):
+            opened(exported, kind).predict(photos / "0.jpg", device="warp")
+
+
+def test_load_tells_artifacts_from_checkpoints(
+    exported: Exported, detector: Detector, tmp_path: Path
+) -> None:
+    assert isinstance(flexdetr.load(exported("openvino").path), ArtifactDetector)
+    assert isinstance(flexdetr.load(exported("onnx").model_file), ArtifactDetector)
+    assert isinstance(flexdetr.load(detector.save(tmp_path / "best.safetensors")), Detector)
+    with pytest.raises(ArtifactError, match="alone is not enough"):
+        flexdetr.load(_touched(tmp_path / "lonely.onnx"))
+
+
+def _touched(path: Path) -> Path:
+    path.write_bytes(b"x")
+    return path

@@ -1,0 +1,179 @@
+"""Each format, exported and proven on a tiny detector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from torch import nn
+
+from flexdetr.api import Detector
+from flexdetr.export.make import Subject, export
+from flexdetr.export.prepare import ExportError, Options, prepare
+from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
+
+Exported = Callable[[str], Artifact]
+
+
+def subject_of(detector: Detector) -> Subject:
+    return Subject(detector.model, detector.config, detector.classes, detector.metadata)
+
+
+def proven(artifact: Artifact) -> set[str]:
+    """The ways in which it was run, all within float32's tolerance."""
+    parity = artifact.parity
+    assert parity is not None
+    assert parity.passed
+    assert parity.culprit is None
+    for drift in parity.drifts:
+        assert drift.compared >= 10, "too few detections to prove anything"
+        if drift.case != "resized by the graph":
+            assert drift.score <= 1e-3
+            assert drift.box <= 0.5
+    return {drift.case for drift in parity.drifts}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cases"),
+    [
+        ("openvino", {"one by one", "a batch of 4", "resized by the graph"}),
+        ("onnx", {"one by one", "a batch of 4", "in OpenVINO"}),
+        ("torch", {"one by one", "a batch of 4", "resized by the graph"}),
+    ],
+)
+def test_proves_itself(exported: Exported, kind: str, cases: set[str]) -> None:
+    artifact = exported(kind)
+    assert proven(artifact) == cases
+    assert artifact.parity is not None
+    assert min(drift.floor for drift in artifact.parity.drifts) == 0.3
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnx", "torch"])
+def test_says_what_it_is(exported: Exported, detector: Detector, kind: str) -> None:
+    document = json.loads((exported(kind).path / METADATA).read_text())
+    assert document["format_version"] == 1
+    assert document["format"] == kind
+    assert document["classes"] == [
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "dog"},
+        {"id": 7, "name": "owl"},
+    ]
+    assert document["input"]["size"] == [64, 96]
+    assert document["input"]["colour_order"] == "RGB"
+    assert document["input"]["normalisation"] == detector.metadata.normalisation
+    assert document["outputs"]["box_format"] == "xyxy pixels of the original picture"
+    assert document["made"]["decoder_layers"] == 2
+    assert document["made"]["queries"] == 20
+    assert document["parity"]["drifts"][0]["compared"] > 0
+    assert all(len(entry["sha256"]) == 64 for entry in document["files"].values())
+    assert open_artifact(exported(kind).path).metadata.seal == document["seal"]
+
+
+def test_onnx_is_plain(exported: Exported, detector: Detector) -> None:
+    proto = onnx.load(str(exported("onnx").model_file))
+    assert proto.opset_import[0].version >= 17
+    assert len(proto.opset_import) == 1, "no operator domain but ONNX's own"
+    norms = sum(isinstance(part, nn.LayerNorm) for part in detector.model.modules())
+    assert sum(node.op_type == "LayerNormalization" for node in proto.graph.node) == norms
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*proto.graph.input, *proto.graph.output]
+    }
+    assert shapes["images"] == ["batch", 64, 96, 3]
+    assert shapes["sizes"] == ["batch", 2]
+    assert shapes["boxes"][0] == shapes["scores"][0] == shapes["labels"][0] == "batch"
+    text = str(proto)
+    assert str(Path.home()) not in text
+    assert ".py" not in text, "no trace of the machine that it was made on"
+
+
+def test_openvino_resizes_inside(exported: Exported) -> None:
+    graph = openvino.Core().read_model(exported("openvino").model_file)
+    assert [str(port.get_partial_shape()) for port in graph.inputs] == ["[?,?,?,3]", "[?,2]"]
+    kinds = [node.get_type_name() for node in graph.get_ops()]
+    assert kinds.count("MVN") == sum("LayerNorm" in kind for kind in kinds) + kinds.count("MVN")
+    modes = [
+        node.get_attributes()["mode"] for node in graph.get_ops() if node.get_type_name() == "Interpolate"
+    ]
+    assert "bilinear_pillow" in modes
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+def test_a_square_raw_graph_of_gathers(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
+    artifact = export(subject_of(make((64, 64))), kind, tmp_path / "out", raw=True, sampling="gather")
+    proven(artifact)
+    assert artifact.metadata.outputs.names == ("logits", "boxes")
+    assert artifact.metadata.input.sizes is None
+    if kind == "onnx":
+        kinds = {node.op_type for node in onnx.load(str(artifact.model_file)).graph.node}
+    else:
+        kinds = {node.get_type_name() for node in openvino.Core().read_model(artifact.model_file).get_ops()}
+    assert "GridSample" not in kinds
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+def test_dynamic_size(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
+    artifact = export(subject_of(make((64, 96))), kind, tmp_path / "out", dynamic_size=True)
+    assert "at 96x160" in proven(artifact)
+    assert artifact.metadata.input.smallest == 64
+
+
+def test_fewer_layers_and_queries_and_what_they_cost(make: Callable[..., Detector], tmp_path: Path) -> None:
+    artifact = make().export("openvino", tmp_path / "out", decoder_layers=1, queries=10)
+    proven(artifact)
+    assert artifact.parity is not None
+    whole, less, exported = artifact.parity.accuracies
+    assert whole.case == "PyTorch, 2 layers, 20 queries"
+    assert whole.agreement == 1.0
+    assert less.case == "PyTorch, 1 layers, 10 queries"
+    assert less.agreement == exported.agreement < 1
+    assert less.gflops is not None
+    assert whole.gflops is not None
+    assert less.gflops < whole.gflops
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder_layers": 3}, "between 1 and 2; got 3"),
+        ({"queries": 0}, "at least 1; got 0"),
+        ({"size": (64, 100)}, "divisible by 32; got 64x100"),
+        ({"dynamic_size": True, "queries": 200}, "sides of at least 128; got 64x96"),
+        ({"dynamic_size": True, "resize_inside": True}, "cannot resize them as well"),
+    ],
+)
+def test_options_that_do_not_fit(detector: Detector, changes: dict, said: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        prepare(detector.model, Options(**{"size": (64, 96)} | changes))
+    assert said in str(caught.value)
+
+
+def test_wrong_words_and_places_are_answered_before_any_work(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="openvino"):
+        export(subject, "openvin", tmp_path / "out")
+    with pytest.raises(ExportError, match="fp32, fp16; got 'int8'"):
+        export(subject, "onnx", tmp_path / "out", precision="int8")
+    occupied = tmp_path / "photos"
+    occupied.mkdir()
+    (occupied / "cat.jpg").write_bytes(b"x")
+    with pytest.raises(ExportError, match="holds other files"):
+        export(subject, "onnx", occupied)
+    with pytest.raises(ExportError, match="is a file"):
+        export(subject, "onnx", occupied / "cat.jpg")
+    assert (occupied / "cat.jpg").read_bytes() == b"x"
+
+
+def test_gathers_compute_what_grid_samples_do(make: Callable[..., Detector]) -> None:
+    model = make().model
+    form, other = (prepare(model, Options((64, 96), sampling=way)) for way in ("model", "gather"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    import torch
+
+    feeds = torch.from_numpy(images), torch.tensor([[64, 96]] * 2)
+    for one, two in zip(form(*feeds), other(*feeds), strict=True):
+        assert torch.allclose(one.double(), two.double(), atol=1e-4)
