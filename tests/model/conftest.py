@@ -1,0 +1,92 @@
+"""Small detectors that use every part, and weights that let a mistake be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flexdetr.config import Config, build, merge
+from flexdetr.model.outputs import Prediction, Targets
+
+SMALL: dict[str, Any] = {
+    "image_size": [64, 96],
+    "backbone": {"name": "hgnetv2_atto"},
+    "encoder": {"strides": [8, 16], "width": 32, "ffn": 48, "heads": 4, "expansion": 0.5, "depth": 0.34},
+    "decoder": {"width": 32, "layers": 3, "ffn": 48, "heads": 4, "queries": 20, "denoising": 10},
+}
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[..., Config]:
+    """A function (changes by section) -> the configuration of a detector of 0.3 M parameters."""
+
+    def make(**changes: Any) -> Config:
+        return build(merge(SMALL, changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[..., nn.Module]:
+    """A function (module, seed) that gives it weights and statistics as after training: nothing is 0 or 1."""
+
+    def change(module: nn.Module, seed: int = 0) -> nn.Module:
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.ndim < 2 or not parameter.any():
+                    parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
+            for part in module.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.running_mean += 0.1 * torch.randn(part.running_mean.shape, generator=draw)
+                    part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
+        return module
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def same_queries() -> Callable[[Prediction, Prediction, float], None]:
+    """A function (got, want, tolerance) that compares predictions, queries in any order.
+
+    The tolerance is relative to the largest logit; query selection sorts by scores that rounding may swap.
+    """
+
+    def check(got: Prediction, want: Prediction, tolerance: float) -> None:
+        rows = [torch.cat([each.logits, 4 * each.boxes], -1).double() for each in (got, want)]
+        for ours, theirs in zip(*rows, strict=True):
+            nearest = torch.cdist(ours, theirs).argmin(1)
+            assert (ours - theirs[nearest]).abs().max() <= tolerance * want.logits.abs().max()
+            nearest = torch.cdist(theirs, ours).argmin(1)
+            assert (theirs - ours[nearest]).abs().max() <= tolerance * want.logits.abs().max()
+
+    return check
+
+
+@pytest.fixture
+def objects() -> Callable[..., Targets]:
+    """A function (objects of each image) -> targets with boxes well inside the image and classes below 4."""
+
+    def make(*counts: int) -> Targets:
+        draw = torch.Generator().manual_seed(sum(counts))
+        return Targets(
+            [torch.randint(4, (count,), generator=draw) for count in counts],
+            [0.25 + 0.5 * torch.rand(count, 4, generator=draw) for count in counts],
+            list(range(len(counts))),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image() -> Callable[..., Tensor]:
+    """A function (batch, height, width) -> uniform noise in [0, 1]."""
+
+    def make(batch: int = 1, height: int = 64, width: int = 96) -> Tensor:
+        return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+
+    return make

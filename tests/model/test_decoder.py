@@ -1,0 +1,166 @@
+"""Query selection and refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flexdetr.config import Config, DecoderConfig
+from flexdetr.model.decoder import Decoder
+from flexdetr.model.outputs import Targets
+
+CONFIG = DecoderConfig(width=16, layers=3, ffn=24, heads=2, queries=6, points=(3, 2), denoising=4)
+
+
+@pytest.fixture
+def decoder(randomise: Callable[..., nn.Module]) -> Decoder:
+    torch.manual_seed(0)
+    module = randomise(Decoder(12, (8, 16), 4, CONFIG)).eval()
+    assert isinstance(module, Decoder)
+    return module
+
+
+@pytest.fixture
+def levels() -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(2, 12, 8, 12), torch.randn(2, 12, 4, 6)]
+
+
+def test_anchors_are_cells_with_a_size_by_stride(decoder: Decoder) -> None:
+    logits, valid = decoder.anchors([(8, 12), (4, 6)], torch.zeros(1))
+    boxes = logits.sigmoid()[0]
+    assert logits.shape == (1, 8 * 12 + 4 * 6, 4)
+    torch.testing.assert_close(boxes[12 + 3], torch.tensor([3.5 / 12, 1.5 / 8, 0.05, 0.05]))
+    torch.testing.assert_close(boxes[96 + 6 + 2], torch.tensor([2.5 / 6, 1.5 / 4, 0.1, 0.1]))
+    assert valid.all()  # maps this small have no cell near the border
+
+
+def test_border_cells_cannot_start_a_box(decoder: Decoder) -> None:
+    logits, valid = decoder.anchors([(64, 64), (32, 32)], torch.zeros(1))
+    grid = valid[0, : 64 * 64, 0].view(64, 64)
+    assert not grid[0].any()
+    assert not grid[:, -1].any()
+    assert grid[1:-1, 1:-1].all()
+    assert (logits[0][~valid[0, :, 0]].sigmoid() == 1).all()
+    assert logits.isfinite().all()
+
+
+def test_the_best_tokens_become_queries(decoder: Decoder, levels: list[Tensor]) -> None:
+    memory, shapes = decoder.flatten(levels)
+    assert shapes == [(8, 12), (4, 6)]
+    content, box_logits, prediction = decoder.select(memory, shapes, 6)
+    scores = decoder.encoder_score(decoder.memory_norm(decoder.memory_proj(memory)))
+    best = scores.max(-1).values.sort(-1, descending=True).values[:, :6]
+    torch.testing.assert_close(prediction.logits.max(-1).values, best)
+    torch.testing.assert_close(box_logits.sigmoid(), prediction.boxes)
+    assert not content.requires_grad
+    assert not box_logits.requires_grad
+    assert prediction.boxes.requires_grad
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_fewer_layers_answer_as_the_training_layers_do(
+    decoder: Decoder, levels: list[Tensor], count: int
+) -> None:
+    with torch.no_grad():
+        answer = decoder(levels, decoder_layers=count)
+        decoder.train()
+        decoder.input_proj.eval()  # the norms keep their statistics
+        trained = decoder(levels)
+    assert not answer.aux
+    want = [*trained.aux, trained.final][count - 1]
+    torch.testing.assert_close(answer.final.logits, want.logits)
+    torch.testing.assert_close(answer.final.boxes, want.boxes)
+
+
+def test_number_of_queries(decoder: Decoder, levels: list[Tensor]) -> None:
+    assert decoder(levels, queries=2).final.boxes.shape == (2, 2, 4)
+    assert decoder(levels).final.logits.shape == (2, 6, 4)
+    everything = decoder(levels, queries=10_000)
+    assert everything.final.boxes.shape == (2, 8 * 12 + 4 * 6, 4)
+
+
+@pytest.mark.parametrize("options", [{"decoder_layers": 0}, {"decoder_layers": 4}, {"queries": 0}])
+def test_impossible_numbers_are_refused(
+    decoder: Decoder, levels: list[Tensor], options: dict[str, int]
+) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        decoder(levels, **options)
+
+
+def test_training_runs_all_layers(decoder: Decoder, levels: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="for inference"):
+        decoder.train()(levels, decoder_layers=2)
+
+
+def test_configured_layers_run_at_inference(levels: list[Tensor]) -> None:
+    decoder = Decoder(12, (8, 16), 4, CONFIG.model_copy(update={"eval_layers": 2})).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(levels).final, decoder(levels, decoder_layers=2).final)
+        assert len(decoder.train()(levels).aux) == 2
+
+
+def test_gradients_look_forward_twice(decoder: Decoder, levels: list[Tensor]) -> None:
+    """A layer's box teaches its own step and the one before (DINO, section 3.4), and none further back."""
+    decoder.train()
+    output = decoder(levels)
+    output.final.boxes.sum().backward()
+    reached = [
+        head.layers[-1].bias.grad is not None and bool(head.layers[-1].bias.grad.any())
+        for head in decoder.boxes
+    ]
+    assert reached == [False, True, True]
+
+
+def test_denoising_queries_do_not_reach_the_others(
+    decoder: Decoder, levels: list[Tensor], objects: Callable[..., Targets]
+) -> None:
+    decoder.train()
+    decoder.input_proj.eval()
+    with torch.no_grad():
+        with_them, without = decoder(levels, objects(3, 1)), decoder(levels)
+    assert with_them.plan is not None
+    assert with_them.plan.num_queries == with_them.denoising[0].boxes.shape[1] == 6
+    assert len(with_them.denoising) == 3
+    for got, want in zip((*with_them.aux, with_them.final), (*without.aux, without.final), strict=True):
+        torch.testing.assert_close(got.logits, want.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.boxes, want.boxes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (0, 3), (0, 0)])
+def test_every_parameter_gets_a_gradient(
+    decoder: Decoder, levels: list[Tensor], objects: Callable[..., Targets], counts: tuple[int, int]
+) -> None:
+    """Also without a single object: all ranks of a distributed run have to reduce the same parameters."""
+    decoder.train()
+    output = decoder(levels, objects(*counts))
+    every = [output.final, *output.aux, output.encoder, *output.denoising]
+    sum(part.square().sum() for prediction in every for part in prediction).backward()
+    missing = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
+    assert not missing
+    assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
+
+
+def test_bf16_predictions_are_precise(decoder: Decoder, levels: list[Tensor]) -> None:
+    with torch.no_grad():
+        want = decoder(levels)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = decoder(levels)
+        half = decoder.bfloat16()([level.bfloat16() for level in levels])
+    assert got.final.boxes.dtype == got.final.logits.dtype == half.final.boxes.dtype == torch.float32
+    assert got.final.boxes.shape == half.final.boxes.shape == want.final.boxes.shape
+
+
+def test_the_published_start(small: Callable[..., Config]) -> None:
+    """Scores of 0.01, and boxes that are the anchors."""
+    section = small().decoder
+    decoder = Decoder(32, (8, 16), 4, section).eval()
+    levels = [torch.randn(1, 32, 8, 12), torch.randn(1, 32, 4, 6)]
+    memory, shapes = decoder.flatten(levels)
+    _, box_logits, _ = decoder.select(memory, shapes, 5)
+    answer = decoder(levels, queries=5).final
+    torch.testing.assert_close(answer.boxes, box_logits.sigmoid(), rtol=1e-4, atol=1e-5)
+    assert all((score.bias.sigmoid() - 0.01).abs().max() < 1e-6 for score in decoder.scores)

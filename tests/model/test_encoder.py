@@ -1,0 +1,91 @@
+"""The hybrid encoder: its rows, its levels, and what flows where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexdetr.config import EncoderConfig
+from flexdetr.model.attention import INSERTS
+from flexdetr.model.encoder import AIFI, INTRA, SPPF, HybridEncoder
+from flexdetr.model.fusion import FUSIONS
+
+CHANNELS = {4: 8, 8: 10, 16: 12, 32: 14, 64: 16}
+
+
+def features(strides: tuple[int, ...], height: int = 64, width: int = 96) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(2, CHANNELS[each], -(-height // each), -(-width // each)) for each in strides]
+
+
+def encoder(
+    strides: tuple[int, ...] = (8, 16, 32), inserts: bool = False, **options: object
+) -> HybridEncoder:
+    torch.manual_seed(0)
+    config = EncoderConfig(strides=strides, width=16, heads=4, ffn=24, depth=0.34, **options)
+    placed = {strides[-1]: INSERTS["ema"](16)} if inserts else None
+    return HybridEncoder([CHANNELS[each] for each in strides], config, placed)
+
+
+@pytest.mark.parametrize("intra", INTRA)
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("strides", [(32,), (16, 32), (8, 16, 32), (4, 8, 16, 32), (16, 32, 64)])
+def test_every_row_keeps_the_levels_sizes(intra: str, fusion: str, strides: tuple[int, ...]) -> None:
+    given = features(strides)
+    module = encoder(strides, intra=intra, fusion=fusion)
+    levels = module(given)
+    assert [level.shape for level in levels] == [(2, 16, *each.shape[2:]) for each in given]
+    sum(level.square().mean() for level in levels).backward()
+    assert not [name for name, parameter in module.named_parameters() if parameter.grad is None]
+
+
+def test_published_order_of_steps(randomise: Callable[..., nn.Module]) -> None:
+    """Top-down on laterals, bottom-up on the laterals' outputs, written out for three levels."""
+    module = randomise(encoder()).eval()
+    given = features((8, 16, 32))
+    with torch.no_grad():
+        fine, middle, coarse = (project(x) for project, x in zip(module.input_proj, given, strict=True))
+        coarse = module.lateral[0](module.intra(coarse))
+        middle = module.lateral[1](
+            module.top_down[0](torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1))
+        )
+        first = module.top_down[1](torch.cat([F.interpolate(middle, scale_factor=2), fine], 1))
+        second = module.bottom_up[0](torch.cat([module.downsample[0](first), middle], 1))
+        third = module.bottom_up[1](torch.cat([module.downsample[1](second), coarse], 1))
+        for got, want in zip(module(given), (first, second, third), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_an_insert_changes_its_level_only() -> None:
+    plain, changed = encoder(), encoder(inserts=True)
+    changed.load_state_dict(plain.state_dict(), strict=False)
+    given = features((8, 16, 32))
+    with torch.no_grad():
+        levels = zip(plain.eval()(given), changed.eval()(given), strict=True)
+        assert [bool((a == b).all()) for a, b in levels] == [True, True, False]
+
+
+def test_aifi_sees_where_a_token_is() -> None:
+    """Without a position, attention would give a shuffled map the shuffled answer."""
+    torch.manual_seed(0)
+    module = AIFI(EncoderConfig(width=16, heads=4, ffn=24)).eval()
+    level = torch.randn(1, 16, 3, 5)
+    with torch.no_grad():
+        assert (module(level.flip(-1)) - module(level).flip(-1)).abs().max() > 1e-3
+        assert (module(level.flip(-2)) - module(level).flip(-2)).abs().max() > 1e-3
+
+
+def test_sppf_pools_further_and_further() -> None:
+    torch.manual_seed(0)
+    module = SPPF(EncoderConfig(width=8)).eval()
+    seen: list[Tensor] = []
+    module.expand.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    level = torch.randn(1, 8, 16, 16)
+    module(level)
+    squeezed = module.squeeze(level)
+    want = [squeezed, *(F.max_pool2d(squeezed, size, 1, size // 2) for size in (5, 9, 13))]
+    torch.testing.assert_close(seen[0], torch.cat(want, 1))

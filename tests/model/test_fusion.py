@@ -1,0 +1,146 @@
+"""Fusion blocks: every row of the table, GELAN against D-FINE, and what folds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flexdetr.config import BackboneConfig, EncoderConfig
+from flexdetr.model.backbones import build_backbone
+from flexdetr.model.csprep import CSPRepLayer, RepVggBlock
+from flexdetr.model.encoder import HybridEncoder
+from flexdetr.model.fuse import fuse
+from flexdetr.model.fusion import FUSIONS
+from flexdetr.model.gelan import Gelan
+from flexdetr.model.ghost import GhostConv
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize(("width", "expansion", "depth"), [(32, 1.0, 1.0), (24, 0.5, 0.34), (20, 0.34, 0.67)])
+def test_every_row(
+    name: str, width: int, expansion: float, depth: float, randomise: Callable[..., nn.Module]
+) -> None:
+    """Runs forward and backward at the widths of presets and odd ones, and fuses."""
+    config = EncoderConfig(width=width, heads=4, fusion=name, expansion=expansion, depth=depth)
+    fusion = FUSIONS[name]
+    fine, coarse = torch.randn(2, 1, width, 6, 10, dtype=torch.float64).unbind(0)
+    parts = (fusion.block(config), fusion.lateral(width), fusion.downsample(width))
+    shapes = [(6, 10), (6, 10), (3, 5)]
+    inputs = [torch.cat([fine, coarse], 1), fine, fine]
+    for part, shape, x in zip(parts, shapes, inputs, strict=True):
+        part = randomise(part).double()
+        out = part(x)
+        assert out.shape == (1, width, *shape)
+        out.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in part.parameters())
+        fused = fuse(part.eval())
+        want = part(x)
+        assert (fused(x) - want).abs().max() <= 1e-10 * want.abs().max()
+        assert not [each for each in fused.modules() if isinstance(each, nn.BatchNorm2d)]
+
+
+def test_ghost_is_light_and_gelan_between() -> None:
+    config = EncoderConfig(width=128)
+    sizes = {name: parameters(fusion.block(config)) for name, fusion in FUSIONS.items()}
+    assert sizes["ghost"] < 0.4 * sizes["csprep"]
+    assert sizes["gelan"] < sizes["csprep"]
+
+
+def test_gelan_has_d_fines_size() -> None:
+    """D-FINE-N: d 128, expansion 0.34, depth 0.5: hidden width 21 and two blocks (golden/dfine_n.keys.tsv)."""
+    block = FUSIONS["gelan"].block(EncoderConfig(width=128, fusion="gelan", expansion=0.34, depth=0.5))
+    assert isinstance(block, Gelan)
+    assert tuple(block.project.conv.weight.shape) == (128, 298, 1, 1)
+    assert [len(step[0].bottlenecks) for step in block.steps] == [2, 2]
+
+
+def test_repvgg_becomes_one_convolution(randomise: Callable[..., nn.Module]) -> None:
+    block = randomise(RepVggBlock(8)).eval()
+    fused = block.fuse()
+    assert [type(part) for part in fused.modules() if not list(part.children())].count(nn.Conv2d) == 1
+    x = torch.randn(2, 8, 5, 7)
+    torch.testing.assert_close(fused(x), block(x), rtol=1e-5, atol=1e-5)
+    assert parameters(fused) == 8 * 8 * 9 + 8
+
+
+@pytest.mark.parametrize(("out", "projected"), [(16, True), (8, False)])
+def test_csprep_projects_where_the_width_changes(out: int, projected: bool) -> None:
+    layer = CSPRepLayer(12, out, 8, 2)
+    assert isinstance(layer.conv3, nn.Identity) is not projected
+    assert layer(torch.randn(1, 12, 4, 4)).shape == (1, out, 4, 4)
+
+
+def test_ghost_convolution_of_an_odd_width() -> None:
+    assert GhostConv(6, 7)(torch.randn(1, 6, 4, 5)).shape == (1, 7, 4, 5)
+
+
+_D_FINE = (
+    (r"^lateral_convs\.", "lateral."),
+    (r"^fpn_blocks\.", "top_down."),
+    (r"^pan_blocks\.", "bottom_up."),
+    (r"^downsample_convs\.(\d)\.0\.cv1\.", r"downsample.\1.0."),
+    (r"^downsample_convs\.(\d)\.0\.cv2\.", r"downsample.\1.1."),
+    (r"\.cv1\.", ".split."),
+    (r"\.cv2\.(\d)\.", r".steps.0.\1."),
+    (r"\.cv3\.(\d)\.", r".steps.1.\1."),
+    (r"\.cv4\.", ".project."),
+    (r"^encoder\.0\.layers\.", "intra.layers."),
+    (r"\.self_attn\.out_proj\.", ".attention.output."),
+    (r"\.linear(\d)\.", r".feed_forward.linear\1."),
+)
+_PACKED = re.compile(r"(.*)\.self_attn\.in_proj_(weight|bias)$")
+_BACKBONE = ((r"\.bn\.", ".norm."),)
+
+
+def renamed(
+    state: dict[str, np.ndarray], prefix: str, rules: tuple[tuple[str, str], ...]
+) -> dict[str, Tensor]:
+    """The part of D-FINE's state below ``prefix``, under our names."""
+    ours = {}
+    for key, value in state.items():
+        if not key.startswith(prefix):
+            continue
+        name = key.removeprefix(prefix)
+        for pattern, place in rules:
+            name = re.sub(pattern, place, name)
+        tensor = torch.from_numpy(np.array(value))
+        if packed := _PACKED.match(name):
+            cut = 2 * len(tensor) // 3
+            ours[f"{packed[1]}.attention.query_key.{packed[2]}"] = tensor[:cut]
+            ours[f"{packed[1]}.attention.value.{packed[2]}"] = tensor[cut:]
+        else:
+            ours[name] = tensor
+    return ours
+
+
+def test_gelan_encoder_is_d_fines(golden: ModuleType) -> None:
+    state = golden.checkpoint("dfine_n")
+    backbone = build_backbone(BackboneConfig(name="hgnetv2_b0"), (16, 32))
+    encoder = HybridEncoder(
+        backbone.channels,
+        EncoderConfig(strides=(16, 32), width=128, ffn=512, fusion="gelan", expansion=0.34, depth=0.5),
+    )
+    backbone.load_state_dict(renamed(state, "backbone.", _BACKBONE))
+    encoder.load_state_dict(renamed(state, "encoder.", _D_FINE))
+    expected, limit = golden.expected("dfine_n"), golden.cases()["dfine_n"]["tolerance"]["features_relative"]
+    parts = nn.Sequential(backbone, encoder).eval()
+    with torch.no_grad():
+        images = torch.from_numpy(golden.inputs("dfine_n"))
+        for form in (parts, fuse(parts)):
+            features = form[0](images)
+            levels = form[1](features)
+            for part, maps in (("backbone", features), ("encoder", levels)):
+                for stride, level in zip((16, 32), maps, strict=True):
+                    want = expected[f"{part}.stride{stride}.sketch"]
+                    error = np.abs(golden.sketch(level.numpy()) - want).max() / np.abs(want).max()
+                    assert error <= limit, (part, stride)

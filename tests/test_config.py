@@ -1,0 +1,253 @@
+"""The configuration: what is refused and how, overrides, and the way to YAML and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from flexdetr.config import (
+    Config,
+    ConfigError,
+    build,
+    insert_names,
+    known_keys,
+    merge,
+    nearest,
+    parse_overrides,
+    parse_size,
+    read_yaml,
+    to_yaml,
+)
+from flexdetr.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_yaml_round_trip_of_presets(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(PRESETS[name]), encoding="utf-8")
+    assert build(read_yaml(file)) == PRESETS[name]
+
+
+scalars = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(-1e3, 1e3), st.text("abc 1e-", max_size=6))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    lr=st.floats(1e-9, 1),
+    options=st.dictionaries(st.sampled_from(["a", "b"]), scalars),
+    points=st.one_of(st.integers(1, 9), st.tuples(*[st.integers(1, 9)] * 3)),
+    insert=st.sampled_from(insert_names()),
+)
+def test_yaml_round_trip(
+    size: tuple[int, int], lr: float, options: dict[str, Any], points: Any, insert: str
+) -> None:
+    config = build(
+        {
+            "image_size": [32 * side for side in size],
+            "train": {"lr": lr},
+            "backbone": {"name": "b", "options": options},
+            "decoder": {"points": points},
+            "attention": {"backbone.16": insert},
+        }
+    )
+    assert build(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_frozen() -> None:
+    config = Config()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encodr": {}}, "unknown key 'encodr'; did you mean 'encoder'"),
+        ({"train": {"epoches": 3}}, "unknown key 'train.epoches'; did you mean 'train.epochs'"),
+        ({"encoder": {"fusion": "gellan"}}, "encoder.fusion: unknown value 'gellan'; did you mean 'gelan'?"),
+        (
+            {"attention": {"backbone.16": "emma"}},
+            "attention.backbone.16: unknown value 'emma'; did you mean 'ema'",
+        ),
+        ({"train": {"lr": -1}}, "train.lr: Input should be greater than 0 (got -1)"),
+        (
+            {"train": {"batch_size": "many"}},
+            "unable to parse string as an integer (got 'many'); or unknown value",
+        ),
+        (
+            {"image_size": [64, 100]},
+            "image_size: image_size must be divisible by 32 on both sides; got 64x100",
+        ),
+        ({"image_size": [64]}, "image_size is one number, or height and width (got [64])"),
+        ({"image_size": 0}, "divisible by 32 on both sides; got 0x0"),
+        ({"image_size": "big"}, "image size 'big' is neither a number nor HEIGHTxWIDTH"),
+        (
+            {"encoder": {"strides": [8, 32]}},
+            "strides must double from level to level, like [8, 16, 32]; got [8, 32]",
+        ),
+        ({"encoder": {"strides": []}}, "strides must double"),
+        ({"encoder": {"width": 100}}, "encoder: width 100 must be divisible by heads (8)"),
+        ({"encoder": {"width": 8, "expansion": 0.1}}, "expansion 0.1 of width 8 leaves no channels"),
+        ({"decoder": {"width": 100}}, "decoder: width 100 is not divisible by heads (8)"),
+        ({"decoder": {"eval_layers": 7}}, "eval_layers 7 is more than the 6 layers that are trained"),
+        ({"decoder": {"points": 0}}, "every level needs at least one point; got 0"),
+        ({"decoder": {"points": [4, 4]}}, "decoder.points gives 2 numbers for 3 levels"),
+        ({"backbone": 3}, "backbone: Input should be a valid dictionary"),
+        ({"loss": {"box_options": {"ratio": "x"}}}, "loss.box_options.ratio: Input should be a valid number"),
+    ],
+)
+def test_wrong_values_are_explained(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(values)
+    assert message in str(caught.value)
+
+
+def test_every_mistake_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"train": {"epoches": 3, "lr": 0}, "encodr": 1})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_heads_matter_for_attention_only() -> None:
+    assert build({"encoder": {"intra": "sppf", "width": 100}, "decoder": {"width": 128}}).encoder.width == 100
+
+
+def test_known_keys_are_dotted() -> None:
+    keys = set(known_keys())
+    assert {"backbone", "backbone.name", "train.lr", "encoder.strides", "seed"} <= keys
+    assert "Config" not in keys
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("train.lr=1e-4", {"train": {"lr": 1e-4}}),
+        ("train.lr=-2.5E+3", {"train": {"lr": -2500.0}}),
+        ("train.epochs=50", {"train": {"epochs": 50}}),
+        ("decoder.points=[3,6,3]", {"decoder": {"points": [3, 6, 3]}}),
+        ("backbone.options.rates=[1e-3, a, 2]", {"backbone": {"options": {"rates": [1e-3, "a", 2]}}}),
+        ("backbone.options={a: 1e-3}", {"backbone": {"options": {"a": 1e-3}}}),
+        ("data.skip_bad=true", {"data": {"skip_bad": True}}),
+        ("train.ema=null", {"train": {"ema": None}}),
+        ("image_size=384x640", {"image_size": "384x640"}),
+        ("weights=runs/a=b.safetensors", {"weights": "runs/a=b.safetensors"}),
+        ("weights=nan", {"weights": "nan"}),
+        ("backbone=timm/convnext_atto", {"backbone": {"name": "timm/convnext_atto"}}),
+        ("attention.backbone.16=ema", {"attention": {"backbone.16": "ema"}}),
+        (" seed = 7", {"seed": 7}),
+    ],
+)
+def test_overrides(text: str, value: dict[str, Any]) -> None:
+    assert parse_overrides([text]) == value
+
+
+def test_later_overrides_win() -> None:
+    texts = [
+        "train.lr=1",
+        "train.epochs=3",
+        "train.lr=2",
+        "attention.encoder.8=se",
+        "attention.backbone.16=ema",
+    ]
+    assert parse_overrides(texts) == {
+        "train": {"lr": 2, "epochs": 3},
+        "attention": {"encoder.8": "se", "backbone.16": "ema"},
+    }
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=1", "  =1", "seed=[1"])
+def test_overrides_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"seed=|key\.sub=value"):
+        parse_overrides([text])
+
+
+def test_another_backbone_starts_its_section_anew() -> None:
+    base = {"backbone": {"name": "a", "options": {"x": 1}, "freeze_norms": True}, "seed": 3}
+    anew = {"backbone": {"name": "b"}, "seed": 3}
+    assert merge(base, {"backbone": "b"}) == merge(base, {"backbone": {"name": "b"}}) == anew
+    assert merge(base, parse_overrides(["backbone=b"])) == anew
+    assert merge(base, parse_overrides(["backbone.name=b"])) == anew
+    both = parse_overrides(["backbone.options.y=2", "backbone=b"])
+    assert merge(base, both) == {"backbone": {"name": "b", "options": {"y": 2}}, "seed": 3}
+
+
+def test_the_same_backbone_keeps_its_section() -> None:
+    base = {"backbone": {"name": "a", "options": {"x": 1}}}
+    assert merge(base, {"backbone": "a"}) == base
+    assert merge(base, {"backbone": {"options": {"y": 2}}}) == {
+        "backbone": {"name": "a", "options": {"x": 1, "y": 2}}
+    }
+
+
+nested = st.recursive(
+    st.integers(), lambda below: st.dictionaries(st.sampled_from("abc"), below), max_leaves=8
+)
+mappings = st.dictionaries(st.sampled_from("abc"), nested)
+
+
+@settings(deadline=None)
+@given(mappings, mappings)
+def test_merging_keeps_both_and_changes_neither(base: dict[str, Any], change: dict[str, Any]) -> None:
+    before = (repr(base), repr(change))
+    merged = merge(base, change)
+    assert (repr(base), repr(change)) == before
+    assert set(merged) == set(base) | set(change)
+    assert merge(merged, change) == merged
+    assert merge(base, {}) == base
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (640, (640, 640)),
+        ("640", (640, 640)),
+        ("384x640", (384, 640)),
+        ("384X640", (384, 640)),
+        ("32 x 64", (32, 64)),
+    ],
+)
+def test_sizes(value: int | str, size: tuple[int, int]) -> None:
+    assert parse_size(value) == size
+    if size[0] % 32 == 0:
+        assert build({"image_size": value}).image_size == size
+
+
+@pytest.mark.parametrize("value", ["", "x", "64x", "1x2x3", "6.4", "-32"])
+def test_sizes_that_are_none(value: str) -> None:
+    with pytest.raises(ValueError, match="neither a number nor HEIGHTxWIDTH"):
+        parse_size(value)
+
+
+def test_nearest() -> None:
+    assert (
+        nearest("rtdetr_r81", ["rtdetr_r18", "other"], "model")
+        == "unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?"
+    )
+    assert nearest("zzz", ["b", "a"]) == "unknown name 'zzz'; known: a, b"
+
+
+def test_yaml_files(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {lr: 1e-4}\nbackbone: {options: {rate: 1e-2, name: 1e}}\n", encoding="utf-8")
+    assert read_yaml(file) == {"train": {"lr": 1e-4}, "backbone": {"options": {"rate": 0.01, "name": "1e"}}}
+    file.write_text("", encoding="utf-8")
+    assert read_yaml(file) == {}
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "just text", "a: [1", "a: \xff"])
+def test_yaml_files_that_cannot_be_read(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        read_yaml(file)
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
+        read_yaml(tmp_path / "missing.yaml")
