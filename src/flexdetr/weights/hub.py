@@ -124,7 +124,8 @@ def _receive(url: str, part: Path) -> int | None:
     have = part.stat().st_size if part.exists() else 0
     if not url.startswith(("http://", "https://")):
         raise WeightsError(f"{url} is no http or https address")
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was checked
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310 - the scheme was checked
     except urllib.error.HTTPError as error:
