@@ -172,13 +172,16 @@ class _Machine:
     def take(self, count: int) -> bytes:
         return bytes(self.slice(count))
 
-    def line(self) -> str:
+    def raw_line(self) -> bytes:
         end = self.position
         while end < len(self.data) and self.data[end] != 0x0A:
             end += 1
-        text = self.take(end - self.position).decode("utf-8")
+        raw = self.take(end - self.position)
         self.take(1)
-        return text
+        return raw
+
+    def line(self) -> str:
+        return self.raw_line().decode("utf-8")
 
     def pop(self) -> Value:
         value = self.stack.pop()
@@ -220,12 +223,13 @@ class _Machine:
         self.stack.append(struct.unpack(">d", self.take(8))[0])
 
     def text_string(self, code: int) -> None:
-        text = self.line()
-        if code == ord("S"):
-            if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
-                raise ValueError("a string without quotes")
-            text = text[1:-1]
-        self.stack.append(text.encode("latin-1", "backslashreplace").decode("unicode_escape"))
+        raw = self.raw_line()
+        if code == ord("V"):
+            self.stack.append(raw.decode("raw-unicode-escape", "surrogatepass"))
+            return
+        if len(raw) < 2 or raw[0] != raw[-1] or raw[:1] not in (b"'", b'"'):
+            raise ValueError("a string without quotes")
+        self.stack.append(raw[1:-1].decode("unicode_escape"))
 
     def header(self, code: int) -> None:
         raw = self.take(1 if code == 0x80 else 8)
