@@ -32,18 +32,29 @@ def small() -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def randomise() -> Callable[..., nn.Module]:
-    """A function (module, seed) that gives it weights and statistics as after training: nothing is 0 or 1."""
+    """A function (module, images) that gives it weights and statistics as after training: nothing is 0 or 1.
 
-    def change(module: nn.Module, seed: int = 0) -> nn.Module:
-        draw = torch.Generator().manual_seed(seed)
+    Where it is given images, the statistics of norms are those of their features: a sum of many branches grows from
+    layer to layer without that, to numbers of which float32 keeps no difference.
+    """
+
+    def change(module: nn.Module, images: Tensor | None = None) -> nn.Module:
+        draw = torch.Generator().manual_seed(0)
+        norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.ndim < 2 or not parameter.any():
                     parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
-            for part in module.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    part.running_mean += 0.1 * torch.randn(part.running_mean.shape, generator=draw)
-                    part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
+            for part in norms:
+                part.running_mean += 0.1 * torch.randn(part.running_mean.shape, generator=draw)
+                part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
+            if images is not None:
+                momenta = [part.momentum for part in norms]
+                for part in norms:
+                    part.momentum = 0.9
+                module.train()(images)
+                for part, momentum in zip(norms, momenta, strict=True):
+                    part.momentum = momentum
         return module
 
     return change
