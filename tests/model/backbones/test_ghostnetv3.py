@@ -84,6 +84,13 @@ def test_branches_fold_into_one_convolution(channels, out, kernel, stride, group
     assert isinstance(BranchedConv(8, 8, 1).fuse(), nn.Conv2d)
 
 
+def test_an_untrained_network_stays_in_range():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        levels = ghostnetv3("050", strides=STRIDES, inserts={}).eval()(torch.rand(1, 3, 64, 64))
+    assert all(1e-3 < x.abs().max() < 1e3 for x in levels)
+
+
 def test_the_smallest_images():
     """32 pixels leave one position at stride 32, which the attention's pool cannot halve."""
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -220,7 +221,7 @@ def ghostnetv3(variant: str, *, strides: Sequence[int], inserts: Mapping[int, st
             blocks.append(GhostBottleneck(channels, inner, out, row.kernel, row.stride, squeeze, gated))
             channels, number = out, number + 1
         stages.append(Stage(nn.Sequential(*blocks), channels, 2 << index))
-    return Trunk(
+    trunk = Trunk(
         f"ghostnetv3_{variant}",
         stem,
         stages,
@@ -229,6 +230,25 @@ def ghostnetv3(variant: str, *, strides: Sequence[int], inserts: Mapping[int, st
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
+    _calm(trunk)
+    return trunk
+
+
+@torch.no_grad()
+def _calm(trunk: nn.Module) -> None:
+    """Makes initial kernels smaller where outputs are added up or no activation halves them.
+
+    The norms' running statistics start at 0 and 1 and so normalise nothing: without this an untrained
+    network's features grow to 1e17 in evaluation mode. In training mode the norms make it no difference.
+    """
+    for part in trunk.modules():
+        if isinstance(part, BranchedConv):
+            summands = [*part.branches, part.scale, part.identity]
+            for conv in part.modules():
+                if isinstance(conv, nn.Conv2d):
+                    conv.weight /= math.sqrt(sum(summand is not None for summand in summands))
+        if isinstance(part, ConvBNAct) and isinstance(part.act, nn.Identity):
+            part.conv.weight /= math.sqrt(2)
 
 
 def divisible(channels: float, divisor: int = 4) -> int:
