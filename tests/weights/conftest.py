@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,9 +215,15 @@ def ultralytics_names(state: Mapping[str, Tensor], blocks: tuple[int, ...]) -> S
 
 
 @pytest.fixture
-def small_model() -> DetectionModel:
-    """A small detector on HGNetV2-B0 with five classes."""
-    return make_model()
+def dialects() -> SimpleNamespace:
+    """The functions of this file, for tests."""
+    return SimpleNamespace(
+        small=SMALL,
+        make_model=make_model,
+        lyuwenyu=lyuwenyu_names,
+        paddle=paddle_names,
+        ultralytics=ultralytics_names,
+    )
 
 
 @pytest.fixture
@@ -224,6 +232,20 @@ def save_torch(tmp_path: Path) -> Callable[..., Path]:
 
     def save(content: Any, name: str = "checkpoint.pth", **options: Any) -> Path:
         torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def save_paddle(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a state dict as paddle.save does and returns where."""
+
+    def save(state: Mapping[str, Tensor], name: str = "checkpoint.pdparams") -> Path:
+        arrays: dict[str, Any] = {key: value.numpy() for key, value in state.items()}
+        table = {key: f"parameter_{index}.w_0" for index, key in enumerate(state)}
+        raw = pickle.dumps({**arrays, "StructuredToParameterName@@": table}, protocol=4)
+        (tmp_path / name).write_bytes(raw)
         return tmp_path / name
 
     return save

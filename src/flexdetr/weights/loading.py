@@ -136,7 +136,10 @@ def load_any(
     source = recognise(path, kind=kind, prefer=prefer, backbone=backbone)
     if source.metadata is not None:
         return _ours(source, source.metadata, overrides or {}, partial=partial)
-    tensors = complete(source.renamed.state)
+    try:
+        tensors = complete(source.renamed.state)
+    except WeightsError as error:
+        raise WeightsError(f"{path} is {source.title}, but {error}") from None
     if source.kind == "backbone":
         return _backbone(source, tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}

@@ -99,8 +99,9 @@ def rename_ultralytics(tensors: Mapping[str, Deferred]) -> tuple[Renamed, Callab
     prefixes = dict(_places([(number, _kind(layer)) for number, layer in sorted(layers.items())]))
     moved, origin = {}, {}
     for number, layer in layers.items():
-        for name, tensor in norm_names(layer).items():
-            place = _inner(prefixes[number], name)
+        for place, tensor in norm_names(
+            {_inner(prefixes[number], name): one for name, one in layer.items()}
+        ).items():
             moved[place] = tensor
             origin[id(tensor)] = place
     renamed = rename_detector(moved)
