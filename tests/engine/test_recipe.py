@@ -24,7 +24,17 @@ def test_every_gap_is_filled_and_explained():
         data.mosaic,
         data.mixup,
     )
-    for key in ("epochs", "lr", "warmup", "ema", "eval_every", "mosaic", "mixup"):
+    for key in (
+        "epochs",
+        "lr",
+        "warmup",
+        "augment_from",
+        "encoder_copies",
+        "ema",
+        "eval_every",
+        "mosaic",
+        "mixup",
+    ):
         assert any(reason.startswith(key) for reason in derived.reasons), key
 
 
@@ -41,7 +51,7 @@ def test_small_and_large_data_get_sound_schedules(images, batch):
     assert derived.steps >= 1
     assert 0 < train.warmup <= 0.1
     assert 0 < train.ema < 1
-    assert 0 < train.lr <= 1e-3
+    assert 0 < train.lr <= 2.4e-3  # twice the base rate, however large the batch
 
 
 def test_pretrained_backbones_learn_more_slowly():
@@ -64,13 +74,19 @@ def test_rates_rise_stay_and_fall():
 
 
 def test_phases_are_shares_of_the_run():
-    config = recipe(epochs=100, mosaic_until=0.5, augment_until=0.9).config
+    config = recipe(epochs=100, augment_from=0.1, mosaic_until=0.5, augment_until=0.9).config
     kinds = [phase(config, epoch) for epoch in range(100)]
-    assert kinds == ["mosaic"] * 50 + ["strong"] * 40 + ["plain"] * 10
+    assert kinds == ["plain"] * 10 + ["mosaic"] * 40 + ["strong"] * 40 + ["plain"] * 10
+
+
+def test_random_weights_begin_calmly_and_with_more_positives():
+    config = resolve("flexdetr_nano")
+    random, trained = (derive(config, 500, pretrained=pretrained).config for pretrained in (False, True))
+    assert phase(random, 0) == "plain"
+    assert phase(trained, 0) == "mosaic"
+    assert (random.loss.encoder_copies, trained.loss.encoder_copies) == (4, 1)
 
 
 def test_without_mosaic_the_first_phase_is_strong():
-    config = derive(
-        resolve("flexdetr_nano", data={"mosaic": 0.0, "mixup": 0.0}), 100, pretrained=False
-    ).config
+    config = derive(resolve("flexdetr_nano", data={"mosaic": 0.0, "mixup": 0.0}), 100, pretrained=True).config
     assert phase(config, 0) == "strong"
