@@ -175,3 +175,22 @@ def test_denoising_pairs_follow_the_plan() -> None:
     group = [(0, 0, 0), (0, 1, 1), (0, 2, 2), (2, 0, 3)]
     assert pairs == group + [(image, query + 6, item) for image, query, item in group]
     assert isinstance(match, Match)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_copies_give_each_object_as_many_queries_of_its_own(copies: int) -> None:
+    torch.manual_seed(0)
+    prediction = Prediction(torch.randn(2, 20, 3), torch.rand(2, 20, 4) * 0.3 + 0.3)
+    boxes = [torch.rand(4, 4) * 0.3 + 0.3, torch.zeros(0, 4)]
+    targets = Targets([torch.tensor([0, 1, 2, 0]), torch.zeros(0, dtype=torch.int64)], boxes, ["a", "b"])
+    matcher = Matcher(LossConfig())
+    match = matcher({"encoder": prediction}, targets, copies={"encoder": copies})["encoder"]
+    assert sorted(match.objects.tolist()) == sorted([0, 1, 2, 3] * copies)
+    assert len(set(match.queries.tolist())) == 4 * copies
+    repeated = Targets(
+        [targets.labels[0].repeat(copies), targets.labels[1]], [boxes[0].repeat(copies, 1), boxes[1]]
+    )
+    costs = matcher.costs([prediction], targets).numpy()
+    same = matcher({"encoder": prediction}, repeated)["encoder"]
+    total = costs[match.objects, match.queries].sum()
+    assert total == pytest.approx(costs[same.objects % 4, same.queries].sum(), rel=1e-5)
