@@ -42,7 +42,7 @@ class Plan:
     """
 
     model: str = "flexdetr_pico"
-    train: int = 480
+    train: int = 400
     val: int = 48
     test: int = 100
     scene_size: tuple[int, int] = (256, 256)

@@ -113,7 +113,7 @@ def _line(start: tuple[float, float], stop: tuple[float, float], width: float) -
 
 def _ball(rng: np.random.Generator) -> Design:
     """A beach ball: coloured wedges around a cap."""
-    hue = rng.random()
+    hue = rng.normal(0.6, 0.03)
     first = hsv(hue, rng.uniform(0.65, 0.95), rng.uniform(0.75, 1.0))
     second = hsv(0, 0, rng.uniform(0.85, 1.0)) if rng.random() < 0.6 else hsv(hue + 0.4, 0.8, 0.95)
     pole = rng.uniform(-0.4, 0.4, 2)
@@ -127,9 +127,8 @@ def _ball(rng: np.random.Generator) -> Design:
 
 
 def _crate(rng: np.random.Generator) -> Design:
-    """A wooden or painted crate: a frame, boards and a brace."""
-    wooden = rng.random() < 0.6
-    hue = rng.uniform(0.06, 0.11) if wooden else rng.random()
+    """A wooden crate: a frame, boards and a brace."""
+    hue = rng.uniform(0.06, 0.11)
     value = rng.uniform(0.6, 0.9)
     board = hsv(hue, rng.uniform(0.35, 0.65), value)
     frame, gap = board * rng.uniform(0.6, 0.78), board * 0.38
@@ -158,7 +157,7 @@ def _crate(rng: np.random.Generator) -> Design:
 
 def _star(rng: np.random.Generator) -> Design:
     """A five-pointed star, folded, so that each arm has a light and a dark half."""
-    hue = rng.normal(0.13, 0.03) if rng.random() < 0.5 else rng.random()
+    hue = rng.normal(0.15, 0.015)
     light = hsv(hue, rng.uniform(0.55, 0.9), rng.uniform(0.85, 1.0))
     dark = light * rng.uniform(0.55, 0.75)
     inner = rng.uniform(0.4, 0.5)
@@ -173,7 +172,7 @@ def _star(rng: np.random.Generator) -> Design:
 
 def _ring(rng: np.random.Generator) -> Design:
     """A swimming ring with bands; what lies behind shows through the hole."""
-    hue = rng.random()
+    hue = rng.normal(0.9, 0.03)
     first = hsv(hue, rng.uniform(0.6, 0.95), rng.uniform(0.7, 1.0))
     second = hsv(0, 0, rng.uniform(0.85, 1.0))
     hole = rng.uniform(0.45, 0.6)
@@ -192,7 +191,7 @@ def _ring(rng: np.random.Generator) -> Design:
 
 def _cone(rng: np.random.Generator) -> Design:
     """A traffic cone on its base, with reflecting bands."""
-    hue = rng.normal(0.05, 0.015) if rng.random() < 0.6 else rng.random()
+    hue = rng.normal(0.04, 0.012)
     body = hsv(hue, rng.uniform(0.75, 0.95), rng.uniform(0.8, 1.0))
     band = hsv(0, 0, rng.uniform(0.85, 1.0))
     slope = rng.uniform(0.45, 0.6)
@@ -218,7 +217,7 @@ def _cone(rng: np.random.Generator) -> Design:
 
 def _leaf(rng: np.random.Generator) -> Design:
     """A pointed leaf with a stalk, veins and two halves."""
-    hue = rng.uniform(0.22, 0.4) if rng.random() < 0.6 else rng.uniform(0.0, 0.14)
+    hue = rng.uniform(0.24, 0.4)
     colour = hsv(hue, rng.uniform(0.6, 0.9), rng.uniform(0.5, 0.9))
     vein = np.clip(colour * 1.35 + 0.1, 0, 1)
     breadth = rng.uniform(0.36, 0.52)
