@@ -94,15 +94,19 @@ def test_a_preset_fuses(
     built: tuple[str, DetectionModel],
     randomise: Callable[..., nn.Module],
     image: Callable[..., Tensor],
-    same_queries: Callable[[Prediction, Prediction, float], None],
+    query_difference: Callable[[Prediction, Prediction], float],
 ) -> None:
-    """The last test of each model: it changes it."""
+    """In float64 to 1e-10. In float32 to 1e-4, or twice the training form's own rounding in deep random networks.
+
+    The last test of each model: it changes it.
+    """
     _, model = built
     randomise(model, image(4)).eval()
     with torch.no_grad():
-        same_queries(fuse(model)(image()).final, model(image()).final, 1e-4)
-        images = image().double()
-        same_queries(fuse(model.double())(images).final, model(images).final, 1e-10)
+        fused, plain = fuse(model)(image()).final, model(image()).final
+        exact = model.double()(image().double()).final
+        assert query_difference(fuse(model)(image().double()).final, exact) <= 1e-10
+    assert query_difference(fused, plain) <= max(1e-4, 2 * query_difference(plain, exact))
 
 
 def test_nano_is_as_large_as_promised() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,7 @@ from flexdetr.model.blocks import ConvBNAct
 from flexdetr.model.conv_norm import fold_pairs
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import FuseError, fuse
+from flexdetr.weights.loading import load_any
 
 Randomise = Callable[..., nn.Module]
 # Each builds within a second; the others are the same code, deeper and wider.
@@ -48,9 +52,12 @@ def test_backbones_agree(name: str, randomise: Randomise, image: Callable[..., T
     torch.manual_seed(0)
     backbone = randomise(build_backbone(BackboneConfig(name=name), (8, 16, 32)), image(4)).eval()
     with torch.no_grad():
-        assert difference(fuse(backbone)(image()), backbone(image())) <= 1e-4
+        got, plain = fuse(backbone)(image()), backbone(image())
         fused = fuse(backbone.double())
-        assert difference(fused(image().double()), backbone(image().double())) <= 1e-10
+        exact = backbone(image().double())
+        assert difference(fused(image().double()), exact) <= 1e-10
+    # Deep random networks magnify rounding: that of the training form then is the measure.
+    assert difference(got, plain) <= max(1e-4, 2 * difference(plain, exact))
     if "densenet" not in name:  # its norms come before the convolutions
         assert norms(fused) == 0
 
@@ -82,6 +89,20 @@ def test_a_detector_fuses_into_a_new_one(model: DetectionModel, image: Callable[
     )
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in fused.parameters())
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["lyuwenyu_rtdetr_r18vd", pytest.param("paddledet_rtdetr_hgnetv2_l", marks=pytest.mark.slow)],
+)
+def test_reference_answers_after_fusing(case: str, golden: ModuleType, tmp_path: Path) -> None:
+    model = fuse(load_any(golden.write(case, tmp_path)).build().eval())
+    with torch.no_grad():
+        answer = model(torch.from_numpy(golden.inputs(case))).final
+    difference = golden.compare_queries(answer.logits[0].numpy(), answer.boxes[0].numpy(), case)
+    assert difference["hit"] == answer.boxes.shape[1]
+    assert difference["logits"] <= 1e-4 * np.abs(golden.expected(case)["logits"]).max()
+    assert difference["boxes"] <= 1e-4
 
 
 def test_training_parts_are_dropped(model: DetectionModel, image: Callable[..., Tensor]) -> None:
