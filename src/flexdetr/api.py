@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
-
-import numpy as np
-from PIL import Image
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, merge
@@ -17,17 +14,14 @@ from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.checkpoint import Start
     from flexdetr.engine.fit import Run
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
+    from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
     from flexdetr.weights.store import Metadata
-
-    Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class Detector:
@@ -143,7 +137,7 @@ class Detector:
     @overload
     def predict(
         self,
-        source: Picture,
+        source: Source,
         threshold: float = ...,
         *,
         device: str = ...,
@@ -154,7 +148,7 @@ class Detector:
     @overload
     def predict(
         self,
-        source: list[Picture],
+        source: list[Source],
         threshold: float = ...,
         *,
         device: str = ...,
@@ -164,7 +158,7 @@ class Detector:
 
     def predict(
         self,
-        source: Picture | list[Picture],
+        source: Source | list[Source],
         threshold: float = THRESHOLD,
         *,
         device: str = "auto",
@@ -203,6 +197,28 @@ class Detector:
             )
         )
         return found if isinstance(source, list) else found[0]
+
+    def predict_many(
+        self, items: Iterable[Item], threshold: float = THRESHOLD, *, device: str = "auto"
+    ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
+        """Find objects in what ``flexdetr.runtime.sources.find`` lists.
+
+        Args:
+            items: pictures, videos, cameras.
+            threshold: lowest score to keep, in [0, 1].
+            device: where to compute.
+
+        Yields:
+            In the order of the items, each picture with its objects, or why it could not be read.
+        """
+        from flexdetr.data.images import pixels
+        from flexdetr.runtime.sources import Unreadable, read
+
+        for picture in read(items, pixels):
+            if isinstance(picture, Unreadable):
+                yield picture
+            else:
+                yield picture, self.predict(picture.image, threshold, device=device)
 
     def _deploy_form(self) -> DetectionModel:
         """The fused model; made again only where a weight has changed since."""
@@ -257,8 +273,9 @@ def load(path: str | Path, **changes: Any) -> Detector | ArtifactDetector:  # no
     from flexdetr.runtime.artifact import is_artifact
 
     if is_artifact(path):
-        from flexdetr.deployed import ArtifactDetector
+        from flexdetr.deployed import ArtifactDetector, check_options
 
+        check_options(path, changes)
         return ArtifactDetector(path, **changes)
     return Detector.from_checkpoint(path, **changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import threading
 from collections import deque
@@ -299,6 +300,20 @@ class ArtifactDetector:
             label(Selection(*chosen), size, self.classes, threshold)
             for *chosen, size in zip(*answers, sizes, strict=True)
         ]
+
+
+def check_options(path: str | Path, options: Iterable[str]) -> None:
+    """Answer options that are decided when a detector is exported.
+
+    Raises:
+        ArtifactError: where an option is none of ``ArtifactDetector``'s.
+    """
+    known = inspect.signature(ArtifactDetector).parameters
+    decided = [name for name in options if name not in known]
+    if decided:
+        raise ArtifactError(
+            f"{path} is exported: {', '.join(decided)} was decided then; export the checkpoint again to change it"
+        )
 
 
 def _read_and_detect(

@@ -34,7 +34,9 @@ def _hgnetv2(size: str, lr_mult: float) -> BackboneConfig:
 
 
 def _ours(name: str, backbone: str, encoder: EncoderConfig, decoder: DecoderConfig) -> Config:
-    return Config(model=name, backbone=BackboneConfig(name=backbone, lr_mult=0.5), encoder=encoder, decoder=decoder)
+    return Config(
+        model=name, backbone=BackboneConfig(name=backbone, lr_mult=0.5), encoder=encoder, decoder=decoder
+    )
 
 
 _ROWS: Final[tuple[Config, ...]] = (

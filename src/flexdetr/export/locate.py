@@ -72,7 +72,7 @@ def first_departure(
     Returns:
         The layer; None where every layer agrees, so that the mistake lies between or behind the layers.
     """
-    inputs = tuple(torch.from_numpy(feed) for feed in feeds.values())
+    inputs = tuple(torch.tensor(feed) for feed in feeds.values())
     places = view.layers(path)
     order = [name for name in _order(form, inputs) if name in places]
 

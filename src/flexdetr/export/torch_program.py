@@ -80,7 +80,7 @@ def read_values(
     graph._codegen = torch.fx.graph.CodeGen()
     module.recompile()
     with torch.inference_mode():
-        values = module(*(torch.from_numpy(value) for value in feeds.values()))
+        values = module(*(torch.tensor(value) for value in feeds.values()))
     return [value.float().numpy() for value in values]
 
 
@@ -133,7 +133,7 @@ class TorchProgramRuntime:
         takes = self.artifact.metadata.input
         pictures, original = check_feeds(images, sizes, takes)
         feeds = (pictures,) if takes.sizes is None else (pictures, original)
-        return tuple(part.numpy() for part in self._module(*(torch.from_numpy(feed) for feed in feeds)))
+        return tuple(part.numpy() for part in self._module(*(torch.tensor(feed) for feed in feeds)))
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:

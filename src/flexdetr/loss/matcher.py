@@ -62,7 +62,11 @@ class Matcher:
         self._box_loss = box_loss(config.matcher_box, **options).eval()
 
     def __call__(
-        self, predictions: Mapping[str, Prediction], targets: Targets, *, copies: Mapping[str, int] | None = None
+        self,
+        predictions: Mapping[str, Prediction],
+        targets: Targets,
+        *,
+        copies: Mapping[str, int] | None = None,
     ) -> dict[str, Match]:
         """Matches every layer on its own, with one transfer of all costs to the host.
 
@@ -146,7 +150,9 @@ def _assign(cost: NDArray[np.floating], counts: Sequence[int], copies: int) -> M
     for image, count in enumerate(counts):
         if count:
             own = cost[first : first + count]
-            chosen_objects, chosen_queries = linear_sum_assignment(np.tile(own, (copies, 1)) if copies > 1 else own)
+            chosen_objects, chosen_queries = linear_sum_assignment(
+                np.tile(own, (copies, 1)) if copies > 1 else own
+            )
             chosen_objects = chosen_objects % count
             order = np.argsort(chosen_queries)
             images.append(np.full(len(order), image, np.int64))

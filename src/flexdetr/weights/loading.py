@@ -148,7 +148,10 @@ def load_any(
     except (WeightsError, ConfigError) as error:
         raise WeightsError(f"{path} is {source.title}, but {error}") from None
     config = build(merge(config.model_dump(), overrides or {}))
-    classes, named = coco_classes.named(source.names, count)
+    if source.classes is not None and len(source.classes) == count:
+        classes, named = source.classes, "named in the file, with their ids"
+    else:
+        classes, named = coco_classes.named(source.names, count)
     return _checked(source, tensors, config, classes, named, partial=partial)
 
 

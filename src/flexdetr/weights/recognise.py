@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from flexdetr.classes import Classes
 from flexdetr.config import BackboneConfig, nearest
 from flexdetr.weights import lyuwenyu, paddle, timm_names, transformers, ultralytics
 from flexdetr.weights.backbone_names import rename_backbone
@@ -60,6 +61,7 @@ class Source:
         known: values of the configuration that it states itself, by section.
         family: what the names of fitting presets start with.
         names: class names in the head's order, where it has them.
+        classes: names and ids, where it has both.
         norm_eps: batch-norm eps by our module path, where they are not 1e-5.
         metadata: of our own files.
         licence: where the file names one.
@@ -74,6 +76,7 @@ class Source:
     known: dict[str, Any] = field(default_factory=dict)
     family: str = "rtdetr_"
     names: list[str] | None = None
+    classes: Classes | None = None
     norm_eps: dict[str, float] = field(default_factory=dict)
     metadata: Metadata | None = None
     licence: str = "unknown"
@@ -318,6 +321,7 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
     if config:
         source.known = transformers.known_values(config, folder)
         source.names = transformers.class_names(config)
+        source.classes = transformers.own_classes(config)
         source.norm_eps = transformers.norm_eps(config)
     else:
         source.notes.append(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from flexdetr.classes import ClassError, Classes
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
@@ -191,6 +192,21 @@ def class_names(config: Mapping[str, Any]) -> list[str] | None:
     if not isinstance(table, dict) or not all(str(key).isdigit() for key in table):
         return None
     return [str(table[key]) for key in sorted(table, key=int)]
+
+
+def own_classes(config: Mapping[str, Any]) -> Classes | None:
+    """Classes with the data set's ids, where FlexDETR wrote the folder.
+
+    Raises:
+        WeightsError: where that entry is damaged.
+    """
+    own = config.get("flexdetr")
+    if not isinstance(own, dict) or not isinstance(own.get("classes"), list):
+        return None
+    try:
+        return Classes.from_json(own["classes"])
+    except (ClassError, AttributeError) as error:
+        raise WeightsError(f"its config.json has damaged classes: {error}") from None
 
 
 def norm_eps(config: Mapping[str, Any]) -> dict[str, float]:

@@ -115,11 +115,8 @@ def to_transformers(
         described["batch_norm_eps"] = eps["encoder"]
     else:
         tensors = _absorb_eps(tensors, eps)
-    layers, frozen = described["decoder_layers"], described["freeze_backbone_batch_norms"]
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not _is_dropped(name, layers, frozen=frozen):
-            renamed.update(_renamed(name, tensor))
+    layers = described["decoder_layers"]
+    renamed = renamed_state(tensors, layers, frozen=described["freeze_backbone_batch_norms"])
     if described["model_type"] == "rt_detr_v2":
         renamed.update(_point_scales(config, layers))
     try:
@@ -135,6 +132,24 @@ def to_transformers(
     except OSError as error:
         raise WeightsError(f"cannot write {folder}: {error}") from error
     return folder
+
+
+def renamed_state(state: Mapping[str, Tensor], layers: int, *, frozen: bool) -> dict[str, Tensor]:
+    """A state dict under transformers' names.
+
+    Args:
+        state: a detector's state dict.
+        layers: decoder layers that are written.
+        frozen: the backbone's norms have no counters.
+
+    Raises:
+        WeightsError: where a tensor has no place there.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not _is_dropped(name, layers, frozen=frozen):
+            renamed |= _renamed(name, tensor)
+    return renamed
 
 
 def _is_dropped(name: str, layers: int, *, frozen: bool) -> bool:

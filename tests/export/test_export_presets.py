@@ -1,0 +1,43 @@
+"""Whole models through both deployment formats, square and not; each proof runs one by one and in a batch of 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexdetr.api import Detector
+
+pytestmark = pytest.mark.slow
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "r18": ("rtdetr_r18", {}),
+    "hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
+    "ghostnetv3_100": ("rtdetr_r18", {"backbone": "ghostnetv3_100"}),
+    "nano": ("flexdetr_nano", {}),
+    "convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
+}
+
+
+@pytest.mark.parametrize("size", [(320, 320), (256, 416)], ids=["square", "wide"])
+@pytest.mark.parametrize("name", MODELS)
+def test_drift(
+    name: str,
+    size: tuple[int, int],
+    whole: Callable[..., Detector],
+    tmp_path: Path,
+    record_property: Callable[..., None],
+) -> None:
+    preset, changes = MODELS[name]
+    detector = whole(preset, image_size=size, **changes)
+    for kind in ("openvino", "onnx"):
+        parity = detector.export(kind, tmp_path / kind).parity
+        assert parity is not None
+        assert parity.passed
+        assert min(drift.floor for drift in parity.drifts) == 0.3, "nothing scores above 0.3"
+        for drift in parity.drifts:
+            record_property(f"{kind}, {drift.case}", f"score {drift.score:.1e}, box {drift.box:.1e} px")
+            assert drift.score <= 1e-3
+            assert drift.box <= 0.5

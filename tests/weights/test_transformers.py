@@ -1,0 +1,163 @@
+"""Ours to transformers and back bit for bit, and transformers' own model gives the same boxes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from flexdetr.classes import Classes
+from flexdetr.config import Config, build, merge
+from flexdetr.presets import PRESETS
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.loading import load_any
+from flexdetr.weights.skeleton import set_norm_eps, skeleton
+from flexdetr.weights.transformers_export import to_transformers
+
+CLASSES = Classes(("a", "b", "c", "d", "e"), (3, 5, 7, 9, 20))
+
+
+def variants(small: Config) -> dict[str, Config]:
+    values = small.model_dump()
+    return {
+        "v1": small,
+        "v2 discrete": build(merge(values, {"decoder": {"sampling": "discrete", "points": 3}})),
+        "two levels": build(merge(values, {"encoder": {"strides": (8, 16)}, "image_size": (96, 160)})),
+        "bottleneck": build(merge(values, {"backbone": {"name": "resnet50_vd", "freeze_norms": True}})),
+        "basic": build(merge(values, {"backbone": "resnet18_vd"})),
+        "narrow": build(
+            merge(
+                values,
+                {"encoder": {"width": 32, "expansion": 1.0, "intra_layers": 2}, "decoder": {"denoising": 0}},
+            )
+        ),
+    }
+
+
+NAMES = ["v1", "v2 discrete", "two levels", "bottleneck", "basic", "narrow"]
+
+
+def theirs(folder: Path) -> torch.nn.Module:
+    """transformers' own model of a folder."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    config = json.loads((folder / "config.json").read_text())
+    model, info = getattr(transformers, config["architectures"][0]).from_pretrained(
+        folder, output_loading_info=True
+    )
+    problems = {key: value for key, value in info.items() if value}
+    assert not problems
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip_and_same_boxes(name: str, dialects: SimpleNamespace, tmp_path: Path) -> None:
+    config = variants(dialects.small)[name]
+    model = dialects.make_model(config)
+    state = dict(model.state_dict())
+    folder = to_transformers(state, config, CLASSES, tmp_path / "folder")
+    loaded = load_any(folder)
+    again = loaded.state()
+    frozen = {
+        key
+        for key in state
+        if config.backbone.freeze_norms and key.startswith("backbone.") and "num_batches" in key
+    }
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], state[key]) for key in state.keys() - frozen)
+    assert loaded.classes == CLASSES
+    for section in ("encoder", "decoder"):
+        assert getattr(loaded.config, section) == getattr(config, section)
+    assert (loaded.config.backbone.name, loaded.config.image_size) == (
+        config.backbone.name,
+        config.image_size,
+    )
+    height, width = config.image_size if name == "two levels" else (96, 64)
+    image = torch.rand(1, 3, height, width)
+    with torch.inference_mode():
+        ours, other = model(image).final, theirs(folder)(image)
+    # Queries are a set: rounding may swap two of them.
+    order, other_order = ours.boxes[0, :, 0].argsort(), other.pred_boxes[0, :, 0].argsort()
+    torch.testing.assert_close(ours.boxes[0][order], other.pred_boxes[0][other_order], rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.logits[0][order], other.logits[0][other_order], rtol=0, atol=1e-3)
+
+
+def test_golden_weights_through_transformers(golden: ModuleType, tmp_path: Path) -> None:
+    """Paddle's file -> ours -> transformers' layout -> transformers' model -> Paddle's answer."""
+    case = "paddledet_rtdetr_r18vd"
+    loaded = load_any(golden.write(case, tmp_path))
+    folder = to_transformers(loaded.state(), loaded.config, loaded.classes, tmp_path / "folder")
+    with torch.inference_mode():
+        output = theirs(folder)(torch.from_numpy(golden.inputs(case)))
+    difference = golden.compare_queries(output.logits[0].numpy(), output.pred_boxes[0].numpy(), case)
+    limit = golden.cases()[case]["tolerance"]
+    assert difference["hit"] == 300
+    assert difference["logits"] <= limit["logits"]
+    assert difference["boxes"] <= limit["boxes"]
+
+
+def test_other_eps_become_the_same_function(dialects: SimpleNamespace, tmp_path: Path) -> None:
+    model = dialects.make_model()
+    for eps in ({"": 1e-3}, {"encoder": 2e-3, "decoder": 2e-3}, {"backbone.stem": 1e-2, "backbone": 1e-4}):
+        set_norm_eps(model, {"": 1e-5})
+        set_norm_eps(model, eps)
+        folder = to_transformers(
+            model.state_dict(), dialects.small, CLASSES, tmp_path / "folder", norm_eps=eps
+        )
+        again = load_any(folder).build()
+        image = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            ours = model.encoder(model.backbone(image))
+            other = again.encoder(again.backbone(image))
+        for level, expected in zip(other, ours, strict=True):
+            torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_layers_that_do_not_run_are_not_written(dialects: SimpleNamespace, tmp_path: Path) -> None:
+    config = build(merge(dialects.small.model_dump(), {"decoder": {"eval_layers": 1}}))
+    model = dialects.make_model(config)
+    loaded = load_any(to_transformers(model.state_dict(), config, CLASSES, tmp_path / "folder"))
+    assert (loaded.config.decoder.layers, loaded.config.decoder.eval_layers) == (1, None)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded.build()(image).final.boxes, model(image).final.boxes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"backbone": "ghostnetv3_100"}, "backbone ghostnetv3_100"),
+        ({"encoder": {"depth": 0.67}}, "encoder.depth=0.67"),
+        ({"encoder": {"intra": "sppf"}}, "encoder.intra=sppf"),
+        ({"encoder": {"strides": (16, 32)}}, r"encoder.strides=\[16, 32\]"),
+        ({"decoder": {"points": (3, 6, 3)}}, "decoder.points"),
+        ({"attention": {"backbone.16": "ese"}}, "attention inserts"),
+        ({"backbone": {"name": "hgnetv2_b0", "options": {"pool_padding": "paddle"}}}, "pool_padding"),
+    ],
+)
+def test_what_transformers_does_not_have(
+    change: dict, said: str, dialects: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = build(merge(dialects.small.model_dump(), change))
+    with pytest.raises(WeightsError, match=said):
+        to_transformers({}, config, CLASSES, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("rtdetr")])
+def test_every_published_preset_has_a_place_for_every_tensor(name: str, tmp_path: Path) -> None:
+    from flexdetr.weights.transformers_export import describe, renamed_state
+
+    config = PRESETS[name]
+    with torch.device("meta"):
+        state = {key: torch.empty(value.shape) for key, value in skeleton(config, 5).state_dict().items()}
+    described = describe(config, CLASSES)
+    layers = config.decoder.eval_layers or config.decoder.layers
+    names = renamed_state(state, layers, frozen=described["freeze_backbone_batch_norms"])
+    assert f"model.decoder.class_embed.{layers - 1}.weight" in names
+    assert f"model.decoder.class_embed.{layers}.weight" not in names
