@@ -19,7 +19,7 @@ from flexdetr.export.make import DriftError, Subject, export
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.proof import Proof, prove
 from flexdetr.export.reference import Reference, pictures_of
-from flexdetr.runtime.artifact import METADATA, ArtifactMetadata, describe_files, write_metadata
+from flexdetr.runtime.artifact import describe_files, open_artifact, write_metadata
 
 FolderOf = Callable[[str], Path]
 NORM = "detector.decoder.layers.0.norm1"
@@ -27,7 +27,7 @@ NORM = "detector.decoder.layers.0.norm1"
 
 def proof_of(folder: Path, detector: Detector, classes: Classes | None = None) -> Proof:
     """Prove an artifact whose files were changed, as if it had been written so."""
-    metadata = ArtifactMetadata.model_validate_json((folder / METADATA).read_text())
+    metadata = open_artifact(folder, verify=False).metadata
     update = {"files": describe_files(folder, list(metadata.files))}
     if classes is not None:
         update["classes"] = classes.to_json()  # type: ignore[assignment]
