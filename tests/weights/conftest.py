@@ -20,7 +20,7 @@ State = dict[str, Tensor]
 SMALL = Config(
     backbone=BackboneConfig(name="hgnetv2_b0"),
     encoder=EncoderConfig(width=64, ffn=96, expansion=0.5),
-    decoder=DecoderConfig(width=64, ffn=80, layers=2),
+    decoder=DecoderConfig(width=64, ffn=80, layers=2, queries=20),
 )
 
 

@@ -164,40 +164,46 @@ def decoder_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     return section
 
 
-def config_of(shapes: Shapes, known: Mapping[str, Any], family: str) -> tuple[Config, int]:
+def config_of(
+    shapes: Shapes, known: Mapping[str, Any], family: str, own: Mapping[str, Any] | None = None
+) -> tuple[Config, int]:
     """The nearest preset, changed to what the shapes say.
 
     Args:
         shapes: by our names.
         known: values of the configuration that the source states itself, by section.
         family: what the preset's name should start with where several fit ("rtdetr_", "rtdetrv2_").
+        own: the configuration that FlexDETR itself wrote into the source, taken for the preset.
 
     Returns:
         The configuration, and the number of classes.
 
     Raises:
         WeightsError: where the shapes are those of no detector that FlexDETR can build.
+        ConfigError: where ``own`` is none that this version knows.
     """
-    backbone = {
+    facts: dict[str, Any] = {
+        "encoder": {**encoder_of(shapes), **known.get("encoder", {})},
+        "decoder": decoder_of(shapes, known.get("decoder", {})),
+    }
+    if "image_size" in known:
+        facts["image_size"] = known["image_size"]
+    count = _side(shapes, "decoder.encoder_score.weight")
+    if own is not None:
+        return build(merge(own, facts)), count
+    inside = {
         name.removeprefix("backbone."): shape
         for name, shape in shapes.items()
         if name.startswith("backbone.")
     }
-    facts = {
-        "backbone": backbone_of(backbone),
-        "encoder": encoder_of(shapes),
-        "decoder": decoder_of(shapes, known.get("decoder", {})),
-    }
-    facts["encoder"] = {**facts["encoder"], **known.get("encoder", {})}
-    if "image_size" in known:
-        facts["image_size"] = known["image_size"]
+    facts["backbone"] = backbone_of(inside)
     nearest = min(PRESETS.values(), key=lambda preset: _distance(preset, facts, family))
     base = nearest.model_dump()
     if nearest.backbone.name != facts["backbone"]["name"]:
         base = {**Config(model="custom").model_dump(), "backbone": facts["backbone"]}
     elif nearest.decoder.layers != facts["decoder"]["layers"]:
         facts["decoder"].setdefault("eval_layers", None)
-    return build(merge(base, facts)), _side(shapes, "decoder.encoder_score.weight")
+    return build(merge(base, facts)), count
 
 
 def _distance(preset: Config, facts: Mapping[str, Any], family: str) -> tuple[bool, int, bool]:

@@ -144,7 +144,7 @@ def load_any(
         return _backbone(source, tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        config, count = config_of(shapes, source.known, source.family)
+        config, count = config_of(shapes, source.known, source.family, source.config)
     except (WeightsError, ConfigError) as error:
         raise WeightsError(f"{path} is {source.title}, but {error}") from None
     config = build(merge(config.model_dump(), overrides or {}))

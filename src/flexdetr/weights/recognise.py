@@ -62,6 +62,7 @@ class Source:
         family: what the names of fitting presets start with.
         names: class names in the head's order, where it has them.
         classes: names and ids, where it has both.
+        config: our own configuration, where FlexDETR wrote the file.
         norm_eps: batch-norm eps by our module path, where they are not 1e-5.
         metadata: of our own files.
         licence: where the file names one.
@@ -77,6 +78,7 @@ class Source:
     family: str = "rtdetr_"
     names: list[str] | None = None
     classes: Classes | None = None
+    config: dict[str, Any] | None = None
     norm_eps: dict[str, float] = field(default_factory=dict)
     metadata: Metadata | None = None
     licence: str = "unknown"
@@ -321,7 +323,7 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
     if config:
         source.known = transformers.known_values(config, folder)
         source.names = transformers.class_names(config)
-        source.classes = transformers.own_classes(config)
+        source.config, source.classes = transformers.own_entry(config)
         source.norm_eps = transformers.norm_eps(config)
     else:
         source.notes.append(

@@ -149,9 +149,9 @@ def refuse_foreign(config: Mapping[str, Any]) -> None:
             raise WeightsError(f"its config.json sets {key}={config[key]!r}; FlexDETR has {values[0]!r} only")
     levels = config.get("num_feature_levels", len(config.get("feat_strides", (8, 16, 32))))
     strides = list(config.get("feat_strides", (8, 16, 32)))
-    if levels != len(strides) or strides != [32 >> (levels - 1 - level) for level in range(levels)]:
+    if strides != [8 << level for level in range(levels)]:  # its anchors begin at 0.05 whatever the stride
         raise WeightsError(
-            f"its config.json has {levels} levels of strides {strides}; FlexDETR takes one level a stride"
+            f"its config.json has {levels} levels of strides {strides}; FlexDETR reads 8, 16, 32 and so on"
         )
     if config.get("encoder_layers", 1) and config.get("encode_proj_layers", [levels - 1]) != [levels - 1]:
         raise WeightsError("its config.json encodes other levels than the coarsest, which FlexDETR does not")
@@ -175,9 +175,11 @@ def known_values(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     decoder["points"] = tuple(points) if isinstance(points, list) else points
     decoder["sampling"] = "discrete" if config.get("decoder_method") == "discrete" else "bilinear"
     decoder["eval_layers"] = None  # transformers runs all layers
-    known: dict[str, Any] = {"decoder": decoder}
+    known: dict[str, Any] = {"decoder": decoder, "encoder": {}}
     if "encoder_attention_heads" in config:
-        known["encoder"] = {"heads": config["encoder_attention_heads"]}
+        known["encoder"]["heads"] = config["encoder_attention_heads"]
+    if "feat_strides" in config:
+        known["encoder"]["strides"] = tuple(config["feat_strides"])
     size = _read_json(folder / "preprocessor_config.json").get("size", {})
     if isinstance(size, dict) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
         known["image_size"] = (size["height"], size["width"])
@@ -194,19 +196,23 @@ def class_names(config: Mapping[str, Any]) -> list[str] | None:
     return [str(table[key]) for key in sorted(table, key=int)]
 
 
-def own_classes(config: Mapping[str, Any]) -> Classes | None:
-    """Classes with the data set's ids, where FlexDETR wrote the folder.
+def own_entry(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Classes | None]:
+    """What FlexDETR wrote beside transformers' own values: its configuration, and the data set's class ids.
+
+    Classes count only while they still have the names that ``id2label`` has.
 
     Raises:
         WeightsError: where that entry is damaged.
     """
     own = config.get("flexdetr")
-    if not isinstance(own, dict) or not isinstance(own.get("classes"), list):
-        return None
+    if not isinstance(own, dict):
+        return None, None
     try:
-        return Classes.from_json(own["classes"])
-    except (ClassError, AttributeError) as error:
-        raise WeightsError(f"its config.json has damaged classes: {error}") from None
+        classes = Classes.from_json(own["classes"])
+        values = dict(own["config"])
+    except (ClassError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"its config.json has a damaged flexdetr entry ({type(error).__name__})") from None
+    return values, classes if list(classes.names) == class_names(config) else None
 
 
 def norm_eps(config: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OURS: Final = "flexdetr"  # our own entry of config.json; transformers keeps what it does not know
+_STAGES: Final = 4
 _TRUNK: Final = "model.backbone.model."
 _RULES: Final[Rules] = rules(
     (r"backbone\.stem\.(stem\d[ab]?)\.", rf"{_TRUNK}embedder.\1."),
@@ -230,7 +231,11 @@ def describe(config: Config, classes: Classes) -> dict[str, Any]:
     encoder, decoder = config.encoder, config.decoder
     levels = len(encoder.strides)
     second = decoder.sampling == "discrete" or config.model.startswith("rtdetrv2")
-    backbone = _BACKBONES[config.backbone.name](config)
+    # Stages behind the last level do not exist in our backbones either.
+    backbone = {
+        key: value[: levels + 1] if isinstance(value, list) and len(value) == _STAGES else value
+        for key, value in _BACKBONES[config.backbone.name](config).items()
+    }
     last = [f"stage{stage}" for stage in range(2, 2 + levels)]
     backbone |= {"out_features": last, "out_indices": list(range(2, 2 + levels))}
     widths = backbone["hidden_sizes"][1 : 1 + levels]
@@ -271,7 +276,7 @@ def describe(config: Config, classes: Classes) -> dict[str, Any]:
         "id2label": {str(index): name for index, name in enumerate(classes.names)},
         "label2id": {name: index for index, name in enumerate(classes.names)},
         "dtype": "float32",
-        _OURS: {"model": config.model, "classes": classes.to_json()},
+        _OURS: {"config": config.model_dump(mode="json"), "classes": classes.to_json()},
     }
     if second:
         content |= {
