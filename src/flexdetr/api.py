@@ -256,12 +256,30 @@ class Detector:
 
         return store.save(path, self.model.state_dict(), self.metadata)
 
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Share the detector on the Hugging Face hub, with a model card; ``load("hf://user/name")`` takes it back.
+
+        Args:
+            repository: "user/name"; made where it does not exist.
+            private: make a private repository.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            WeightsError: where the hub refuses or cannot be reached.
+        """
+        from flexdetr.weights.hub import push
+
+        return push(repository, self.model.state_dict(), self.metadata, private=private)
+
 
 def load(path: str | Path, **changes: Any) -> Detector | ArtifactDetector:  # noqa: ANN401 - keys of Config
     """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
 
     Args:
-        path: the checkpoint, or the artifact's folder or a file in it; torch is imported for a checkpoint only.
+        path: the checkpoint (a file, a folder that transformers saved, or ``hf://user/name[@revision]`` on the
+            hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
         **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
             ``decoder={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 

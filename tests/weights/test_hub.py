@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import flexdetr
 from flexdetr.presets import PRESETS
 from flexdetr.weights import hub, store
 from flexdetr.weights.container import WeightsError
@@ -206,7 +207,8 @@ def test_push_and_load_again(
         licence="Apache-2.0",
         provenance=[{"source": "PaddleDetection RT-DETR", "licence": "Apache-2.0"}],
     )
-    address = hub.push("hf://me/cells", model.state_dict(), metadata, private=True)
+    detector = flexdetr.load(store.save(tmp_path / "cells.safetensors", model.state_dict(), metadata))
+    address = detector.push_to_hub("hf://me/cells", private=True)
     assert address == "https://hub/me/cells"
     assert calls == [("me/cells", True, True), ("me/cells", "Add a FlexDETR detector")]
     card = (remote / "README.md").read_text()
@@ -220,9 +222,10 @@ def test_push_and_load_again(
         return str(remote)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    loaded = load_any("hf://me/cells@v1")
-    assert loaded.classes.ids == (1, 2, 3, 4, 5)
-    assert all(torch.equal(value, loaded.state()[name]) for name, value in model.state_dict().items())
+    again = flexdetr.load("hf://me/cells@v1")
+    assert again.classes.ids == (1, 2, 3, 4, 5)
+    found = again.model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
 
 
 def test_the_manifest() -> None:

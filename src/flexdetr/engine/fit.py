@@ -35,6 +35,7 @@ from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Targets
 from flexdetr.weights import store
+from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 
 _log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Run:
         pretrained=state["pretrained"],
         notes=(),
     )
+    set_norm_eps(begun.model, begun.metadata.norm_eps)
     trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet)
     trainer.restore(state)
     return trainer.run()
