@@ -52,6 +52,18 @@ def test_models_as_table_and_as_json(flexdetr) -> None:
         assert row["params"], "run `make sizes`"
 
 
+def test_models_tell_where_weights_come_from(flexdetr) -> None:
+    rows = {row["model"]: row["weights"] for row in json.loads(flexdetr("models", "--json").out)}
+    coco = rows["rtdetr_hgnetv2_l"]["coco"]
+    assert (coco["ap"], coco["licence"]) == (53.0, "Apache-2.0")
+    assert coco["address"].endswith("rtdetr_hgnetv2_l_6x_coco.pdparams")
+    assert "huggingface" in rows["flexdetr_nano"]["backbone"]["address"]
+    assert "coco" not in rows["flexdetr_nano"]
+    table = {line.split()[0]: line for line in flexdetr("models").out.splitlines()}
+    assert "coco, backbone" in table["rtdetr_hgnetv2_l"]
+    assert all(text in table["rtdetr_hgnetv2_l"] for text in (" 53.0 ", "Apache-2.0", "PaddleDetection"))
+
+
 def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
     first = flexdetr(
         "config", "--model", "flexdetr_nano", "--set", "train.lr=2e-4", "--set", "image_size=320"

@@ -23,7 +23,7 @@ Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The 
 
 
 def models(as_json: Json = False) -> None:
-    """List every preset: backbone, parameters, GFLOPs, image size."""
+    """List every preset: backbone, parameters, GFLOPs, image size, and which published weights it can start from."""
     from flexdetr.presets import PRESETS
 
     sizes = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
@@ -34,6 +34,7 @@ def models(as_json: Json = False) -> None:
             "params": sizes.get(name, {}).get("params"),
             "gflops": sizes.get(name, {}).get("gflops"),
             "image_size": list(preset.image_size),
+            "weights": _published(name, preset.backbone.name),
         }
         for name, preset in PRESETS.items()
     ]
@@ -41,12 +42,39 @@ def models(as_json: Json = False) -> None:
         answers.show_json(rows)
         return
     answers.show_table(
-        ["model", "backbone", "params", "GFLOPs", "image size"],
+        ["model", "backbone", "params", "GFLOPs", "image size", "weights", "AP", "licence", "source"],
         [
             (row["model"], row["backbone"], row["params"], row["gflops"], _size(row["image_size"]))
+            + _weights_cells(row["weights"])
             for row in rows
         ],
     )
+
+
+def _published(model: str, backbone: str) -> dict[str, dict[str, Any]]:
+    """The manifest's entries for ``--weights coco`` and ``--weights backbone``, those that there are."""
+    from flexdetr.weights.manifest import PUBLISHED
+
+    return {
+        word: {
+            "address": entry.address,
+            "licence": entry.licence,
+            "ap": entry.ap,
+            "sha256": entry.sha256,
+            "source": entry.source,
+        }
+        for word, name in (("coco", model), ("backbone", backbone))
+        if (entry := PUBLISHED.get(name)) is not None
+    }
+
+
+def _weights_cells(weights: dict[str, dict[str, Any]]) -> tuple[object, ...]:
+    """What ``--weights`` takes, and the best of it: AP in percent as published, licence, where it is from."""
+    if not weights:
+        return None, None, None, None
+    best = next(iter(weights.values()))
+    ap = None if best["ap"] is None else str(best["ap"])
+    return ", ".join(weights), ap, best["licence"], best["source"].partition(",")[0]
 
 
 def info(
