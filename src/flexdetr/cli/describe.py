@@ -44,8 +44,11 @@ def models(as_json: Json = False) -> None:
     answers.show_table(
         ["model", "backbone", "params", "GFLOPs", "image size", "weights", "AP", "licence", "source"],
         [
-            (row["model"], row["backbone"], row["params"], row["gflops"], _size(row["image_size"]))
-            + _weights_cells(row["weights"])
+            (
+                *(row[key] for key in ("model", "backbone", "params", "gflops")),
+                _size(row["image_size"]),
+                *_weights_cells(row["weights"]),
+            )
             for row in rows
         ],
     )
