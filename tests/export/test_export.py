@@ -73,7 +73,6 @@ def test_says_what_it_is(exported: Exported, detector: Detector, kind: str) -> N
     assert open_artifact(exported(kind).path).metadata.seal == document["seal"]
 
 
-@pytest.mark.xfail(strict=False, reason="issue 5 is open: the ONNX inputs state no fixed size")
 def test_onnx_is_plain(exported: Exported, detector: Detector) -> None:
     proto = onnx.load(str(exported("onnx").model_file))
     assert proto.opset_import[0].version >= 17
@@ -103,7 +102,6 @@ def test_openvino_resizes_inside(exported: Exported) -> None:
     assert "bilinear_pillow" in modes
 
 
-@pytest.mark.xfail(strict=False, reason="issue 5 is open: the raw ONNX graph of gathers is not finished")
 @pytest.mark.parametrize("kind", ["openvino", "onnx"])
 def test_a_square_raw_graph_of_gathers(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
     artifact = export(subject_of(make((64, 64))), kind, tmp_path / "out", raw=True, sampling="gather")

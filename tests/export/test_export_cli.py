@@ -56,7 +56,6 @@ def test_a_refusal_shows_the_table_and_exits_1(
     assert not checkpoint.with_name("best-openvino").exists()
 
 
-@pytest.mark.xfail(strict=False, reason="issue 5 is open: a missing data folder is answered in other words")
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
@@ -64,7 +63,7 @@ def test_a_refusal_shows_the_table_and_exits_1(
         (["--format", "onnx", "--precision", "int7"], 1, "fp32, fp16; got 'int7'"),
         (["--format", "onnx", "--sampling", "nearest"], 2, "model, gather or discrete"),
         (["--format", "onnx", "--image-size", "100"], 2, "divisible by 32"),
-        (["--format", "onnx", "--data", "nowhere"], 1, "nowhere does not exist"),
+        (["--format", "onnx", "--data", "nowhere"], 2, "nowhere does not exist"),
         ([], 2, "--format"),
     ],
 )

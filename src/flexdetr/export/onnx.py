@@ -69,7 +69,8 @@ def _tidy(proto: onnx.ModelProto, *, dynamic_size: bool) -> None:
     renamed = {dim.dim_param: name for dim, name in zip(free, names, strict=False)}
     for value in [*proto.graph.input, *proto.graph.output]:
         for dim in value.type.tensor_type.shape.dim:
-            dim.dim_param = renamed.get(dim.dim_param, dim.dim_param)
+            if dim.dim_param:  # setting it, even to nothing, deletes a number
+                dim.dim_param = renamed.get(dim.dim_param, dim.dim_param)
     del proto.graph.value_info[:]
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]

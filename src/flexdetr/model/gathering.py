@@ -41,13 +41,11 @@ def gather_rows(
         strict=True,
     ):
         x, y = place[..., 0] * columns - 0.5, place[..., 1] * rows - 0.5
-        left, top = x.floor(), y.floor()
-        for row, share_y in ((top, top + 1 - y), (top + 1, y - top)):
-            for column, share_x in ((left, left + 1 - x), (left + 1, x - left)):
-                inside = (row >= 0) & (row <= rows - 1) & (column >= 0) & (column <= columns - 1)
-                cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1) + start
-                cells.append(cell)
-                shares.append(share_y * share_x * inside.to(place.dtype) * weight)
+        across, down = _neighbours(x, columns), _neighbours(y, rows)
+        for row, share_y in down:
+            for column, share_x in across:
+                cells.append(row * columns + column + start)
+                shares.append(share_y * share_x * weight)
         start = start + rows * columns
     cell = torch.cat(cells, -1).long()  # (B, Q, H, 4 P)
     share = torch.cat(shares, -1).to(value.dtype)
@@ -57,3 +55,13 @@ def gather_rows(
     taken = value.reshape(-1, width)[index.flatten()].reshape(-1, cell.shape[-1], width)
     mixed = share.reshape(-1, 1, cell.shape[-1]) @ taken
     return mixed.reshape(batch, queries, heads * width)
+
+
+def _neighbours(x: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The cells before and behind a position, kept inside 0 to count - 1, with their weights; none for one outside."""
+    before = x.floor()
+    both = ((before, before + 1 - x), (before + 1, x - before))
+    return [
+        (cell.clamp(0, count - 1), share * ((cell >= 0) & (cell <= count - 1)).to(x.dtype))
+        for cell, share in both
+    ]
