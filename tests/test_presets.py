@@ -15,7 +15,10 @@ PROMISED = {
         for size in ("r18", "r34", "r50m", "r50", "r101", "hgnetv2_l", "hgnetv2_x", "hgnetv2_h")
     ),
     *(f"rtdetrv2_{size}" for size in ("s", "m", "ml", "l", "x")),
-    *(f"flexdetr_{size}" for size in ("pico", "nano", "small")),
+    *(f"rtdetr_ghostnetv3_{width}" for width in ("050", "100", "130", "160")),
+    *(f"rtdetr_{backbone}" for backbone in ("ghostnet_100", "mobilenetv1_100")),
+    *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
+    *(f"flexdetr_{size}" for size in ("atto", "femto", "pico", "nano", "small")),
 }
 
 
@@ -98,7 +101,22 @@ def test_published_architectures() -> None:
     assert facts["rtdetr_r101"] == facts["rtdetrv2_x"] == facts["rtdetr_hgnetv2_x"] == (*wide, 6)
     assert facts["rtdetr_hgnetv2_h"] == (512, 2048, 2, 1.0, 6)
     assert preset("rtdetr_r50m").decoder.eval_layers == 3
-    for name in facts:
+    for name in facts:  # ours on other backbones too
         decoder = preset(name).decoder
         assert (decoder.width, decoder.ffn, decoder.queries, decoder.heads) == (256, 1024, 300, 8)
         assert (decoder.denoising, decoder.label_noise, decoder.box_noise) == (100, 0.5, 1.0)
+
+
+def test_light_backbones_differ_in_nothing_else() -> None:
+    """What compares these presets compares their backbones."""
+    wanted = preset("rtdetr_r18")
+    for name in ("ghostnetv3_050", "ghostnetv3_160", "ghostnet_100", "mobilenetv1_100", "hgnet_tiny"):
+        found = preset(f"rtdetr_{name}")
+        assert (found.encoder, found.decoder, found.train) == (wanted.encoder, wanted.decoder, wanted.train)
+        assert found.backbone.name == name
+
+
+def test_the_cuts_have_the_sizes_of_their_source() -> None:
+    """DEIMv2's image sizes; the level that its cuts lack is made from the last one (FACTS 2)."""
+    assert preset("flexdetr_atto").image_size == (320, 320)
+    assert preset("flexdetr_femto").image_size == (416, 416)

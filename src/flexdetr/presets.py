@@ -1,4 +1,9 @@
-"""Every named model as a value. Architectures of RT-DETR and RT-DETRv2 as published; the flexdetr family is ours."""
+"""Every named model as a value. Architectures of RT-DETR and RT-DETRv2 as published; the flexdetr family is ours.
+
+So are the RT-DETRs on GhostNet, MobileNetV1 and PP-HGNet v1: the published encoder and decoder of the nearest size, on
+another one. A preset's recipe is what differs between backbones: rate and freezing, both only with trained weights.
+Lengths and rates of the schedule are derived from the data (see ``engine.recipe``): one recipe fits all.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +38,28 @@ def _hgnetv2(size: str, lr_mult: float) -> BackboneConfig:
     return BackboneConfig(name=f"hgnetv2_{size}", lr_mult=lr_mult, freeze_stem=True, freeze_norms=True)
 
 
-def _ours(name: str, backbone: str, encoder: EncoderConfig, decoder: DecoderConfig) -> Config:
+def _light(backbone: str, lr_mult: float = 0.1, layers: int = 3) -> Config:
+    """An RT-DETR with R18's encoder and decoder: among these nothing but the backbone differs.
+
+    Nothing is frozen: light backbones have much to learn, and the sums of GhostNetV3's branches need their norms.
+    """
     return Config(
-        model=name, backbone=BackboneConfig(name=backbone, lr_mult=0.5), encoder=encoder, decoder=decoder
+        model=f"rtdetr_{backbone}",
+        backbone=BackboneConfig(name=backbone, lr_mult=lr_mult),
+        encoder=_HALF,
+        decoder=DecoderConfig(layers=layers),
+    )
+
+
+def _ours(
+    name: str, backbone: str, encoder: EncoderConfig, decoder: DecoderConfig, image_size: int = 640
+) -> Config:
+    return Config(
+        model=name,
+        image_size=(image_size, image_size),
+        backbone=BackboneConfig(name=backbone, lr_mult=0.5),
+        encoder=encoder,
+        decoder=decoder,
     )
 
 
@@ -53,6 +77,35 @@ _ROWS: Final[tuple[Config, ...]] = (
     Config(model="rtdetrv2_ml", backbone=_R50, encoder=_HALF, decoder=DecoderConfig(eval_layers=3)),
     Config(model="rtdetrv2_l", backbone=_R50, encoder=_FULL),
     Config(model="rtdetrv2_x", backbone=_R101, encoder=_WIDE),
+    _light("ghostnetv3_050", lr_mult=0.5),
+    _light("ghostnetv3_100", lr_mult=0.5),
+    _light("ghostnetv3_130", lr_mult=0.5),
+    _light("ghostnetv3_160", lr_mult=0.5),
+    _light("ghostnet_100", lr_mult=0.5),
+    _light("mobilenetv1_100", lr_mult=0.5),
+    _light("hgnet_tiny"),
+    _light("hgnet_small", layers=4),
+    # Between RT-DETR's X and H in weights, heavier than both in arithmetic: with X's parts, trained like it.
+    Config(
+        model="rtdetr_hgnet_base",
+        backbone=BackboneConfig(name="hgnet_base", lr_mult=0.01, freeze_stem=True, freeze_norms=True),
+        encoder=_WIDE,
+    ),
+    # On DEIMv2's cuts of HGNetV2, at its image sizes; the cuts end at stride 16, and the level of 32 is made.
+    _ours(
+        "flexdetr_atto",
+        "hgnetv2_atto",
+        EncoderConfig(strides=(16, 32), width=64, ffn=128, expansion=0.34, depth=0.34),
+        DecoderConfig(width=64, layers=3, ffn=128, queries=100, denoising=50),
+        image_size=320,
+    ),
+    _ours(
+        "flexdetr_femto",
+        "hgnetv2_femto",
+        EncoderConfig(strides=(16, 32), width=96, ffn=192, expansion=0.34, depth=0.34),
+        DecoderConfig(width=96, layers=3, ffn=192, queries=100, denoising=50),
+        image_size=416,
+    ),
     _ours(
         "flexdetr_pico",
         "hgnetv2_b0",

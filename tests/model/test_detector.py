@@ -30,7 +30,12 @@ PUBLISHED = {
     "rtdetr_hgnetv2_x": (67_374_188, 93_920, 65_590_892, 116.88),
     "rtdetr_hgnetv2_h": (125_584_348, 166_416, 122_420_188, 244.32),
 }
-BIG = ("rtdetr_r34", "rtdetr_r50m", "rtdetr_r50", "rtdetr_r101", "rtdetr_hgnetv2_x", "rtdetr_hgnetv2_h")
+BIG = (
+    *(f"rtdetr_{size}" for size in ("r34", "r50m", "r50", "r101", "hgnetv2_x", "hgnetv2_h")),
+    # Ours, heavier than R18 or another width of one that is tested.
+    *(f"rtdetr_ghostnetv3_{width}" for width in ("050", "130", "160")),
+    *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
+)
 
 
 def architectures() -> list[str]:

@@ -239,7 +239,11 @@ def test_the_manifest() -> None:
         assert row.licence
         assert (row.ap is not None) == (name in PRESETS)
         assert row.sha256 is None or len(row.sha256) == 64
-    assert {name for name in PRESETS if name.startswith("rtdetr")} <= PUBLISHED.keys()
+    assert {name for name in PUBLISHED if name in PRESETS} == {
+        *(f"rtdetr_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
+        *(f"rtdetr_hgnetv2_{size}" for size in ("l", "x", "h")),
+        *(f"rtdetrv2_{size}" for size in ("s", "m", "ml", "l", "x")),
+    }
     assert len({row.file for row in PUBLISHED.values() if row.url}) == sum(
         bool(row.url) for row in PUBLISHED.values()
     )

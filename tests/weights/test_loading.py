@@ -21,13 +21,14 @@ from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.loading import load_any
 from flexdetr.weights.lyuwenyu import points_per_level, rename_detector
+from flexdetr.weights.manifest import PUBLISHED as MANIFEST
 from flexdetr.weights.paddle import rename_paddle
 from flexdetr.weights.renaming import Renamed, complete
 from flexdetr.weights.skeleton import skeleton
 from flexdetr.weights.ultralytics import rename_ultralytics
 
 Save = Callable[..., Path]
-PUBLISHED = [name for name in PRESETS if name.startswith("rtdetr")]
+PUBLISHED = [name for name in PRESETS if name in MANIFEST]
 
 
 def described(state: dict[str, Tensor]) -> dict[str, Deferred]:

@@ -15,6 +15,7 @@ from flexdetr.config import Config, build, merge
 from flexdetr.presets import PRESETS
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
+from flexdetr.weights.manifest import PUBLISHED
 from flexdetr.weights.skeleton import set_norm_eps, skeleton
 from flexdetr.weights.transformers_export import to_transformers
 
@@ -151,7 +152,7 @@ def test_what_transformers_does_not_have(
     assert not (tmp_path / "folder").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("rtdetr")])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name in PUBLISHED])
 def test_every_published_preset_has_a_place_for_every_tensor(name: str, tmp_path: Path) -> None:
     from flexdetr.weights.transformers_export import describe, renamed_state
 
