@@ -81,14 +81,18 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             value = yaml.safe_load(raw)
         except yaml.YAMLError as error:
             raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
-        value = _with_numbers(value)
-        keys = path.strip().split(".")
-        if keys[0] == "attention" and len(keys) > 1:  # places contain a dot: attention.backbone.16=ema
-            keys = ["attention", ".".join(keys[1:])]
-        for key in reversed(keys):
-            value = {key: value}
-        nested = merge(nested, value)
+        nested = merge(nested, nest(path.strip(), _with_numbers(value)))
     return nested
+
+
+def nest(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any configuration value
+    """``("loss.box", "siou")`` as ``{"loss": {"box": "siou"}}``."""
+    keys = path.split(".")
+    if keys[0] == "attention" and len(keys) > 1:  # places contain a dot: attention.backbone.16=ema
+        keys = ["attention", ".".join(keys[1:])]
+    for key in reversed(keys):
+        value = {key: value}
+    return value
 
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
