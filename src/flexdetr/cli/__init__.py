@@ -15,6 +15,7 @@ import typer
 
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
+from flexdetr.cli.ablate import ablate
 from flexdetr.cli.check import check
 from flexdetr.cli.convert import convert
 from flexdetr.cli.demo import demo
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": export,
     "convert": convert,
     "config": describe.config,
+    "ablate": ablate,
     "demo": demo,
 }
 

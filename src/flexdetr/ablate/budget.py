@@ -1,0 +1,112 @@
+"""A budget in minutes, as the number of epochs that fit: the schedule is made for these, and runs to its end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from flexdetr.config import Config, ConfigError
+from flexdetr.engine import fit
+from flexdetr.engine.recipe import derive
+from flexdetr.weights.store import replacing
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "budget.json"
+_MOST_EPOCHS = 10_000
+
+
+def epochs_within(
+    minutes: float, epoch_seconds: float, evaluation_seconds: float, config: Config, images: int
+) -> int:
+    """The largest number of epochs whose training and evaluations fit.
+
+    Args:
+        minutes: for the whole run.
+        epoch_seconds: of one epoch's training.
+        evaluation_seconds: of one evaluation.
+        config: says how often it is evaluated, or leaves that to the recipe.
+        images: training images.
+
+    Raises:
+        ConfigError: where not even one fits.
+    """
+    fitting = 0
+    for epochs in range(1, min(_MOST_EPOCHS, int(60 * minutes / max(epoch_seconds, 1e-3))) + 1):
+        planned = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
+        every = derive(_with_batch(planned), images, pretrained=False).config.train.eval_every or 1
+        if epochs * epoch_seconds + -(-epochs // every) * evaluation_seconds <= 60 * minutes:
+            fitting = epochs
+    if not fitting:
+        raise ConfigError(
+            f"a budget of {minutes:g} minutes does not hold one epoch: it takes {epoch_seconds:.0f} s to train and "
+            f"{evaluation_seconds:.0f} s to evaluate; give more, or a smaller image_size"
+        )
+    return fitting
+
+
+def measured_epochs(
+    name: str,
+    config: Config,
+    data: str,
+    minutes: float,
+    folder: Path,
+    *,
+    measure: bool = True,
+    quiet: bool = False,
+) -> int:
+    """The epochs of a variant's runs: measured once, by one epoch that is thrown away, and kept in the folder.
+
+    That epoch has the strongest augmentation that the run will have from its first step on, and it starts the loader:
+    both make it slow, so that the budget is rather left than overrun.
+
+    Args:
+        name: the variant's.
+        config: the variant's.
+        data: the data set.
+        minutes: for each run.
+        folder: of the ablation.
+        measure: False only takes what is known.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: where not even one epoch fits, or nothing is known and nothing may be measured.
+    """
+    path = folder / FILE
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    settings = {"config": config.model_dump(mode="json"), "minutes": minutes}
+    entry = known.get(name)
+    if entry is None or {key: entry[key] for key in settings} != settings:
+        if not measure:
+            raise ConfigError(f"{path} does not say how many epochs of {name} fit: no run has been made")
+        changes = {"epochs": 1, "augment_from": 0.0}
+        trial = config.model_copy(update={"train": config.train.model_copy(update=changes)})
+        with TemporaryDirectory(prefix="flexdetr-budget-") as scratch:
+            run = fit.train(data, trial, out=Path(scratch) / name, quiet=quiet)
+            with (run.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+                training = float(next(csv.DictReader(file))["seconds"])
+            images = int(_training(run)["images"])
+        entry = {**settings, "epoch_seconds": training, "evaluation_seconds": run.seconds - training}
+        entry["epochs"] = epochs_within(minutes, training, run.seconds - training, config, images)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({**known, name: entry}, indent=1), encoding="utf-8")
+        _log.info("%s: %d epochs fit into %g minutes", name, entry["epochs"], minutes)
+    return int(entry["epochs"])
+
+
+def _training(run: fit.Run) -> dict[str, Any]:
+    from flexdetr.weights.store import read_metadata
+
+    return dict(read_metadata(run.last).training)
+
+
+def _with_batch(config: Config) -> Config:
+    """The recipe asks for a number of images; how often it evaluates does not depend on it."""
+    if config.train.batch_size != "auto":
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": None})})

@@ -1,0 +1,161 @@
+"""What each variant costs: parameters and GFLOPs of both forms, and the time of one image from pixels to objects."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.ablate.runs import Job
+from flexdetr.api import Detector
+from flexdetr.data.detect import read
+from flexdetr.data.images import read_image
+from flexdetr.engine.predict import detect_images
+from flexdetr.model.fuse import fuse
+from flexdetr.model.size import measure_both
+from flexdetr.weights.store import replacing
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "costs.json"
+_IMAGES = 16
+_ROUNDS = 3
+_WARMUP = 1
+
+
+class Cost(NamedTuple):
+    """Of one variant.
+
+    Attributes:
+        params: of the deploy form.
+        gflops: of the deploy form, for one image of the variant's size.
+        params_training: of the form that is trained.
+        gflops_training: of the form that is trained.
+        latency_ms: median time of one image in the deploy form: resizing, network, detections.
+    """
+
+    params: int
+    gflops: float
+    params_training: int
+    gflops_training: float
+    latency_ms: float
+
+
+class Costs(NamedTuple):
+    """Of all variants.
+
+    Attributes:
+        of: by the variant's name.
+        machine: where the latency was measured, and with how many threads.
+    """
+
+    of: Mapping[str, Cost]
+    machine: str
+
+
+def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Costs:
+    """The costs of the variants: measured together, so that they can be compared, and kept in the folder.
+
+    Args:
+        jobs: a finished run of each variant.
+        folder: of the ablation.
+        again: measure even where all is known.
+    """
+    path = folder / FILE
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    wanted = {name: {"config": _architecture(job)} for name, job in jobs.items()}
+    rows = known.get("variants", {})
+    same = all(rows.get(name, {}).get("config") == facts["config"] for name, facts in wanted.items())
+    if again or not same:
+        detectors = {
+            name: Detector.from_checkpoint(job.folder / "best.safetensors") for name, job in jobs.items()
+        }
+        times = _latencies(detectors, _pictures(next(iter(jobs.values()))))
+        rows = {
+            name: {**wanted[name], **_size(detectors[name]), "latency_ms": times[name]} for name in detectors
+        }
+        known = {"machine": machine(), "variants": rows}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    found = {name: Cost(*(rows[name][key] for key in Cost._fields)) for name in jobs}
+    return Costs(found, known["machine"])
+
+
+def alternating_medians(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Median seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
+
+    Args:
+        calls: for each subject, one call for each picture; all have as many.
+        rounds: how often all pictures are gone through.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + _WARMUP):
+        for picture in range(len(next(iter(calls.values())))):
+            for name, own in calls.items():
+                began = time.perf_counter()
+                own[picture]()
+                if turn >= _WARMUP:
+                    seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """One line about where this runs."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")
+    for line in facts.read_text(encoding="utf-8").splitlines() if facts.exists() else ():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
+    return (
+        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _latencies(detectors: Mapping[str, Detector], pictures: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    def call(detector: Detector) -> Callable[[NDArray[np.uint8]], object]:
+        deploy = fuse(detector.model)
+        device = detector.config.train.device.partition(",")[0]
+        options: dict[str, Any] = {"classes": detector.classes, "size": detector.config.image_size}
+        return lambda picture: list(detect_images(deploy, [picture], threshold=0.0, device=device, **options))
+
+    of = {name: call(detector) for name, detector in detectors.items()}
+    calls = {
+        name: [lambda one=one, picture=picture: one(picture) for picture in pictures]
+        for name, one in of.items()
+    }
+    return {name: 1e3 * value for name, value in alternating_medians(calls, _ROUNDS).items()}
+
+
+def _pictures(job: Job) -> list[NDArray[np.uint8]]:
+    dataset = read(job.data, val_fraction=job.config.data.val_fraction, seed=job.seed)
+    return [read_image(record.path) for record in dataset.split(job.split)[:_IMAGES]]
+
+
+def _architecture(job: Job) -> dict[str, Any]:
+    """What a variant's cost depends on."""
+    parts = {"image_size", "backbone", "encoder", "decoder", "attention"}
+    return job.config.model_dump(mode="json", include=parts)
+
+
+def _size(detector: Detector) -> dict[str, float]:
+    training, deploy = measure_both(detector.config, len(detector.classes))
+    return {
+        "params": deploy.params,
+        "gflops": deploy.gflops,
+        "params_training": training.params,
+        "gflops_training": training.gflops,
+    }

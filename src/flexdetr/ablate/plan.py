@@ -1,0 +1,192 @@
+"""The plan of an ablation: a YAML file, read strictly; no torch is imported here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from flexdetr.config import Config, ConfigError, Part, merge, nearest, parse_overrides, read_yaml
+from flexdetr.config_values import nest
+from flexdetr.presets import resolve
+
+BASE: Final = "base"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PLANS_OWN = {"seed": "seeds", "train.epochs": "budget"}
+
+
+class Budget(Part):
+    """How long each run trains; one of the two.
+
+    Attributes:
+        epochs: the same number for all.
+        minutes: of training and evaluation for each run; the epochs that fit are measured beforehand.
+    """
+
+    epochs: int | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError("a budget is either epochs or minutes")
+        return self
+
+
+class Plan(Part):
+    """What is compared with what.
+
+    Attributes:
+        title: heads the table; None is the file's name.
+        data: folder (or file) of the data set, as for ``flexdetr train``.
+        split: whose images score the runs; None is "test" where the data has one, otherwise "val".
+        base: the run that the others are compared with: ``model``, and configuration keys.
+        variants: by name, the configuration keys that each changes of the base.
+        seeds: each variant and the base run once with each.
+        budget: how long each run trains; None leaves it to the recipe.
+    """
+
+    title: str | None = None
+    data: str
+    split: Literal["val", "test"] | None = None
+    base: dict[str, Any]
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    budget: Budget | None = None
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _named(cls, variants: object) -> object:
+        if not isinstance(variants, Mapping):
+            return variants
+        for name in map(str, variants):
+            if name == BASE or not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"a variant cannot be called {name!r}: letters, digits, '.', '_' and '-' make a name that is "
+                    f"also a folder's, and {BASE!r} is taken"
+                )
+        return {str(name): changes for name, changes in variants.items()}
+
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("each seed may be there once: the same run again tells nothing new")
+        return seeds
+
+
+def read_plan(path: str | Path) -> Plan:
+    """A plan from its YAML file.
+
+    Raises:
+        ConfigError: where the file cannot be read, or a key or value is wrong, with the nearest right one.
+    """
+    values = read_yaml(path)
+    values.setdefault("title", Path(path).stem.replace("_", " ").capitalize())
+    for section, known, prefix in ((values, Plan, ""), (values.get("budget"), Budget, "budget.")):
+        for key in section if isinstance(section, Mapping) else ():
+            if key not in known.model_fields:
+                names = [prefix + name for name in known.model_fields]
+                raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
+    return _checked(values, path)
+
+
+def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (), **changes: Any) -> Plan:  # noqa: ANN401
+    """The plan cut down or changed for one call.
+
+    Args:
+        plan: as it was read.
+        overrides: texts like ``image_size=160`` for the base, and so for every variant that does not say otherwise.
+        only: names of the variants to keep; none keeps all.
+        **changes: keys of the plan; those that are None change nothing.
+
+    Raises:
+        ConfigError: where a variant is unknown or a value is wrong.
+    """
+    values = plan.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    names = [*only]
+    for name in names:
+        if name not in plan.variants and name != BASE:
+            raise ConfigError(nearest(name, plan.variants, "variant"))
+    if names:
+        values["variants"] = {name: plan.variants[name] for name in plan.variants if name in names}
+    values["base"] = merge(_nested(plan.base), parse_overrides(overrides))
+    return _checked(values, "the plan")
+
+
+def configurations(plan: Plan) -> dict[str, Config]:
+    """The configuration of the base and of each variant, by name, the base first; seeds and budget are not in them.
+
+    Raises:
+        ConfigError: where a key or value is wrong, a key belongs to the plan, or a variant changes nothing.
+    """
+    base = _nested(plan.base)
+    built: dict[str, Config] = {}
+    for name, changes in {BASE: {}, **plan.variants}.items():
+        values = merge(base, _nested(changes))
+        try:
+            model = values.pop("model", None)
+            if model is None:
+                raise ConfigError("base.model says which preset the runs start from, like flexdetr_nano")
+            built[name] = resolve(str(model), **values)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        for key, place in _PLANS_OWN.items():
+            if (key == "seed" or plan.budget is not None) and _has(values, key):
+                raise ConfigError(f"{name}: {key} is the plan's own: write it as {place}")
+        if name != BASE and built[name] == built[BASE]:
+            raise ConfigError(f"{name} changes nothing: its configuration is the base's")
+    return built
+
+
+def budgeted(config: Config, seed: int, epochs: int | None) -> Config:
+    """A run's configuration: with its seed, and with its number of epochs where there is one."""
+    changes: dict[str, Any] = {"seed": seed}
+    if epochs is not None:
+        changes["train"] = config.train.model_copy(update={"epochs": epochs})
+    return config.model_copy(update=changes)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def says(changes: Mapping[str, Any]) -> str:
+    """A variant's changes as ``key=value`` texts."""
+    return " ".join(f"{key}={value}" for key, value in flat(changes).items())
+
+
+def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in changes.items():
+        nested = merge(nested, nest(str(key), value))
+    return nested
+
+
+def _has(values: Mapping[str, Any], key: str) -> bool:
+    head, _, rest = key.partition(".")
+    below = values.get(head)
+    return head in values if not rest else isinstance(below, Mapping) and _has(below, rest)
+
+
+def _checked(values: Mapping[str, Any], path: str | Path) -> Plan:
+    try:
+        return Plan.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            message = problem["msg"].removeprefix("Value error, ")
+            got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            lines.append(f"{path}: {key}: {message}{got}")
+        raise ConfigError("\n".join(lines)) from None
