@@ -78,7 +78,7 @@ class Loaded:
             WeightsError: where names or shapes do not fit, or the file is a backbone.
         """
         from flexdetr.model.detector import DetectionModel
-        from flexdetr.weights.skeleton import skeleton
+        from flexdetr.weights.skeleton import load_into, set_norm_eps, skeleton
 
         if self.is_backbone:
             raise WeightsError(
@@ -86,26 +86,16 @@ class Loaded:
                 f"--weights {self.report.file}, or set backbone.weights"
             )
         config = config or self.config
-        if self.partial:
-            model = DetectionModel(config, len(self.classes))
-        elif self.blank is not None and config == self.config:
-            model, self.blank = self.blank, None
+        tensors = self.tensors
+        if self.blank is not None and config == self.config and not self.partial:
+            model, self.blank = self.blank, None  # checked against these tensors when it was built
         else:
-            model = skeleton(config, len(self.classes))
-        self.fill(model)
-        return model.eval()
-
-    def fill(self, model: nn.Module) -> None:
-        """Load the weights into a detector of the same configuration and number of classes.
-
-        Raises:
-            WeightsError: where names or shapes do not fit.
-        """
-        from flexdetr.weights.skeleton import load_into, set_norm_eps
-
-        tensors = fitting(self.tensors, model, self.report.file, partial=self.partial)
+            build_model = DetectionModel if self.partial else skeleton
+            model = build_model(config, len(self.classes))
+            tensors = fitting(tensors, model, self.report.file, partial=self.partial)
         load_into(model, {name: tensor.read() for name, tensor in tensors.items()})
         set_norm_eps(model, self.metadata.norm_eps)
+        return model.eval()
 
 
 def load_any(
@@ -237,19 +227,23 @@ def _checked(
         licence=source.licence,
         provenance=[_origin(source)],
     )
-    fitted = fitting(tensors, model, str(source.path), partial=partial)
+    fitted = fitting(tensors, expected, str(source.path), partial=partial)
     return Loaded(config, classes, metadata, report, source.kind, fitted, partial, model)
 
 
 def fitting(
-    tensors: Mapping[str, Deferred], model: nn.Module, file: str, *, partial: bool = False
+    tensors: Mapping[str, Deferred],
+    model: nn.Module | Mapping[str, Tensor],
+    file: str,
+    *,
+    partial: bool = False,
 ) -> dict[str, Deferred]:
-    """The tensors that a model takes, checked by name and shape.
+    """The tensors that a model, or a state dict, takes, checked by name and shape.
 
     Raises:
         WeightsError: where a shape differs; where a name is missing or unknown, unless ``partial``.
     """
-    expected = model.state_dict()
+    expected = model if isinstance(model, Mapping) else model.state_dict()
     for name in tensors.keys() & expected.keys():
         if tensors[name].shape != tuple(expected[name].shape):
             raise WeightsError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -84,8 +85,9 @@ def _read_zip(path: Path) -> Value:
         record = records.get(f"{root}/data/{key}")
         if record is None or record.file_size < items * ITEM_BYTES[dtype]:
             raise WeightsError(f"damaged: the storage {key!r} is missing or too short")
-        return _Storage(dtype, items, lambda: _record_start(path, record.header_offset))
+        return _Storage(dtype, items, lambda: starts()[record.header_offset])
 
+    starts = functools.cache(lambda: _record_starts(path, [one.header_offset for one in records.values()]))
     return unpickle(content, _torch_allowed(path, storage))[0]
 
 
@@ -104,14 +106,18 @@ def _root(records: dict[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _record_start(path: Path, header: int) -> int:
-    """Where a stored record's bytes begin: after a local header with lengths of its own."""
-    with path.open("rb") as file:
-        file.seek(header)
-        local = file.read(30)
-    if len(local) < 30 or local[:4] != b"PK\x03\x04":
-        raise WeightsError(f"{path} is a damaged zip archive")
-    return header + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+def _record_starts(path: Path, headers: Iterable[int]) -> dict[int, int]:
+    """Where stored records' bytes begin: each after a local header with lengths of its own."""
+    starts = {}
+    with path.open("rb", buffering=0) as file:
+        for header in headers:
+            file.seek(header)
+            local = file.read(30)
+            if len(local) < 30 or local[:4] != b"PK\x03\x04":
+                raise WeightsError(f"{path} is a damaged zip archive")
+            lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            starts[header] = header + 30 + lengths
+    return starts
 
 
 def _read_plain(path: Path) -> Value:

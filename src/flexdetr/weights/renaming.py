@@ -54,12 +54,12 @@ def rename(
     done = Renamed()
     for name, tensor in tensors.items():
         for pattern, target in table:
-            if (match := pattern.match(name)) is None:
+            if pattern.match(name) is None:
                 continue
             if target is None:
                 done.left[name] = reason
             else:
-                ours = match.expand(target) + name[match.end() :]
+                ours = pattern.sub(target, name, count=1)  # unlike match.expand, it parses a target only once
                 if ours in done.state:
                     raise WeightsError(f"two tensors claim the place of {ours}, one of them {name}")
                 done.state[ours] = tensor

@@ -59,12 +59,22 @@ def skeleton(config: Config, num_classes: int) -> DetectionModel:
         return DetectionModel(config, num_classes)
 
 
-def load_into(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Make ``state`` the module's tensors without copying them; names and shapes must be checked before."""
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Make ``state`` the module's tensors without copying them; names and shapes must be checked before.
+
+    ``load_state_dict(assign=True)`` does the same; its checks take longer than all other steps of this.
+    """
     device = next(module.parameters()).device
-    module.load_state_dict(
-        {name: tensor.to(device) for name, tensor in state.items()}, strict=False, assign=True
-    )
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        for table in (part._parameters, part._buffers):
+            for name, former in table.items():
+                if former is None or (tensor := state.get(prefix + name)) is None:
+                    continue
+                tensor = tensor.to(device)
+                table[name] = (
+                    nn.Parameter(tensor, former.requires_grad) if isinstance(former, nn.Parameter) else tensor
+                )
 
 
 def set_norm_eps(module: nn.Module, eps: Mapping[str, float]) -> None:

@@ -76,7 +76,7 @@ def _as_bytes(raw: memoryview) -> bytes | memoryview:
 
 _MARK: Final = _Mark()
 _KEY_TYPES: Final = (str, int, float, bytes, bool, type(None))
-_INT_OPS: Final = {ord("J"): ("<i", 4), ord("K"): ("<B", 1), ord("M"): ("<H", 2)}
+_INT_OPS: Final = {ord("J"): 4, ord("K"): 1, ord("M"): 2}  # bytes; the longest one has a sign
 # opcode: (bytes of the length, how the content becomes a value)
 _SIZED: Final[dict[int, tuple[int, Callable[[memoryview], Any]]]] = {
     ord("X"): (4, lambda raw: str(raw, "utf-8", "surrogatepass")),
@@ -207,8 +207,13 @@ class _Machine:
         self.stack.append(convert(self.slice(length)))
 
     def small_int(self, code: int) -> None:
-        form, width = _INT_OPS[code]
-        self.stack.append(struct.unpack(form, self.take(width))[0])
+        begin, width = self.position, _INT_OPS[code]
+        raw = self.slice(width) if width > 1 else None
+        if raw is None:
+            self.position += 1
+            self.stack.append(self.data[begin])
+        else:
+            self.stack.append(int.from_bytes(raw, "little", signed=width == 4))
 
     def text_number(self, code: int) -> None:
         text = self.line()
@@ -281,20 +286,18 @@ class _Machine:
             raise TypeError("items for something that is no mapping")
 
     def remember(self, code: int) -> None:
-        if code == 0x94:
-            place = len(self.memo)
-        elif code == ord("p"):
-            place = int(self.line())
-        else:
-            place = int.from_bytes(self.take(1 if code == ord("q") else 4), "little")
+        place = len(self.memo) if code == 0x94 else self.place(code, 0x71)
         self.memo[place] = self.stack[-1]
 
     def recall(self, code: int) -> None:
-        if code == ord("g"):
-            place = int(self.line())
-        else:
-            place = int.from_bytes(self.take(1 if code == ord("h") else 4), "little")
-        self.stack.append(self.memo[place])
+        self.stack.append(self.memo[self.place(code, 0x68)])
+
+    def place(self, code: int, short: int) -> int:
+        """Where in the memo: one byte after the opcode ``short``, a line of text, or four bytes."""
+        if code == short:  # the most frequent opcodes of all
+            self.position += 1
+            return self.data[self.position - 1]
+        return int(self.line()) if code in b"pg" else int.from_bytes(self.slice(4), "little")
 
     def name(self, code: int) -> None:
         if code == ord("c"):
