@@ -46,6 +46,8 @@ _BRANCHES: Final = (
     ((), ""),
 )
 _WRAPPERS: Final = ("module.", "_orig_mod.")
+# transformers' lists of which tensor is in which shard.
+_INDICES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 @dataclass
@@ -100,6 +102,8 @@ def recognise(
         WeightsError: where the file cannot be read, or is none that FlexDETR knows.
     """
     path = Path(path)
+    if path.name in _INDICES:  # of shards beside it
+        path = path.parent
     reader = _Reader(path, prefer, backbone)
     if kind is not None and kind not in KINDS:
         raise WeightsError(nearest(kind, KINDS, "kind of checkpoint"))
@@ -128,16 +132,16 @@ class _Reader:
     def of_folder(self) -> Source:
         """A folder that transformers' ``save_pretrained`` wrote, in one file or in shards; or one of ours."""
         folder = self.path
-        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if single.is_file():
+        if (single := folder / "model.safetensors").is_file():
             return self.of_safetensors(single, folder)
-        if index.is_file():
-            tensors: dict[str, Deferred] = {}
-            for shard in _shards(index):
-                tensors |= deferred_tensors(shard, read_header(shard))
-            return self.of_state(folder, tensors, "", folder)
         if (pickled := folder / "pytorch_model.bin").is_file():
             return self.of_pickle(pickled, read_pickled(pickled, sniff(pickled)))
+        for index in _INDICES:
+            if (folder / index).is_file():
+                tensors: dict[str, Deferred] = {}
+                for shard in _shards(folder / index):
+                    tensors |= _shard_tensors(shard)
+                return self.of_state(folder, tensors, "", folder)
         raise WeightsError(
             f"{folder} holds no model.safetensors, so it is no checkpoint that transformers saved"
         )
@@ -230,6 +234,12 @@ def _shards(index: Path) -> list[Path]:
         raise WeightsError(
             f"{index} cannot be read as an index of shards ({type(error).__name__})"
         ) from error
+
+
+def _shard_tensors(shard: Path) -> dict[str, Deferred]:
+    if (container := sniff(shard)) == "safetensors":
+        return deferred_tensors(shard, read_header(shard))
+    return _state_at(read_pickled(shard, container), ())
 
 
 def _state_at(content: Value, place: tuple[str, ...]) -> dict[str, Deferred]:
