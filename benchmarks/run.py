@@ -10,6 +10,7 @@ BENCHMARKS = (
     ("train_step.py",),
     ("train_step.py", "--size", "640", "--batch", "2", "rtdetr_r18"),
     ("evaluation.py",),
+    ("loading.py",),
 )
 
 

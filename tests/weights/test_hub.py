@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import flexdetr
+from flexdetr.classes import Classes
+from flexdetr.engine.checkpoint import start
 from flexdetr.presets import PRESETS
 from flexdetr.weights import hub, store
 from flexdetr.weights.container import WeightsError
@@ -247,3 +249,26 @@ def test_the_manifest() -> None:
     assert len({row.file for row in PUBLISHED.values() if row.url}) == sum(
         bool(row.url) for row in PUBLISHED.values()
     )
+
+
+def test_fetched_weights_bring_their_licence_and_their_ancestors(
+    server: Server, dialects: SimpleNamespace, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """lyuwenyu's file -> a detector of other classes -> our file -> another detector: both ancestors are told."""
+    names = dialects.lyuwenyu(dict(dialects.make_model(num_classes=80).state_dict()))
+    torch.save({"ema": {"module": names}}, tmp_path / "a.pth")
+    server.files["/model.pth"] = raw = (tmp_path / "a.pth").read_bytes()
+    published = entry(server, name="custom")
+    monkeypatch.setattr(hub, "PUBLISHED", {"custom": published})
+    first = start(dialects.small.model_copy(update={"weights": "coco"}), Classes.of(["dog", "unicorn"]))
+    file = store.save(tmp_path / "mine.safetensors", first.model.state_dict(), first.metadata)
+    config = dialects.small.model_copy(update={"weights": str(file)})
+    second = start(config, Classes.of(["unicorn"])).metadata
+    assert first.metadata.licence == second.licence == "Apache-2.0"
+    ours, theirs = second.provenance
+    assert theirs["source"].startswith("RT-DETRv2 (lyuwenyu)")
+    assert (theirs["file"], theirs["address"], theirs["branch"]) == ("model.pth", published.url, "EMA")
+    assert theirs["sha256"] == hashlib.sha256(raw).hexdigest()
+    assert (ours["source"], ours["file"]) == ("FlexDETR custom", "mine.safetensors")
+    assert ours["sha256"] == hub.digest(file)
+    assert theirs["licence"] == ours["licence"] == "Apache-2.0"

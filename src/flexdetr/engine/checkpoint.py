@@ -11,8 +11,10 @@ from typing import Any
 from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.model.detector import DetectionModel
+from flexdetr.weights.ancestry import credited
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
+from flexdetr.weights.manifest import Published
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.transfer import carry_over, match_classes
@@ -71,24 +73,26 @@ def start(config: Config, classes: Classes) -> Start:
         WeightsError: where the weights cannot be used.
     """
     begun = blank(config, classes)
-    files: list[str | Path] = []
+    files: list[tuple[str | Path, Published | None]] = []
     if config.backbone.weights != "auto":
-        files.append(config.backbone.weights)
+        files.append((config.backbone.weights, None))
     if config.weights != "none":
         files.append(_file(config))
-    for file in files:
+    for file, published in files:
         loaded = load_any(file, backbone=config.backbone)
+        loaded.metadata = credited(loaded, published)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
     return begun
 
 
-def _file(config: Config) -> str | Path:
+def _file(config: Config) -> tuple[str | Path, Published | None]:
     """The checkpoint that ``config.weights`` names, fetched where it is a published one."""
-    if config.weights in ("coco", "backbone"):
-        from flexdetr.weights.hub import fetch
+    if config.weights not in ("coco", "backbone"):
+        return config.weights, None
+    from flexdetr.weights import hub
 
-        return fetch(config.model if config.weights == "coco" else config.backbone.name)
-    return config.weights
+    name = config.model if config.weights == "coco" else config.backbone.name
+    return hub.fetch(name), hub.entry_of(name)
 
 
 def _with_backbone(begun: Start, loaded: Loaded) -> Start:
@@ -141,12 +145,11 @@ def _with_detector(begun: Start, loaded: Loaded) -> Start:
 
 def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
     """The start with a further ancestor."""
-    provenance = [*loaded.metadata.provenance, *begun.metadata.provenance]
     metadata = replace(
         begun.metadata,
         norm_eps={**begun.metadata.norm_eps, **loaded.metadata.norm_eps},
         licence=loaded.metadata.licence,
-        provenance=provenance or [{"source": "FlexDETR", "file": Path(loaded.report.file).name}],
+        provenance=[*loaded.metadata.provenance, *begun.metadata.provenance],
     )
     return replace(begun, metadata=metadata, pretrained=True, notes=notes)
 

@@ -43,7 +43,7 @@ def fetch(name: str) -> Path:
         WeightsError: where nothing is published for it, or the file can be had neither here nor there; the message
             says which file to place where.
     """
-    entry = _entry(name)
+    entry = entry_of(name)
     place = cache_folder() / entry.file
     if place.is_file():
         return place
@@ -57,7 +57,12 @@ def fetch(name: str) -> Path:
         ) from None
 
 
-def _entry(name: str) -> Published:
+def entry_of(name: str) -> Published:
+    """What is published for a preset or a backbone.
+
+    Raises:
+        WeightsError: where nothing is.
+    """
     if name in PUBLISHED:
         return PUBLISHED[name]
     if name.startswith("timm/"):
