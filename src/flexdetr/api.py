@@ -31,7 +31,8 @@ class Detector:
         model: a preset's name.
         classes: class names in the head's order, or ``{data-set id: name}``, or ``Classes``.
         weights: a checkpoint file, "coco", "backbone", or None for random weights.
-        **changes: configuration keys, like ``backbone="timm/convnext_atto"`` or ``image_size=320``.
+        **changes: configuration keys, like ``backbone="timm/convnext_atto"`` or ``image_size=320``; ``backbone`` may
+            also be a module of yours (an ``nn.Module``).
 
     Attributes:
         model: the torch module; ``model(images)`` returns an ``Output``.
@@ -53,8 +54,13 @@ class Detector:
     ) -> None:
         from flexdetr.engine.checkpoint import start
 
+        module = changes.get("backbone")
+        if module is None or isinstance(module, str | Mapping):
+            module = None
+        else:  # a checkpoint names the class that can make it again
+            changes["backbone"] = f"{type(module).__module__}:{type(module).__qualname__}"
         config = resolve(model, **changes, weights="none" if weights is None else str(weights))
-        self._take(start(config, _classes(classes)))
+        self._take(start(config, _classes(classes), module))
 
     def _take(self, begun: Start) -> None:
         self._begun = begun
@@ -94,7 +100,7 @@ class Detector:
         schedule = {key: changes.pop(key) for key in [*changes] if key in TrainConfig.model_fields}
         values = merge(merge(self.config.model_dump(), {"train": schedule}), changes)
         run = train(data, build_config(values), out=out, begun=self._begun, quiet=quiet)
-        self._take(restore(run.best, {}))
+        self._take(restore(run.best, {"backbone": self.config.backbone.name}))
         return run
 
     def evaluate(
@@ -123,7 +129,7 @@ class Detector:
         from flexdetr.engine.evaluate import evaluate_split
 
         return evaluate_split(
-            self._deploy_form(),
+            self.deploy_form(),
             data,
             split,
             classes=self.classes,
@@ -186,7 +192,7 @@ class Detector:
         pictures = source if isinstance(source, list) else [source]
         found = list(
             detect_images(
-                self._deploy_form(),
+                self.deploy_form(),
                 (pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
@@ -220,7 +226,7 @@ class Detector:
             else:
                 yield picture, self.predict(picture.image, threshold, device=device)
 
-    def _deploy_form(self) -> DetectionModel:
+    def deploy_form(self) -> DetectionModel:
         """The fused model; made again only where a weight has changed since."""
         from flexdetr.model.fuse import fuse
 

@@ -53,6 +53,16 @@ def test_affine_blocks_learn_at_a_hundredth_and_a_trained_backbone_at_its_own_ra
     assert groups["backbone.stem.stem1.lab.scale"]["lr"] == pytest.approx(lr * backbone * 0.01)
 
 
+def test_a_swapped_backbone_brings_its_own_rate(config):
+    """Nothing else is typed: the part says 0.1, and the preset's 0.5 was meant for another one."""
+    changed = resolve("flexdetr_pico", image_size=64, backbone="ghostnetv3_050")
+    assert changed.backbone.lr_mult is None
+    swapped = blank(changed, Classes.of(["a"])).model
+    settled = derive(changed, 100, pretrained=True).config
+    groups = by_name(swapped, parameter_groups(swapped, settled, pretrained=True))
+    assert groups["backbone.stem.conv.weight"]["lr"] == pytest.approx(settled.train.lr * 0.1)
+
+
 def test_a_random_backbone_learns_at_the_full_rate(config, model):
     groups = by_name(model, parameter_groups(model, config, pretrained=False))
     assert groups["backbone.stem.stem1.conv.weight"]["lr"] == pytest.approx(config.train.lr)

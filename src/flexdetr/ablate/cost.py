@@ -76,9 +76,7 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
     rows = known.get("variants", {})
     same = all(rows.get(name, {}).get("config") == facts["config"] for name, facts in wanted.items())
     if again or not same:
-        detectors = {
-            name: Detector.from_checkpoint(job.folder / "best.safetensors") for name, job in jobs.items()
-        }
+        detectors = {name: _best(job) for name, job in jobs.items()}
         times = _latencies(detectors, _pictures(next(iter(jobs.values()))))
         rows = {
             name: {**wanted[name], **_size(detectors[name]), "latency_ms": times[name]} for name in detectors
@@ -123,6 +121,10 @@ def machine() -> str:
         f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
+
+
+def _best(job: Job) -> Detector:
+    return Detector.from_checkpoint(job.folder / "best.safetensors", backbone=job.config.backbone.name)
 
 
 def _latencies(detectors: Mapping[str, Detector], pictures: Sequence[NDArray[np.uint8]]) -> dict[str, float]:

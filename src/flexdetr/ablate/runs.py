@@ -86,8 +86,10 @@ def finished(job: Job) -> Result | None:
     _check_same(job, record)
     if record.get("result") is None:
         return None
-    values: dict[str, Any] = record["result"]
-    return Result(**{key: math.nan if value is None else value for key, value in values.items()})
+    found: dict[str, Any] = {
+        key: math.nan if value is None else value for key, value in record["result"].items()
+    }
+    return Result(**found)
 
 
 def run(job: Job, *, quiet: bool = False) -> Result:
@@ -116,7 +118,7 @@ def run(job: Job, *, quiet: bool = False) -> Result:
 
 
 def _scored(job: Job, trained: fit.Run) -> Result:
-    detector = Detector.from_checkpoint(trained.best)
+    detector = Detector.from_checkpoint(trained.best, backbone=job.config.backbone.name)
     device = job.config.train.device.partition(",")[0]
     metrics = detector.evaluate(job.data, job.split, device=device)
     training = read_metadata(trained.best).training

@@ -118,6 +118,7 @@ def describe(model: str) -> dict[str, Any]:
 def _of_file(path: Path) -> dict[str, Any]:
     from flexdetr.config import build
     from flexdetr.weights.container import sniff
+    from flexdetr.weights.foreign_code import refuse_foreign_code
     from flexdetr.weights.header import read_header
     from flexdetr.weights.store import is_ours, read_metadata
 
@@ -127,7 +128,9 @@ def _of_file(path: Path) -> dict[str, Any]:
         from flexdetr.weights.loading import load_any
 
         metadata = load_any(path).metadata
-    facts = _parts(build(metadata.config), len(metadata.classes))
+    config = build(metadata.config)
+    refuse_foreign_code(config, {}, path)
+    facts = _parts(config, len(metadata.classes))
     return {
         "file": str(path),
         **facts,

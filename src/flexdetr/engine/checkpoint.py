@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.model.detector import DetectionModel
@@ -50,29 +52,29 @@ class Start:
         )
 
 
-def blank(config: Config, classes: Classes) -> Start:
-    """A detector with random weights."""
-    model = DetectionModel(config, len(classes))
-    backbone = model.backbone
+def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
+    """A detector with random weights, on a module of the user's where one is given."""
+    model = DetectionModel(config, len(classes), backbone)
+    part = model.backbone
     metadata = Metadata(
         model=config.model,
         config=config.model_dump(mode="json"),
         classes=classes.to_json(),
         image_size=config.image_size,
-        normalisation={"scale": 1 / 255, "mean": list(backbone.mean), "std": list(backbone.std)},
+        normalisation={"scale": 1 / 255, "mean": list(part.mean), "std": list(part.std)},
         licence="Apache-2.0",
     )
     return Start(model, config, classes, metadata, notes=("weights: random",))
 
 
-def start(config: Config, classes: Classes) -> Start:
-    """Build the detector and load what ``config.weights`` asks for.
+def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
+    """Build the detector, on a module of the user's where one is given, and load what ``config.weights`` asks for.
 
     Raises:
         ConfigError: where the configuration does not fit.
         WeightsError: where the weights cannot be used.
     """
-    begun = blank(config, classes)
+    begun = blank(config, classes, backbone)
     files: list[tuple[str | Path, Published | None]] = []
     if config.backbone.weights != "auto":
         files.append((config.backbone.weights, None))

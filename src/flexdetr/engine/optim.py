@@ -31,7 +31,8 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
     train = config.train
     if train.lr is None:
         raise ValueError("the learning rate is not settled; derive the recipe first")
-    whole = config.backbone.lr_mult if pretrained and config.backbone.lr_mult is not None else 1.0
+    # The backbone's own, where the configuration names none.
+    whole = model.backbone.lr_mult if pretrained else 1.0
     own = model.backbone.lr_multipliers()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()

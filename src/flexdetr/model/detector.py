@@ -21,6 +21,7 @@ class DetectionModel(nn.Module):
     Args:
         config: the whole configuration; the sections backbone, encoder, decoder and attention are read.
         num_classes: C, classes of the heads.
+        backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
 
     Attributes:
         fused: True for the deploy form that ``fuse`` makes.
@@ -31,13 +32,14 @@ class DetectionModel(nn.Module):
 
     fused: bool = False
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: Config, num_classes: int, backbone: nn.Module | None = None) -> None:
         super().__init__()
         if num_classes < 1:
             raise ConfigError(f"a detector needs at least one class; got {num_classes}")
         in_backbone, in_encoder = _places(config)
         self.num_classes = num_classes
-        self.backbone = build_backbone(config.backbone, config.encoder.strides, in_backbone)
+        part = config.backbone if backbone is None else backbone
+        self.backbone = build_backbone(part, config.encoder.strides, in_backbone)
         self.encoder = HybridEncoder(
             self.backbone.channels,
             config.encoder,

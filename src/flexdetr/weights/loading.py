@@ -15,6 +15,7 @@ from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.foreign_code import refuse_foreign_code
 from flexdetr.weights.hub import digest, local
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
@@ -138,6 +139,7 @@ def load_any(
     except (WeightsError, ConfigError) as error:
         raise WeightsError(f"{path} is {source.title}, but {error}") from None
     config = build(merge(config.model_dump(), overrides or {}))
+    refuse_foreign_code(config, overrides or {}, path)
     if source.classes is not None and len(source.classes) == count:
         classes, named = source.classes, "named in the file, with their ids"
     else:
@@ -156,6 +158,7 @@ def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, p
         raise WeightsError(
             f"{source.path} holds a configuration that this FlexDETR cannot use: {error}"
         ) from error
+    refuse_foreign_code(config, overrides, source.path)
     is_backbone = source.kind == "backbone"
     report = Report(
         file=str(source.path),
