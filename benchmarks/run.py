@@ -9,6 +9,7 @@ from pathlib import Path
 BENCHMARKS = (
     ("train_step.py",),
     ("train_step.py", "--size", "640", "--batch", "2", "rtdetr_r18"),
+    ("deploy_form.py",),
     ("evaluation.py",),
     ("loading.py",),
 )
