@@ -15,7 +15,7 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Folder for everything; replaces a former demo.")
     ] = Path("demo"),
 ) -> None:
-    """Draw a data set, train on it, score on held-out scenes and predict: offline, in minutes on a CPU."""
+    """Draw a data set, train on it, score on held-out scenes, export and predict: offline, in minutes on a CPU."""
     from flexdetr.demo import run
 
     try:
@@ -27,5 +27,6 @@ def demo(
     answers.show(f"score on held-out scenes: AP {outcome.metrics.ap:.3f}, AP50 {outcome.metrics.ap50:.3f}")
     answers.show(f"annotated pictures:       {outcome.pictures}")
     answers.show(f"trained detector:         {outcome.checkpoint}")
+    answers.show(f"exported artifact:        {outcome.artifact}")
     answers.show(f"data set:                 {outcome.data}")
     answers.show(f"time:                     {outcome.seconds / 60:.1f} min")

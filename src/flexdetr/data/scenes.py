@@ -25,8 +25,8 @@ from flexdetr.data.scene_textures import Picture, as_image, draw_background, smo
 # Ids start at 1 and leave out 4, as data sets in the field do: whatever mistakes ids for indices fails here.
 CLASSES = Classes(tuple(SHAPES), (1, 2, 3, 5, 6, 7))
 
-SMALLEST, LARGEST = 0.1, 0.5  # length of an object, as a share of the picture's shorter side
-MIN_VISIBLE = 0.5  # share of an object that must be seen
+SMALLEST, LARGEST = 0.15, 0.5  # length of an object, as a share of the picture's shorter side
+MIN_VISIBLE = 0.6  # share of an object that must be seen
 EMPTY_SHARE = 0.05  # scenes without objects
 TRIES_TO_PLACE = 12
 
@@ -165,7 +165,7 @@ def _place_objects(
     """Find places for a random number of objects, the topmost first, so that each is seen well enough."""
     covered = np.zeros(size, bool)
     placed: list[_Placed] = []
-    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(2, 8))
+    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(3, 8))
     for _ in range(count):
         label = int(rng.integers(len(CLASSES)))
         length = min(size) * SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** 0.8)
@@ -188,7 +188,7 @@ def _try_place(
     """Put a sprite below the objects so far, often near one of them; None if too little of it would show."""
     height, width = covered.shape
     side = sprite.alpha.shape[0]
-    if placed and rng.random() < 0.45:
+    if placed and rng.random() < 0.35:
         x0, y0, x1, y1 = placed[int(rng.integers(len(placed)))].box_xyxy
         distance = 0.42 * ((x1 - x0 + y1 - y0) / 2 + side)
         angle = rng.uniform(0, 2 * np.pi)
