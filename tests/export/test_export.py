@@ -155,8 +155,8 @@ def test_options_that_do_not_fit(detector: Detector, changes: dict, said: str) -
 def test_wrong_words_and_places_are_answered_before_any_work(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="openvino"):
         export(subject, "openvin", tmp_path / "out")
-    with pytest.raises(ExportError, match="fp32, fp16; got 'int8'"):
-        export(subject, "onnx", tmp_path / "out", precision="int8")
+    with pytest.raises(ExportError, match="fp32, fp16, int8; got 'int7'"):
+        export(subject, "onnx", tmp_path / "out", precision="int7")
     occupied = tmp_path / "photos"
     occupied.mkdir()
     (occupied / "cat.jpg").write_bytes(b"x")

@@ -60,7 +60,7 @@ def test_a_refusal_shows_the_table_and_exits_1(
     ("options", "status", "said"),
     [
         (["--format", "openvin"], 1, "openvino"),
-        (["--format", "onnx", "--precision", "int7"], 1, "fp32, fp16; got 'int7'"),
+        (["--format", "onnx", "--precision", "int7"], 1, "fp32, fp16, int8; got 'int7'"),
         (["--format", "onnx", "--sampling", "nearest"], 2, "model, gather or discrete"),
         (["--format", "onnx", "--image-size", "100"], 2, "divisible by 32"),
         (["--format", "onnx", "--data", "nowhere"], 2, "nowhere does not exist"),

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexdetr.export.locate import search
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_the_first_wrong_place_is_found_with_few_probes(count: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, count))  # count: nothing is wrong

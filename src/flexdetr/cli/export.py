@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +20,13 @@ def export(
         str, typer.Option(metavar="onnx|openvino|torch", help="What to write.")
     ],
     precision: Annotated[
-        str, typer.Option(metavar="fp32|fp16", help="What is computed or stored in.")
+        str, typer.Option(metavar="fp32|fp16|int8", help="What is computed or stored in.")
     ] = "fp32",
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="A data set to prove it on; without one, pictures are drawn."),
+        typer.Option(
+            metavar="DATA", help="A data set to prove it on; without one, pictures are drawn. int8 needs one."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The artifact's folder [default: beside FILE].")
@@ -43,6 +45,14 @@ def export(
     sampling: Annotated[
         str, typer.Option(metavar="model|gather|discrete", help="gather: the decoder without GridSample.")
     ] = "model",
+    calibration: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Training pictures to measure int8 ranges on [default: 200]."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="AP", help="What int8 may cost on the validation split [default: 0.003]."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a detector for another runtime, and prove that the file does what the model does."""
@@ -69,22 +79,37 @@ def export(
             queries=queries,
             dynamic_size=dynamic_size,
             sampling=sampling,
+            calibration=calibration,
+            max_drop=max_drop,
             say=answers.note,
         )
     except DriftError as error:
         if as_json:
-            answers.show_json({"artifact": None, "error": str(error), "parity": error.parity.model_dump()})
+            answers.show_json(
+                {
+                    "artifact": None,
+                    "error": str(error),
+                    "parity": error.parity.model_dump(),
+                    "int8": error.int8,
+                }
+            )
         else:
             _show(error.parity)
+            _show_int8(error.int8)
         raise
-    parity = artifact.parity
+    parity, int8 = artifact.parity, artifact.metadata.made.get("int8")
     if as_json:
         answers.show_json(
-            {"artifact": str(artifact.path), "parity": None if parity is None else parity.model_dump()}
+            {
+                "artifact": str(artifact.path),
+                "parity": None if parity is None else parity.model_dump(),
+                "int8": int8,
+            }
         )
         return
     if parity is not None:
         _show(parity)
+    _show_int8(int8)
     answers.show(f"artifact: {artifact.path}")
 
 
@@ -100,3 +125,29 @@ def _show(parity: Parity) -> None:
         answers.show_table(*parity.accuracy_table())
     for note in parity.notes:
         answers.show(note)
+
+
+def _show_int8(int8: dict[str, Any] | None) -> None:
+    """How int8 was reached, as tables."""
+    if int8 is None:
+        return
+    layers = int8["layers"]
+    answers.show(
+        f"int8: {layers['int8']} of {layers['all']} convolutions and linear layers; ranges from {int8['calibration']}; "
+        f"AP drop {int8['drop']:.4f}, allowed {int8['max_drop']:g}"
+    )
+    answers.show_table(
+        ["round", "parts in float", "AP", "drop"],
+        [
+            [number, ", ".join(one["float"]) or "by rule only", f"{one['ap']:.4f}", f"{one['drop']:.4f}"]
+            for number, one in enumerate(int8["rounds"], start=1)
+        ],
+    )
+    if int8["sensitivity"]:
+        answers.show_table(
+            ["part", "layers", "detections move by", "precision"],
+            [
+                [one["part"], one["layers"], f"{one['distance']:.4f}", one["precision"]]
+                for one in int8["sensitivity"]
+            ],
+        )

@@ -49,7 +49,7 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
     expected = [whole.predict(image) for image in pictures.images] if less else []
     rows = []
     for name, predict, layers, queries in cases:
-        ap, ap50 = _ap(predict, pictures.records, reference.classes)
+        ap, ap50 = average_precision(predict, pictures.records, reference.classes)
         rows.append(
             Accuracy(
                 case=name,
@@ -65,7 +65,10 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
     return tuple(rows)
 
 
-def _ap(predict: Predict, records: Sequence[Record], classes: Classes) -> tuple[float | None, float | None]:
+def average_precision(
+    predict: Predict, records: Sequence[Record], classes: Classes
+) -> tuple[float | None, float | None]:
+    """COCO's AP and AP50 of what finds objects in labelled pictures; None where no object counts."""
     if not records:
         return None, None
     found = {}

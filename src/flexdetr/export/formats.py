@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.config import nearest
+from flexdetr.export.calibration import Calibration
 from flexdetr.export.prepare import DeployForm, ExportError
 
 
@@ -33,6 +34,14 @@ class Writer(Protocol):
         ...
 
 
+class Quantiser(Protocol):
+    """What the module of a format with int8 offers beside it."""
+
+    def quantise(self, path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+        """Bring a written float32 file to int8, in its place; ``kept`` stays in float beyond the rule."""
+        ...
+
+
 @dataclass(frozen=True)
 class Format:
     """A format.
@@ -42,22 +51,49 @@ class Format:
         resizes: whether its runtimes resize pictures as Pillow does. ONNX has such an operation, but its runtimes
             do not agree on what it computes.
         half: what "fp16" means.
+        int8: whether there is int8.
+        computes_in_half: whether it means that values between layers are in half precision.
     """
 
     module: str
     resizes: bool
     half: str
+    int8: bool
+    computes_in_half: bool
 
     @property
     def writer(self) -> Writer:
         """The module."""
         return cast("Writer", importlib.import_module(self.module))
 
+    @property
+    def quantiser(self) -> Quantiser:
+        """The module, where there is int8."""
+        return cast("Quantiser", importlib.import_module(self.module))
+
 
 FORMATS: Final[Mapping[str, Format]] = {
-    "onnx": Format("flexdetr.export.onnx", resizes=False, half="computed in half precision"),
-    "openvino": Format("flexdetr.export.openvino", resizes=True, half="weights stored in half precision"),
-    "torch": Format("flexdetr.export.torch_program", resizes=True, half="computed in half precision"),
+    "onnx": Format(
+        "flexdetr.export.onnx",
+        resizes=False,
+        int8=True,
+        half="computed in half precision",
+        computes_in_half=True,
+    ),
+    "openvino": Format(
+        "flexdetr.export.openvino",
+        resizes=True,
+        int8=True,
+        half="weights stored in half precision",
+        computes_in_half=False,
+    ),
+    "torch": Format(
+        "flexdetr.export.torch_program",
+        resizes=True,
+        int8=False,
+        half="computed in half precision",
+        computes_in_half=True,
+    ),
 }
 
 

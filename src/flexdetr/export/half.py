@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flexdetr.export.prepare import DeployForm
+from flexdetr.export.prepare import DeployForm, ExportError
 
 # Norms square their input and sum it up: they stay in float32, as under autocast.
 ALWAYS_FLOAT32 = ("LayerNorm", "GroupNorm")
+# Half precision ends at 65504; other pictures may reach twice as far as those that were looked at.
+_SAFE = 32752.0
 
 
 class InFloat32(nn.Module):
-    """A layer that computes in float32 among layers of half precision.
+    """A layer, or a part made of layers, that computes in float32 among layers of half precision.
 
     Args:
-        inner: the layer, in float32.
+        inner: the layer, in float32; it gives one tensor.
     """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Whatever the layer gives, in the type of its input."""
-        return self.inner(x.float()).to(x.dtype)
+    def forward(self, x: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - what the part takes
+        """Whatever the layer gives, in the type of its first input."""
+        return self.inner(x.float(), *(_widened(other) for other in others)).to(x.dtype)
+
+
+def _widened(value: Any) -> Any:  # noqa: ANN401 - see above
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def in_half(form: DeployForm, float32: Collection[str] = ()) -> DeployForm:
@@ -35,16 +42,74 @@ def in_half(form: DeployForm, float32: Collection[str] = ()) -> DeployForm:
 
     Args:
         form: the float32 form.
-        float32: what stays in float32 beside the norms: paths of layers, or kinds like "Linear".
+        float32: what stays in float32 beside the norms: paths of layers or of parts made of layers, or kinds like
+            "Linear".
     """
     form = copy.deepcopy(form)
-    kept = [path for path, layer in leaves(form.detector) if _stays(path, layer, float32)]
+    form.dtype = torch.float16
+    parts = {path for path, _ in form.detector.named_modules() if path in float32}
+    single = [path for path, layer in leaves(form.detector) if _stays(path, layer, float32)]
+    kept = [path for path in dict.fromkeys([*parts, *single]) if not _inside(path, parts)]
+    whole = {path: copy.deepcopy(form.detector.get_submodule(path)) for path in kept}
     form.detector.half()
-    for path in kept:
+    for path, layer in whole.items():
         parent, _, own = path.rpartition(".")
-        layer = form.detector.get_submodule(path)
-        setattr(form.detector.get_submodule(parent), own, InFloat32(layer.float()))
+        setattr(form.detector.get_submodule(parent), own, InFloat32(layer))
     return form
+
+
+def beyond_half(form: DeployForm, pictures: Iterable[tuple[Tensor, ...]]) -> dict[str, float]:
+    """Parts that cannot compute in half precision, because values inside them are beyond its range.
+
+    CPUs compute half precision in float32, or round only what leaves a chain of operations, so that running a written
+    file there would not show it.
+
+    Args:
+        form: the float32 form.
+        pictures: inputs of the form.
+
+    Returns:
+        The smallest parts around such values whose own output is within the range -> the largest value inside.
+
+    Raises:
+        ExportError: where no part smaller than the encoder or the decoder has its output within the range.
+    """
+    largest: dict[str, float] = {}
+
+    def watch(path: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            largest[path] = max(largest.get(path, 0.0), float(output.abs().max()))
+
+    def hook(path: str) -> Any:  # noqa: ANN401 - torch's own type for hooks is not public
+        return lambda _module, _inputs, output: watch(path, output)
+
+    handles = [part.register_forward_hook(hook(path)) for path, part in form.detector.named_modules() if path]
+    try:
+        with torch.inference_mode():
+            for inputs in pictures:
+                form(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    weights = {
+        path: max(float(weight.abs().max()) for weight in layer.parameters(recurse=False))
+        for path, layer in leaves(form.detector)
+        if type(layer).__name__ not in ALWAYS_FLOAT32
+    }
+    found = {path: value for path, value in weights.items() if value > _SAFE}
+    for path, value in largest.items():
+        if value <= _SAFE:
+            continue
+        around = path
+        while "." in around and largest.get(around, float("inf")) > _SAFE:
+            around = around.rpartition(".")[0]
+        if "." not in around:
+            raise ExportError(
+                f"this model does not fit in half precision: {path} reaches {value:.2g}, and half precision ends at "
+                "65504; use --precision fp32"
+            )
+        found[around] = max(found.get(around, 0.0), value)
+    return {path: value for path, value in found.items() if not _inside(path, found)}
 
 
 def store_in_half(form: DeployForm, float32: Collection[str] = ()) -> tuple[DeployForm, tuple[str, ...]]:
@@ -82,9 +147,9 @@ def leaves(module: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def kind_of(form: DeployForm, path: str) -> str:
-    """The kind of a layer, like "Linear"."""
-    return type(form.detector.get_submodule(path)).__name__
+def _inside(path: str, parts: Collection[str]) -> bool:
+    """Whether a path lies below one of the parts."""
+    return any(path.startswith(part + ".") for part in parts)
 
 
 def _stays(path: str, layer: nn.Module, float32: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr import __version__
+from flexdetr.export.calibration import Calibration
 from flexdetr.export.half import in_half
 from flexdetr.export.prepare import DeployForm, ExportError
 from flexdetr.export.program import draw, quiet
@@ -91,13 +92,38 @@ def _path(node: onnx.NodeProto) -> str:
     return next((scope for scope in reversed(ast.literal_eval(scopes)[:-1]) if scope), "")
 
 
+def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+    """Bring a written float32 file to int8, as QuantizeLinear and DequantizeLinear, in its place.
+
+    Args:
+        path: the file.
+        calibration: pictures to measure ranges on.
+        kept: parts of the detector that stay in float beyond the rule.
+
+    Raises:
+        ExportError: where NNCF cannot quantise the graph.
+    """
+    from flexdetr.export.quantize import quantise as quantise_graph
+
+    proto = onnx.load(str(path))
+    owners = {node.name: _layer(node) for node in proto.graph.node if _layer(node)}
+    quantised = quantise_graph(proto, owners, calibration, kept)
+    del quantised.metadata_props[:]
+    onnx.checker.check_model(quantised)
+    onnx.save(quantised, str(path))
+
+
+def _layer(node: onnx.NodeProto) -> str:
+    return next((entry.value for entry in node.metadata_props if entry.key == _LAYER), "")
+
+
 def layers(path: Path) -> dict[str, str]:
     """Where the output of each layer can be read: module path -> name of a value in the graph."""
     found: dict[str, str] = {}
     for node in onnx.load(str(path), load_external_data=False).graph.node:
-        layer = next((entry.value for entry in node.metadata_props if entry.key == _LAYER), "")
+        layer = _layer(node)
         if layer:
-            found[layer.removesuffix(".inner")] = node.output[0]
+            found[layer.replace(".inner", "")] = node.output[0]
     return found
 
 

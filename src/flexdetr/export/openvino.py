@@ -12,6 +12,7 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
+from flexdetr.export.calibration import Calibration
 from flexdetr.export.half import store_in_half
 from flexdetr.export.prepare import DeployForm, ExportError, example
 from flexdetr.export.program import quiet
@@ -77,13 +78,53 @@ def _halve(graph: openvino.Model) -> None:
         node.output(0).replace(opset13.convert(stored, "f32").output(0))
 
 
+def read_whole(path: Path) -> openvino.Model:
+    """A written graph with its constants in memory, so that the file may be written over or deleted."""
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})
+    return core.read_model(path)
+
+
+def owner(name: str) -> str:
+    """The path of the module that an operation of this name came from; "" for one that belongs to none."""
+    scope = _SCOPE.match(name)
+    return scope["path"] if scope else ""
+
+
+def owners(graph: openvino.Model) -> dict[str, str]:
+    """Name of an operation -> path of the module that it came from."""
+    names = [node.get_friendly_name() for node in graph.get_ops() if node.get_type_name() != "Constant"]
+    return {name: owner(name) for name in names if owner(name)}
+
+
+def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+    """Bring a written float32 file to int8, in its place.
+
+    Args:
+        path: the file.
+        calibration: pictures to measure ranges on.
+        kept: parts of the detector that stay in float beyond the rule.
+
+    Raises:
+        ExportError: where NNCF cannot quantise the graph.
+    """
+    from flexdetr.export.quantize import quantise as quantise_graph
+
+    graph = read_whole(path)
+    quantised = quantise_graph(graph, owners(graph), calibration, kept)
+    draft = path.with_name("int8.xml")
+    openvino.save_model(quantised, draft, compress_to_fp16=False)
+    draft.replace(path)
+    draft.with_suffix(".bin").replace(path.with_suffix(".bin"))
+
+
 def layers(path: Path) -> dict[str, str]:
     """Where the output of each layer can be read: module path -> name of an operation in the graph."""
     found: dict[str, str] = {}
     for node in openvino.Core().read_model(path).get_ordered_ops():
-        scope = _SCOPE.match(node.get_friendly_name())
+        scope = owner(node.get_friendly_name())
         if scope and node.get_type_name() not in ("Constant", "ShapeOf") and node.get_output_size() == 1:
-            found[scope["path"]] = node.get_friendly_name()
+            found[scope] = node.get_friendly_name()
     return found
 
 

@@ -97,11 +97,15 @@ class DeployForm(nn.Module):
     Args:
         detector: the deploy form of the model, see ``flexdetr.model.fuse``.
         options: what to export, all of it decided.
+
+    Attributes:
+        dtype: what the detector takes its pictures in.
     """
 
     def __init__(self, detector: DetectionModel, options: Options) -> None:
         super().__init__()
         self.options = options
+        self.dtype = torch.float32
         self.preprocess = Preprocess(detector.normalise, options.size if options.resize_inside else None)
         self.detector = detector
         self.postprocess = None if options.raw else Postprocess(options.top)
@@ -118,8 +122,7 @@ class DeployForm(nn.Module):
             cxcywh boxes (B, Q, 4).
         """
         planes = self.preprocess(images)
-        first = next(self.detector.parameters())
-        logits, boxes = self.detector(planes.to(first.dtype), queries=self.options.queries).final
+        logits, boxes = self.detector(planes.to(self.dtype), queries=self.options.queries).final
         if self.postprocess is None or sizes is None:
             return logits, boxes
         return self.postprocess(logits, boxes, sizes)

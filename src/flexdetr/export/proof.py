@@ -24,7 +24,11 @@ from flexdetr.runtime.process import prepare
 
 # In float32 only the order of sums differs. Half precision knows scores to 5e-4 at best, and rounding adds up over the
 # layers.
-TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(), "fp16": Tolerance(score=0.02, box=2.0)}
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(),
+    "fp16": Tolerance(score=0.02, box=2.0),
+    "int8": Tolerance(score=0.15, box=16.0, share=0.25),
+}
 # Relative differences of a layer's output that count as a departure, see ``first_departure``.
 LIMITS: Mapping[str, tuple[float, ...]] = {"fp32": (3e-2, 1e-3, 1e-4), "fp16": (0.3, 0.05, 0.02)}
 BATCH = 4
@@ -104,6 +108,29 @@ def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictur
             culprit=culprit,
         ),
         departure,
+    )
+
+
+def compare(folder: Path, form: DeployForm, reference: Reference, pictures: Pictures) -> Parity:
+    """Run an int8 artifact beside the model.
+
+    Its float32 form was proven before: what differs is rounding, of every layer a little, and there is no culprit.
+    """
+    artifact = ArtifactDetector(folder, precision="f32", cache=False)
+    cases, notes = _cases(artifact, form, reference, pictures.images)
+    drifts = tuple(case.drift for case in cases)
+    wrong = next((drift for drift in drifts if not drift.passed), None)
+    tolerance = TOLERANCES[artifact.metadata.precision]
+    return Parity(
+        passed=wrong is None,
+        tolerance=tolerance,
+        runtime=artifact.runtime().description,
+        pictures=pictures.source,
+        drifts=drifts,
+        notes=tuple(notes),
+        culprit=None
+        if wrong is None
+        else f"int8: {wrong.case}, more than {tolerance.share:.0%} of the detections are not the model's",
     )
 
 

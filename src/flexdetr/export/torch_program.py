@@ -47,7 +47,7 @@ def layers(path: Path) -> dict[str, str]:
         stack = node.meta.get("nn_module_stack") or {}
         scopes = [scope for scope, _ in stack.values() if scope]
         if node.op == "call_function" and scopes:
-            found[scopes[-1].removesuffix(".inner")] = node.name
+            found[scopes[-1].replace(".inner", "")] = node.name
     return found
 
 

@@ -101,7 +101,7 @@ class ArtifactMetadata(BaseModel):
     Attributes:
         format_version: of this layout; a newer one than ours is refused.
         format: of the model's files.
-        precision: "fp32", or "fp16": see docs/deploy.md for what is in half precision then.
+        precision: "fp32", "fp16" or "int8": see docs/deploy.md for what is in which then.
         model: the preset's name.
         classes: ``[{"id": the data set's own id, "name": name}, ...]``, by the graph's labels.
         input: see ``Input``.

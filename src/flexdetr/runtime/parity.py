@@ -14,6 +14,8 @@ class Tolerance(BaseModel):
         score: of a detection's score.
         box: of a box side, in pixels of the original picture.
         floor: detections of a higher score are compared; the others are nothing that anyone would look at.
+        share: of the detections, how many may be missing, extra, of another class or further off. Eight bits move
+            some detections over any threshold; there the AP decides.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -21,6 +23,7 @@ class Tolerance(BaseModel):
     score: float = 1e-3
     box: float = 0.5
     floor: float = 0.3
+    share: float = 0.0
 
 
 class Drift(BaseModel):
