@@ -218,7 +218,7 @@ def _checked(
                 for names, what in ((missing, "are missing"), (unknown, "have no place"))
                 if names
             )
-            + "; partial loading takes what fits"
+            + "; `flexdetr convert --partial` takes what fits"
         )
     metadata = Metadata(
         model=config.model,
