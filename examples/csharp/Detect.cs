@@ -1,0 +1,149 @@
+// Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
+//     Detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]
+// One file without packages: OpenVINO's C library and TurboJPEG are called directly. See README.md.
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
+using System.Text.RegularExpressions;
+
+static class Detect
+{
+    const string OV = "openvino_c", JPEG = "turbojpeg";
+    const int I64 = 10, U8 = 16;  // of OpenVINO's element types
+
+    [StructLayout(LayoutKind.Sequential)] struct Shape { public long Rank; public IntPtr Sides; }
+    [StructLayout(LayoutKind.Sequential)] struct Property { public string Key, Value; }
+
+    [DllImport(OV)] static extern int ov_core_create(out IntPtr core);
+    [DllImport(OV)] static extern int ov_core_compile_model_from_file_props(
+        IntPtr core, byte[] path, string device, UIntPtr count, Property[] properties, out IntPtr compiled);
+    [DllImport(OV)] static extern int ov_compiled_model_create_infer_request(IntPtr compiled, out IntPtr request);
+    [DllImport(OV)] static extern int ov_tensor_create_from_host_ptr(int type, Shape shape, IntPtr at, out IntPtr made);
+    [DllImport(OV)] static extern int ov_infer_request_set_tensor(IntPtr request, string name, IntPtr tensor);
+    [DllImport(OV)] static extern int ov_infer_request_infer(IntPtr request);
+    [DllImport(OV)] static extern int ov_infer_request_get_tensor(IntPtr request, string name, out IntPtr tensor);
+    [DllImport(OV)] static extern int ov_tensor_data(IntPtr tensor, out IntPtr data);
+    [DllImport(OV)] static extern int ov_tensor_get_size(IntPtr tensor, out UIntPtr count);
+    [DllImport(OV)] static extern IntPtr ov_get_last_err_msg();
+    [DllImport(JPEG)] static extern IntPtr tjInitDecompress();
+    [DllImport(JPEG)] static extern int tjDecompressHeader3(
+        IntPtr decoder, byte[] file, UIntPtr bytes, out int width, out int height, out int unused, out int colours);
+    [DllImport(JPEG)] static extern int tjDecompress2(
+        IntPtr decoder, byte[] file, UIntPtr bytes, byte[] rgb, int width, int pitch, int height, int format, int how);
+
+    static Exception Refuse(string why) => new InvalidDataException(why);
+    static int Check(int status) =>
+        status == 0 ? status : throw Refuse("OpenVINO: " + Marshal.PtrToStringAnsi(ov_get_last_err_msg()));
+
+    // As much of JSON as metadata.json needs: a list holds its items, an object keys and values by turns, and
+    // everything else is its text. Texts keep their escapes, so that they can be printed as they are.
+    static object Parse(Queue<Match> words)
+    {
+        if (words.Count == 0) throw Refuse("metadata.json ends too early");
+        Match word = words.Dequeue();
+        if (word.Groups[1].Success) return word.Groups[1].Value;
+        if (word.Value == "}" || word.Value == "]") return null;
+        if (word.Value != "{" && word.Value != "[") return word.Value;
+        var items = new List<object>();
+        for (object one = Parse(words); one != null; one = Parse(words)) items.Add(one);
+        return items;
+    }
+
+    static T Find<T>(object from, string key, string below = null) where T : class
+    {
+        var items = (List<object>)from;
+        for (int i = 0; i < items.Count; i += 2)
+            if (key.Equals(items[i])) return below == null ? (T)items[i + 1] : Find<T>(items[i + 1], below);
+        return null;
+    }
+
+    // Pixels as they are stored: a camera's note that the picture lies on its side (EXIF) is not followed.
+    static byte[] ReadJpeg(string path, out int width, out int height)
+    {
+        byte[] file = File.ReadAllBytes(path);
+        IntPtr decoder = tjInitDecompress();
+        int failed = tjDecompressHeader3(decoder, file, (UIntPtr)file.Length, out width, out height, out _, out _);
+        var rgb = new byte[3 * width * height];
+        if (failed == 0) failed = tjDecompress2(decoder, file, (UIntPtr)file.Length, rgb, width, 0, height, 0, 0);
+        if (failed != 0) throw Refuse(path + " cannot be read as a JPEG");
+        return rgb;
+    }
+
+    static void Feed(IntPtr request, string name, int type, Array data, params long[] sides)
+    {
+        // Pinned until the process ends: OpenVINO reads them where they are.
+        var shape = new Shape { Rank = sides.Length, Sides = Pinned(sides) };
+        Check(ov_tensor_create_from_host_ptr(type, shape, Pinned(data), out IntPtr tensor));
+        Check(ov_infer_request_set_tensor(request, name, tensor));
+    }
+
+    static IntPtr Pinned(Array data) => GCHandle.Alloc(data, GCHandleType.Pinned).AddrOfPinnedObject();
+
+    static IntPtr Answer(IntPtr request, object name, out UIntPtr count)
+    {
+        Check(ov_infer_request_get_tensor(request, (string)name, out IntPtr tensor));
+        Check(ov_tensor_get_size(tensor, out count));
+        Check(ov_tensor_data(tensor, out IntPtr data));
+        return data;
+    }
+
+    static void Run(string[] given)
+    {
+        if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]");
+        string folder = given[0], asked = given.ElementAtOrDefault(2), precision = given.ElementAtOrDefault(3);
+        string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
+        var words = Regex.Matches(text, @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+").Cast<Match>();
+        object metadata = Parse(new Queue<Match>(words));
+        if (Find<string>(metadata, "format_version") != "1" || Find<string>(metadata, "format") != "openvino" ||
+            Find<string>(metadata, "raw") != "false" || Find<string>(metadata, "input", "resize") != "inside")
+            throw Refuse(folder + " is not what flexdetr export --format openvino writes by default");
+        var files = Find<List<object>>(metadata, "files");
+        string[] paths = (from name in files.OfType<string>() select Path.Combine(folder, name)).ToArray();
+        for (int i = 0; i < paths.Length; i++)
+            if (Find<string>(files[2 * i + 1], "bytes") != new FileInfo(paths[i]).Length.ToString())
+                throw Refuse(paths[i] + " is not what was exported: copy the folder again");
+
+        byte[] rgb = ReadJpeg(given[1], out int width, out int height);
+        byte[] model = System.Text.Encoding.UTF8.GetBytes(paths[0] + "\0");
+        var wanted = new[] { new Property { Key = "INFERENCE_PRECISION_HINT", Value = precision } };
+        Check(ov_core_create(out IntPtr core));
+        Check(ov_core_compile_model_from_file_props(
+            core, model, "CPU", (UIntPtr)(precision == null ? 0 : 1), wanted, out IntPtr compiled));
+        Check(ov_compiled_model_create_infer_request(compiled, out IntPtr request));
+        Feed(request, Find<string>(metadata, "input", "name"), U8, rgb, 1, height, width, 3);
+        Feed(request, Find<string>(metadata, "input", "sizes"), I64, new long[] { height, width }, 1, 2);
+        Check(ov_infer_request_infer(request));
+
+        var names = Find<List<object>>(metadata, "outputs", "names");
+        IntPtr answered = Answer(request, names[1], out UIntPtr size);
+        int count = (int)size;
+        float[] scores = new float[count], boxes = new float[4 * count];
+        var labels = new long[count];
+        Marshal.Copy(answered, scores, 0, count);
+        Marshal.Copy(Answer(request, names[0], out _), boxes, 0, 4 * count);
+        Marshal.Copy(Answer(request, names[2], out _), labels, 0, count);
+        var lines = new List<string>();
+        for (int i = 0; i < count; i++)
+        {
+            object found = Find<List<object>>(metadata, "classes")[(int)labels[i]];
+            string name = Find<string>(found, "name"), id = Find<string>(found, "id");
+            string own = Find<string>(metadata, "thresholds", name) ?? Find<string>(metadata, "thresholds", "default");
+            if (scores[i] < float.Parse(asked ?? own ?? "0.4")) continue;
+            string box = string.Join(", ", from side in boxes.Skip(4 * i).Take(4) select side.ToString("R"));
+            lines.Add($"  {{\"name\": \"{name}\", \"label\": {id}, \"score\": {scores[i]:R}, \"box_xyxy\": [{box}]}}");
+        }
+        Console.WriteLine("[\n" + string.Join(",\n", lines) + "\n]");
+    }
+
+    static int Main(string[] words)
+    {
+        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+        Console.OutputEncoding = new System.Text.UTF8Encoding(false);
+        try { Run(words); }
+        catch (Exception error) { Console.Error.WriteLine("Error: " + error.Message.Trim()); return 1; }
+        return 0;
+    }
+}

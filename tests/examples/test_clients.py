@@ -1,0 +1,180 @@
+"""The C++ and C# clients: built against what the openvino wheel ships, they find what Python finds."""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from flexdetr.api import Detector
+from flexdetr.classes import Classes
+from flexdetr.data.scenes import draw_scene
+from flexdetr.deployed import ArtifactDetector
+
+ROOT = Path(__file__).parents[2]
+WHEEL = Path(openvino.__file__).parent
+# A name that JSON has to escape, and ids with a hole.
+CLASSES = Classes(('a "cat"', "dög", "owl"), (1, 2, 7))
+Client = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def missing(*programs: str) -> str:
+    """What a client needs and this machine lacks, in words."""
+    lacking = [program for program in programs if shutil.which(program) is None]
+    if ctypes.util.find_library("turbojpeg") is None or not Path("/usr/include/turbojpeg.h").exists():
+        lacking.append("libturbojpeg0-dev")
+    return f"{', '.join(lacking)} not installed" if lacking else ""
+
+
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, **options)
+
+
+def built(command: list[str]) -> None:
+    done = run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def cpp(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    if why := missing("g++", "cmake", "make"):
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("cpp")
+    built(["cmake", "-S", str(ROOT / "examples/cpp"), "-B", str(folder), f"-DOpenVINO_DIR={WHEEL / 'cmake'}"])
+    built(["cmake", "--build", str(folder)])
+    return lambda *words: run([str(folder / "detect"), *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def csharp(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    if why := missing("mcs", "mono"):
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("csharp")
+    (folder / "libopenvino_c.so").symlink_to(next((WHEEL / "libs").glob("libopenvino_c.so*")))
+    source = ROOT / "examples/csharp/Detect.cs"
+    built(["mcs", "-langversion:7", f"-out:{folder / 'Detect.exe'}", str(source)])
+    environment = {
+        "LD_LIBRARY_PATH": f"{folder}:{WHEEL / 'libs'}",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+    }
+    return lambda *words: run(["mono", str(folder / "Detect.exe"), *map(str, words)], env=environment)
+
+
+@pytest.fixture(params=["cpp", "csharp"])
+def client(request: pytest.FixtureRequest) -> Client:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny detector with scores that differ from class to class and place to place."""
+    torch.manual_seed(0)
+    detector = Detector(
+        "flexdetr_pico",
+        classes=CLASSES,
+        image_size=(64, 96),
+        backbone="hgnetv2_atto",
+        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
+    decoder: Any = detector.model.decoder
+    with torch.no_grad():
+        for part in detector.model.modules():  # else every place of an untrained network looks the same
+            if isinstance(part, nn.BatchNorm2d):
+                nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type]
+                nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+        for score in (decoder.encoder_score, *decoder.scores):
+            nn.init.normal_(score.weight, std=0.6)
+            nn.init.constant_(score.bias, -1.0)
+        for box in (decoder.encoder_box, *decoder.boxes):
+            nn.init.normal_(box.layers[-1].weight, std=0.15)
+    return detector.export("openvino", tmp_path_factory.mktemp("artifact") / "tiny").path
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "scène.jpg"
+    Image.fromarray(draw_scene(np.random.default_rng(0), (97, 131)).image).save(path, quality=92)
+    return path
+
+
+def test_finds_what_python_finds(client: Client, artifact: Path, photo: Path) -> None:
+    expected = ArtifactDetector(artifact, precision="f32", cache=False).predict(photo, 0.3)
+    assert len(expected) > 5
+    assert len(set(expected.labels.tolist())) > 1
+    done = client(artifact, photo, "0.295", "f32")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    # The client's picture is resized by the graph, without Pillow's rounding: neighbours in score may change places.
+    for box, score, label, name in zip(
+        expected.boxes_xyxy, expected.scores, expected.labels, expected.names, strict=True
+    ):
+        match = min(
+            (row for row in found if row["label"] == label),
+            key=lambda row: float(np.abs(np.array(row["box_xyxy"]) - box).max()),
+        )
+        assert match["box_xyxy"] == pytest.approx(box.tolist(), abs=0.5)
+        assert match["score"] == pytest.approx(float(score), abs=5e-3)
+        assert match["name"] == name
+    assert len(expected) <= len(found) <= len(expected) + 3
+
+
+def test_keeps_to_the_thresholds_of_the_artifact(
+    client: Client, artifact: Path, photo: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "own")
+    document = json.loads((folder / "metadata.json").read_text())
+    document["thresholds"] = {"default": 0.1, "owl": 1.0}
+    (folder / "metadata.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    names = {row["name"] for row in json.loads(client(folder, photo).stdout)}
+    assert "owl" not in names
+    assert len(names) == 2
+    assert json.loads(client(folder, photo, 1.0).stdout) == []
+
+
+@pytest.mark.parametrize(
+    "what", ["half a description", "another format", "half a model", "no picture", "nothing"]
+)
+def test_answers_in_a_sentence(
+    client: Client, artifact: Path, photo: Path, tmp_path: Path, what: str
+) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "artifact")
+    metadata = folder / "metadata.json"
+    if what == "half a description":
+        metadata.write_bytes(metadata.read_bytes()[:600])
+    elif what == "another format":
+        metadata.write_text(metadata.read_text().replace('"format": "openvino"', '"format": "onnx"'))
+    elif what == "half a model":
+        (folder / "model.bin").write_bytes((folder / "model.bin").read_bytes()[:1000])
+    elif what == "no picture":
+        photo = tmp_path / "no.jpg"
+        photo.write_text("no picture")
+    done = client(folder, photo) if what != "nothing" else client(folder)
+    said = {
+        "half a description": "metadata.json ends too early",
+        "another format": "is not what flexdetr export --format openvino writes by default",
+        "half a model": "model.bin is not what was exported: copy the folder again",
+        "no picture": "no.jpg cannot be read as a JPEG",
+        "nothing": "usage: ",
+    }[what]
+    assert done.returncode in (1, 2)
+    assert said.lower() in done.stderr.lower()
+    assert not done.stdout.strip().startswith("[")
+
+
+@pytest.mark.parametrize("source", ["cpp/detect.cpp", "csharp/Detect.cs"])
+def test_is_short(source: str) -> None:
+    assert (ROOT / "examples" / source).read_text().count("\n") < 150
