@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.process import THRESHOLD, Selection, decode, label, prepare
+from flexdetr.runtime.process import THRESHOLD, Selection, decode, label, resize
 from flexdetr.runtime.sources import VIDEO_SUFFIXES, Camera, Item, Picture, Source, Unreadable, read
 
 if TYPE_CHECKING:
@@ -273,9 +273,14 @@ class ArtifactDetector:
     def _infer(
         self, runtime: Runtime, images: Sequence[NDArray[np.uint8]], threshold: float | list[float]
     ) -> list[Detections]:
-        ready = np.stack([prepare(image, self.image_size).transpose(1, 2, 0) for image in images])
+        ready = self.prepare(images)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return self.read_answers(runtime.infer(ready, np.array(sizes, np.int64)), sizes, threshold)
+
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB pictures of any sizes -> (B, h, w, 3) as ``Runtime.infer`` takes them."""
+        ready = [resize(image, self.image_size) for image in images]
+        return ready[0][None] if len(ready) == 1 else np.stack(ready)  # one needs no copy
 
     def read_answers(
         self,

@@ -16,6 +16,7 @@ import typer
 from flexdetr import __version__
 from flexdetr.cli import answers, describe
 from flexdetr.cli.ablate import ablate
+from flexdetr.cli.bench import bench
 from flexdetr.cli.check import check
 from flexdetr.cli.convert import convert
 from flexdetr.cli.demo import demo
@@ -32,6 +33,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "eval": evaluate,
     "predict": predict,
     "export": export,
+    "bench": bench,
     "convert": convert,
     "config": describe.config,
     "ablate": ablate,

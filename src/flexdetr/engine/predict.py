@@ -45,11 +45,37 @@ def detect_images(
     if not 0 <= threshold <= 1:
         raise ValueError(f"the threshold must be between 0 and 1; got {threshold}")
     place = choose_device(device)
-    dtype = choose_precision("auto", place)
     model.eval().to(place)
     for image in images:
-        batch = torch.from_numpy(prepare(image, size))[None].to(place)
-        with autocast(place, dtype):
-            output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
-        logits, boxes = (part[0].float().cpu().numpy() for part in output.final)
+        logits, boxes = run_network(
+            model, prepare(image, size), place, decoder_layers=decoder_layers, queries=queries
+        )
         yield decode(logits, boxes, (image.shape[0], image.shape[1]), classes, threshold)
+
+
+@torch.inference_mode()
+def run_network(
+    model: DetectionModel,
+    planes: NDArray[np.uint8],
+    place: torch.device,
+    *,
+    decoder_layers: int | None = None,
+    queries: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the network answers for one image, without post-processing.
+
+    Args:
+        model: the detector, in evaluation mode and on the device.
+        planes: (3, H, W) uint8 RGB in the network's size.
+        place: where to compute.
+        decoder_layers: layers to run; None runs the configured number.
+        queries: queries to select; None selects the configured number.
+
+    Returns:
+        Logits (Q, C) and cxcywh boxes (Q, 4) as fractions.
+    """
+    batch = torch.from_numpy(planes)[None].to(place)
+    with autocast(place, choose_precision("auto", place)):
+        output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
+    logits, boxes = (part[0].float().cpu().numpy() for part in output.final)
+    return logits, boxes

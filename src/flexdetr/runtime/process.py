@@ -34,8 +34,31 @@ class Selection(NamedTuple):
     indices: NDArray[np.int64]
 
 
-def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an image to exactly the model's input size (antialiased bilinear, aspect ratio not kept).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: (height, width) of the model's input in pixels.
+
+    Returns:
+        (height, width, 3) uint8 RGB; the image itself where it has this size.
+
+    Raises:
+        ValueError: if the image is not (H, W, 3) uint8, or is empty.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"an image must be a (height, width, 3) uint8 RGB array, got shape {image.shape} of {image.dtype}"
+        )
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image as ``resize`` does, and put its colours first, as PyTorch has them.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -47,14 +70,7 @@ def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     Raises:
         ValueError: if the image is not (H, W, 3) uint8, or is empty.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(
-            f"an image must be a (height, width, 3) uint8 RGB array, got shape {image.shape} of {image.dtype}"
-        )
-    height, width = size
-    if image.shape[:2] != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+    return np.ascontiguousarray(resize(image, size).transpose(2, 0, 1))
 
 
 def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -1,0 +1,267 @@
+"""The verb ``bench``: latency of each stage and end to end, throughput, memory and start, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexdetr.cli import answers
+from flexdetr.cli.describe import Json
+from flexdetr.cli.evaluate import Device
+
+if TYPE_CHECKING:
+    from flexdetr.api import Detector
+    from flexdetr.deployed import ArtifactDetector
+    from flexdetr.metrics.latency import Subject, Timing
+
+_THRESHOLD = 0.4
+_DRAWN = 8
+# What a preset is timed with: COCO's number of classes.
+_CLASSES = 80
+# A first result in a process of its own: what is typed, but for the pictures on disk.
+_FIRST = """
+from flexdetr.cli.bench import open_detector
+import json
+options = json.loads({options!r})
+open_detector({file!r}, **options).predict({picture!r}, {threshold}, device={device!r})
+"""
+
+
+def bench(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE|MODEL...", help="Artifacts, checkpoints or presets.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures to predict; without, scenes are drawn.")
+    ] = None,
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Calls of each that count.")] = 50,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="CPU threads [default: the runtime's choice].")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|f32|bf16", help="What OpenVINO computes artifacts in.")
+    ] = "auto",
+    runtime: Annotated[
+        str, typer.Option(metavar="auto|openvino|onnxruntime|torch", help="What runs artifacts.")
+    ] = "auto",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the stages.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures a second."""
+    from flexdetr.config import nearest
+    from flexdetr.metrics.latency import machine, measure, start_of
+
+    for word, value, known in (
+        ("precision", precision, ("auto", "f32", "bf16")),
+        ("runtime", runtime, ("auto", "openvino", "onnxruntime", "torch")),
+    ):
+        if value not in known:
+            raise answers.UsageError(nearest(value, known, word))
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise answers.UsageError(f"--plot writes SVG: give a name that ends in .svg, not {plot.name!r}")
+    options = {"threads": threads, "precision": precision, "runtime": runtime}
+    with _pictures(images) as paths:
+        subjects = [subject_of(file, open_detector(file, **options), device) for file in files]
+        with answers.counting("timing") as show_count:
+            timings = measure(subjects, paths, rounds=rounds, say=show_count)
+        for file, timing in zip(files, timings, strict=True):
+            answers.note(f"starting {file}")
+            code = _FIRST.format(
+                file=file,
+                options=json.dumps(options),
+                picture=str(paths[0]),
+                threshold=_THRESHOLD,
+                device=device,
+            )
+            timing.start = start_of(code)
+    if plot is not None:
+        from flexdetr.metrics.latency_plot import plot as draw
+
+        where = machine()
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot.write_text(draw(timings, f"{where['cpu']}, {where['cores']} cores"), encoding="utf-8")
+    if as_json:
+        answers.show_json(
+            {
+                "machine": machine(),
+                "images": str(images) if images else "drawn scenes",
+                "threads": threads,
+                "rounds": rounds,
+                "files": [timing.to_json() for timing in timings],
+            }
+        )
+        return
+    show_timings(timings)
+
+
+def show_timings(timings: Sequence[Timing]) -> None:
+    """The stages in milliseconds, then throughput, memory and start, with the first file as the measure."""
+    from flexdetr.metrics.latency import END_TO_END, PERCENTILES, STAGES, machine
+
+    where = machine()
+    answers.show(
+        f"{where['cpu']}, {where['cores']} cores, {', '.join(where['units']) or 'no vector units known'}"
+    )
+    rows = [
+        (timing.name, stage, *(f"{timing.percentile(stage, percent):.2f}" for percent in PERCENTILES))
+        for timing in timings
+        for stage in (*STAGES, END_TO_END)
+    ]
+    answers.show_table(["file", "stage", *(f"p{percent} ms" for percent in PERCENTILES)], rows)
+    first = timings[0].percentile(END_TO_END, 50)
+    answers.show_table(
+        ["file", "computes", "end to end ms", "times as fast", "pictures/s", "memory MiB", "start s"],
+        [
+            (
+                timing.name,
+                timing.what,
+                f"{timing.percentile(END_TO_END, 50):.2f}",
+                f"{first / timing.percentile(END_TO_END, 50):.2f}",
+                f"{timing.per_second:.2f}",
+                None if timing.start is None or timing.start.memory is None else f"{timing.start.memory:.0f}",
+                None if timing.start is None else f"{timing.start.seconds:.2f}",
+            )
+            for timing in timings
+        ],
+    )
+
+
+def open_detector(
+    file: str, *, threads: int | None, precision: str, runtime: str
+) -> Detector | ArtifactDetector:
+    """A detector from an artifact, a checkpoint or a preset's name.
+
+    Args:
+        file: the artifact's or checkpoint's path, or the name of a preset, which gets random weights.
+        threads: CPU threads; None leaves the choice to the runtime.
+        precision: of artifacts on OpenVINO.
+        runtime: of artifacts.
+
+    Raises:
+        ConfigError: where it is neither a preset nor a file.
+        ArtifactError, WeightsError: where the file cannot be used.
+    """
+    from flexdetr.runtime.artifact import is_artifact
+
+    if is_artifact(file):
+        from flexdetr.deployed import ArtifactDetector
+
+        return ArtifactDetector(file, threads=threads, precision=precision, runtime=runtime)  # type: ignore[arg-type]
+    from flexdetr.presets import PRESETS, preset
+
+    path = Path(file)
+    if file not in PRESETS and not (path.exists() or path.suffix or path.parent != Path()):
+        preset(file)  # answers with the nearest name
+    from flexdetr.api import Detector
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if file in PRESETS:
+        return Detector(file, classes=[f"class {i}" for i in range(_CLASSES)])
+    return Detector.from_checkpoint(file)
+
+
+def subject_of(name: str, detector: Detector | ArtifactDetector, device: str) -> Subject:
+    """A detector taken apart into stages.
+
+    Args:
+        name: how tables call it.
+        detector: from an artifact or a checkpoint.
+        device: where to compute.
+    """
+    from flexdetr.deployed import ArtifactDetector
+
+    if isinstance(detector, ArtifactDetector):
+        return _of_artifact(name, detector, device)
+    return _of_model(name, detector, device)
+
+
+def _of_artifact(name: str, detector: ArtifactDetector, device: str) -> Subject:
+    import numpy as np
+
+    from flexdetr.data.images import pixels
+    from flexdetr.metrics.latency import Subject
+
+    runtime = detector.runtime(device)
+    return Subject(
+        name=name,
+        what=runtime.description,
+        decode=pixels,
+        prepare=lambda image: detector.prepare([image]),
+        infer=lambda feed, size: runtime.infer(feed, np.array([size], np.int64)),
+        finish=lambda answer, size: detector.read_answers(answer, [size], _THRESHOLD),
+        predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
+        predict_all=lambda paths: _count(detector, paths, device),
+    )
+
+
+def _of_model(name: str, detector: Detector, device: str) -> Subject:
+    import torch
+
+    from flexdetr.data.images import pixels
+    from flexdetr.engine.device import choose_device
+    from flexdetr.engine.predict import run_network
+    from flexdetr.metrics.latency import Subject
+    from flexdetr.runtime.process import decode, prepare
+
+    place = choose_device(device)
+    size, classes = detector.config.image_size, detector.classes
+    threads = f"{torch.get_num_threads()} threads" if place.type == "cpu" else str(place)
+    return Subject(
+        name=name,
+        what=f"PyTorch, {threads}",
+        decode=pixels,
+        prepare=lambda image: prepare(image, size),
+        infer=lambda feed, _: run_network(detector.deploy_form(), feed, place),
+        finish=lambda answer, original: decode(answer[0], answer[1], original, classes, _THRESHOLD),
+        predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
+        predict_all=lambda paths: _count(detector, paths, device),
+    )
+
+
+def _count(detector: Detector | ArtifactDetector, paths: Sequence[Path], device: str) -> int:
+    """Predict them all; a picture that cannot be read is an error here, for it would look fast."""
+    from flexdetr.metrics.latency import LatencyError
+    from flexdetr.runtime.sources import Item, Unreadable
+
+    count = 0
+    items = [Item(str(path), path) for path in paths]
+    for answer in detector.predict_many(items, _THRESHOLD, device=device):
+        if isinstance(answer, Unreadable):
+            raise LatencyError(answer.reason)
+        count += 1
+    return count
+
+
+@contextmanager
+def _pictures(folder: Path | None) -> Iterator[list[Path]]:
+    """The pictures of a folder, or drawn ones of a camera's size."""
+    from flexdetr.metrics.latency import LatencyError
+    from flexdetr.runtime.sources import VIDEO_SUFFIXES, find
+
+    if folder is not None:
+        paths = [item.content for item in find(folder) if isinstance(item.content, Path)]
+        paths = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+        if not paths:
+            raise LatencyError(f"{folder} holds no picture")
+        yield paths
+        return
+    import numpy as np
+    from PIL import Image
+
+    from flexdetr.data.scenes import draw_scene
+
+    with TemporaryDirectory(prefix="flexdetr-bench-") as drawn:
+        paths = [Path(drawn) / f"{i}.jpg" for i in range(_DRAWN)]
+        for i, path in enumerate(paths):
+            Image.fromarray(draw_scene(np.random.default_rng(i), (480, 640)).image).save(path, quality=90)
+        yield paths

@@ -1,0 +1,104 @@
+"""The verb ``bench`` on a tiny artifact and on a checkpoint; what it answers, not how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flexdetr.api import Detector
+from flexdetr.cli import main
+from flexdetr.metrics.latency import END_TO_END, STAGES
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A checkpoint, its artifact, and a folder of two pictures."""
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(0)
+    detector = Detector(
+        "flexdetr_pico",
+        classes=["cat", "dog"],
+        image_size=64,
+        backbone="hgnetv2_atto",
+        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
+    artifact = detector.export("openvino", folder / "tiny-openvino").path
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"{i}.jpg")
+    return detector.save(folder / "tiny.safetensors"), artifact, pictures
+
+
+def test_a_checkpoint_and_its_artifact_side_by_side(
+    tiny: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, artifact, pictures = map(str, tiny)
+    plot = tmp_path / "new" / "plot.svg"
+    options = ["--images", pictures, "--rounds", "2", "--threads", "1", "--plot", str(plot)]
+    assert main(["bench", checkpoint, artifact, *options, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in document["files"]] == [checkpoint, artifact]
+    assert document["machine"]["cores"] >= 1
+    for row in document["files"]:
+        assert set(row["milliseconds"]) == {*STAGES, END_TO_END}
+        assert all(set(stage) == {"p50", "p90", "p99", "mean"} for stage in row["milliseconds"].values())
+        assert row["calls"] == 2
+        assert row["pictures_per_second"] > 0
+        assert row["start_seconds"] > 0
+    assert "PyTorch" in document["files"][0]["what"]
+    assert "OpenVINO on CPU" in document["files"][1]["what"]
+    assert plot.read_text().startswith("<svg")
+
+
+def test_an_artifact_is_timed_without_torch(tiny: tuple[Path, Path, Path]) -> None:
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "scipy", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+from flexdetr.cli import main
+raise SystemExit(main(["bench", {str(tiny[1])!r}, "--rounds", "1", "--threads", "1", "--images", {str(tiny[2])!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "end to end" in done.stdout
+    assert "times as fast" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["flexdetr_nono"], 2, "did you mean 'flexdetr_nano'"),
+        (["ARTIFACT", "--precision", "bf17"], 2, "did you mean 'bf16'"),
+        (["ARTIFACT", "--runtime", "onnxrt"], 2, "did you mean 'onnxruntime'"),
+        (["ARTIFACT", "--runtime", "onnxruntime"], 1, "format openvino, which onnxruntime does not run"),
+        (["ARTIFACT", "--plot", "a.png"], 2, "--plot writes SVG"),
+        (["ARTIFACT", "--images", "EMPTY"], 1, "holds no picture"),
+        (["missing.safetensors"], 1, "missing.safetensors"),
+        ([], 2, "Missing argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_answers_in_a_sentence(
+    tiny: tuple[Path, Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    places = {"ARTIFACT": str(tiny[1]), "EMPTY": str(tmp_path)}
+    assert main(["bench", *(places.get(word, word) for word in words)]) == status
+    assert said in capsys.readouterr().err
