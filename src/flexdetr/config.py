@@ -243,7 +243,11 @@ class TrainConfig(Part):
         eval_every: epochs between evaluations.
         patience: stop after this share of the run without a better AP; None never stops early.
         precision: "auto" takes bf16 wherever the device computes in it.
-        device: "auto", "cpu", "cuda", "cuda:0" ...
+        device: "auto", "cpu", "cuda", "cuda:0", or several GPUs like "cuda:0,1", one process each.
+        processes: processes that share each batch; None takes one, or one for each GPU that ``device`` names.
+        sync_norms: batch norms take their statistics over the images of all processes.
+        save_every: minutes between saves of the resumable state within an epoch; every epoch ends with one.
+        stall: seconds without a step after which the run says where it hangs; 0 never does.
         channels_last: memory format of images and weights.
     """
 
@@ -264,6 +268,10 @@ class TrainConfig(Part):
     patience: float | None = Field(default=None, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
+    processes: int | None = Field(default=None, gt=0)
+    sync_norms: bool = True
+    save_every: float = Field(default=15.0, gt=0)
+    stall: float = Field(default=900.0, ge=0)
     channels_last: bool = True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -153,6 +152,10 @@ class TrainingLoader:
             yield self._deliver(made)
         self._stream, self._promised = stream, upcoming
 
+    def in_work(self) -> str:
+        """A sentence that names the images that samples are being made of."""
+        return self._samples.in_work()
+
     def close(self) -> None:
         """Ends the worker processes; the next epoch starts new ones."""
         self._stream, self._loader = None, None
@@ -274,6 +277,9 @@ class EvaluationLoader:
         image_size: (height, width) of the network's input.
         batch_size: images of a batch; the last one may have fewer.
         workers: threads; None takes what the machine has.
+        rank: this process among those that share the batches; whole batches are dealt out in turn, so that each
+            image is computed beside the same others whatever the number of processes.
+        world_size: how many they are.
     """
 
     def __init__(
@@ -282,15 +288,18 @@ class EvaluationLoader:
         image_size: tuple[int, int],
         batch_size: int,
         workers: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.records, self.image_size, self.batch_size = tuple(records), image_size, batch_size
+        self.starts = range(rank * batch_size, len(self.records), batch_size * world_size)
         self.threads = max(1, default_workers() + 1 if workers is None else workers)
         keep = 3 * image_size[0] * image_size[1] * len(self.records) <= _EVALUATION_CACHE_BYTES
         self._kept: dict[int, Tensor] | None = {} if keep else None
 
     def __len__(self) -> int:
-        """Batches of a pass."""
-        return math.ceil(len(self.records) / self.batch_size)
+        """Batches of a pass, of this process."""
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches in the order of the records.
@@ -298,17 +307,16 @@ class EvaluationLoader:
         Raises:
             ImageError: where an image cannot be read.
         """
-        waiting: deque[list[Future[Tensor]]] = deque()
-        starts = range(0, len(self.records), self.batch_size)
+        waiting: deque[tuple[int, list[Future[Tensor]]]] = deque()
         with ThreadPoolExecutor(max_workers=self.threads) as pool:
             try:
-                for start in starts:
+                for start in self.starts:
                     indices = range(start, min(start + self.batch_size, len(self.records)))
-                    waiting.append([pool.submit(self._image, index) for index in indices])
+                    waiting.append((start, [pool.submit(self._image, index) for index in indices]))
                     if len(waiting) > _AHEAD:
-                        yield self._batch(start - _AHEAD * self.batch_size, waiting.popleft())
+                        yield self._batch(*waiting.popleft())
                 while waiting:
-                    yield self._batch((len(self) - len(waiting)) * self.batch_size, waiting.popleft())
+                    yield self._batch(*waiting.popleft())
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import postprocess
 
+_ALONE = Ranks()
 Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
 
 
@@ -100,7 +103,11 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     decoder_layers: int | None = None,
     queries: int | None = None,
+    ranks: Ranks = _ALONE,
 ) -> Metrics:
-    """The COCO numbers of a detector on records; ``batches`` must cover exactly these."""
+    """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these."""
     found = detect(model, batches, device=device, dtype=dtype, decoder_layers=decoder_layers, queries=queries)
-    return score(records, found, classes)
+    parts = ranks.gathered(found)
+    together = {image_id: entry for part in parts for image_id, entry in part.items()}
+    metrics = score(records, together, classes) if ranks.first else None
+    return ranks.from_first(cast("Metrics", metrics))

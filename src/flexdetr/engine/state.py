@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 FILE = "state.pt"
 _FORMER = "state.former.pt"
-_VERSION = 1
+_VERSION = 2
 
 
 class StateError(RuntimeError):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from flexdetr.model.outputs import DenoisingPlan, Targets
+from flexdetr.model.outputs import DenoisingPlan, Noise, Targets
+
+# Numbers drawn for each query: flip or not, the other label, four distances, four directions.
+_DRAWS = 10
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -46,34 +50,58 @@ class Denoising(nn.Module):
             Embeddings (B, Qdn, D), box logits (B, Qdn, 4) and the layout; None where the batch has no object.
         """
         most = max((len(labels) for labels in targets.labels), default=0)
+        if targets.noise is not None:
+            most = max(most, targets.noise.max_objects)
         if most == 0:
             return None
         groups = max(1, self.queries // most)
-        labels = pad_sequence(targets.labels, batch_first=True, padding_value=self.num_classes)
-        boxes = pad_sequence(targets.boxes, batch_first=True)
+        labels = _padded(targets.labels, most, self.num_classes)
+        boxes = _padded(targets.boxes, most, 0)
         real = labels < self.num_classes
+        draws = self._draws((len(labels), groups, 2, most), targets.noise, boxes)
         # (B, groups, 2, N): the positives of a group, then its negatives.
-        labels = self._noisy_labels(labels[:, None, None].expand(-1, groups, 2, -1), real[:, None, None])
-        boxes = self._noisy_boxes(boxes[:, None, None].expand(-1, groups, 2, -1, -1))
+        labels = self._noisy_labels(
+            labels[:, None, None].expand(-1, groups, 2, -1), real[:, None, None], draws
+        )
+        boxes = self._noisy_boxes(boxes[:, None, None].expand(-1, groups, 2, -1, -1), draws)
         plan = DenoisingPlan(groups, most, 2 * groups * most)
         return self.embedding(labels.flatten(1)), inverse_sigmoid(boxes.flatten(1, 3)), plan
 
-    def _noisy_labels(self, labels: Tensor, real: Tensor) -> Tensor:
-        flip = (torch.rand(labels.shape, device=labels.device) < self.label_noise * 0.5) & real
-        return torch.where(flip, torch.randint_like(labels, self.num_classes), labels)
+    @staticmethod
+    def _draws(layout: tuple[int, int, int, int], noise: Noise | None, like: Tensor) -> Tensor:
+        """(B, groups, 2, N, 10) uniform in [0, 1): whether and what to flip, how far and which way to move."""
+        if noise is None:
+            return torch.rand(*layout, _DRAWS, device=like.device, dtype=like.dtype)
+        each = [np.random.default_rng(seed).random((*layout[1:], _DRAWS), np.float32) for seed in noise.seeds]
+        drawn = torch.from_numpy(np.stack(each))
+        if like.device.type == "cuda":  # without waiting for what the device is doing
+            drawn = drawn.pin_memory()
+        return drawn.to(like.device, like.dtype, non_blocking=True)
 
-    def _noisy_boxes(self, boxes: Tensor) -> Tensor:
+    def _noisy_labels(self, labels: Tensor, real: Tensor, draws: Tensor) -> Tensor:
+        flip = (draws[..., 0] < self.label_noise * 0.5) & real
+        # A float32 below 1 times the number of classes can round up to it.
+        other = (draws[..., 1] * self.num_classes).long().clamp(max=self.num_classes - 1)
+        return torch.where(flip, other, labels)
+
+    def _noisy_boxes(self, boxes: Tensor, draws: Tensor) -> Tensor:
         """(B, groups, 2, N, 4) cxcywh -> the same with moved corners; index 1 of the third axis moves further."""
         centre, half = boxes[..., :2], boxes[..., 2:] / 2
         corners = torch.cat([centre - half, centre + half], -1)
         reach = half.repeat(1, 1, 1, 1, 2) * self.box_noise
-        part = torch.rand_like(corners)
-        part[:, :, 1] += 1
-        sign = torch.randint_like(corners, 2) * 2 - 1
+        part = draws[..., 2:6] + torch.arange(2, device=draws.device)[:, None, None]
+        sign = (draws[..., 6:] < 0.5).to(corners.dtype) * 2 - 1
         corners = (corners + sign * part * reach).clamp(0, 1)
         low, high = corners[..., :2], corners[..., 2:]
         # Corners of a strongly moved negative may cross; the reference leaves a negative size to the clip of the logit.
         return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def _padded(rows: list[Tensor], length: int, value: float) -> Tensor:
+    """(B, length, ...) of B tensors with at most ``length`` rows."""
+    padded = pad_sequence(rows, batch_first=True, padding_value=value)
+    missing = length - padded.shape[1]
+    return torch.cat([padded, padded.new_full((len(rows), missing, *padded.shape[2:]), value)], 1)
 
 
 def attention_allowed(plan: DenoisingPlan, queries: int, device: torch.device) -> Tensor:

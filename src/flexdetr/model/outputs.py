@@ -56,6 +56,18 @@ class Output(NamedTuple):
     plan: DenoisingPlan | None = None
 
 
+class Noise(NamedTuple):
+    """What makes denoising queries the same however a step is divided over processes and micro-batches.
+
+    Attributes:
+        max_objects: objects of the fullest image of the whole step.
+        seeds: B of them; an image's noise depends on its seed alone.
+    """
+
+    max_objects: int
+    seeds: list[int]
+
+
 @dataclass(frozen=True)
 class Targets:
     """The objects of a batch.
@@ -64,11 +76,13 @@ class Targets:
         labels: B tensors (N_i,) int64, indices of the head's classes (not data-set ids).
         boxes: B tensors (N_i, 4) float32, cxcywh as fractions of the image.
         image_ids: B identifiers, named in error messages.
+        noise: where this is a part of a larger step; None draws denoising queries for the batch as it is.
     """
 
     labels: list[Tensor]
     boxes: list[Tensor]
     image_ids: list[int | str] = field(default_factory=list)
+    noise: Noise | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,4 +98,5 @@ class Targets:
             [labels.to(device, non_blocking=True) for labels in self.labels],
             [boxes.to(device, non_blocking=True) for boxes in self.boxes],
             self.image_ids,
+            self.noise,
         )

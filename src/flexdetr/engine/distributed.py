@@ -1,0 +1,218 @@
+"""Processes that train one detector together: who they are, what they tell each other, whose gradients they add.
+
+torchrun starts them and torch.distributed connects them: gloo on CPUs, NCCL on GPUs. Numbers that steer the loop
+(objects, requests to stop) always travel over gloo, so that no GPU is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from flexdetr.config import Config, ConfigError
+
+T = TypeVar("T")
+
+# Gradients travel in pieces of this many numbers: few enough messages, and little memory beside the gradients.
+_BUCKET = 16_000_000
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; with one process every method is free.
+
+    Attributes:
+        rank: of this process, counted over all machines.
+        size: processes altogether.
+        local_rank: of this process on its machine.
+        local_size: processes on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def table(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Every rank's numbers, by rank; each rank gives equally many."""
+        if self.size == 1:
+            return [list(numbers)]
+        own = torch.tensor(numbers, dtype=torch.float64)
+        rows = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(rows, own)
+        return [row.tolist() for row in rows]
+
+    def gathered(self, thing: T) -> list[T]:
+        """Every rank's thing, by rank."""
+        if self.size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing)
+        return things
+
+    def from_first(self, thing: T) -> T:
+        """What the first rank has; the others' is not looked at."""
+        things = [thing]
+        if self.size > 1:
+            dist.broadcast_object_list(things, src=0, device=torch.device("cpu"))
+        return things[0]
+
+    def wait(self) -> None:
+        """Goes on when all are here."""
+        self.table([0.0])
+
+    def same_weights(self, module: nn.Module) -> None:
+        """Every rank takes the first one's parameters and buffers."""
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                _broadcast(tensor)
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Each gradient becomes the sum over the ranks; one that a rank does not have counts as zero."""
+        if self.size == 1:
+            return
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(
+                bucket, [part.view(old.shape) for part, old in zip(parts, bucket, strict=True)]
+            )
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Each floating-point buffer becomes the mean over the ranks, like the running mean of WIoU's loss."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.size
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or something that sets the same variables, started this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def join(config: Config) -> Ranks:
+    """Connect with the processes beside this one; alone where there are none.
+
+    Raises:
+        ConfigError: where the configuration asks for several processes and torchrun did not start them.
+    """
+    if not under_torchrun():
+        if (wanted := wanted_processes(config)) > 1:
+            raise ConfigError(
+                f"train.processes={wanted}, but this process is alone; use flexdetr train, or torchrun "
+                f"--nproc-per-node {wanted}"
+            )
+        return Ranks()
+    environment = os.environ
+    local_rank = int(environment.get("LOCAL_RANK", environment["RANK"]))
+    on_gpu = config.train.device.startswith("cuda") or (
+        config.train.device == "auto" and torch.cuda.is_available()
+    )
+    if on_gpu:
+        torch.cuda.set_device(device_index(config.train.device, local_rank))
+    if not dist.is_initialized():
+        # A rank that waits this long for another waits for one that is gone.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=1))
+    size = dist.get_world_size()
+    return Ranks(dist.get_rank(), size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)))
+
+
+def leave() -> None:
+    """Close the connection that ``join`` opened, so that the next run in this process can open its own."""
+    if dist.is_available() and dist.is_initialized():
+        with suppress(RuntimeError):  # the others may be gone; there is nothing left to say to them
+            dist.destroy_process_group()
+
+
+def wanted_processes(config: Config) -> int:
+    """How many processes the configuration asks for: ``train.processes``, or one for each GPU that is named.
+
+    Raises:
+        ConfigError: where the two contradict each other.
+    """
+    named = device_indices(config.train.device)
+    wanted = config.train.processes
+    if wanted is None:
+        return max(1, len(named))
+    if len(named) > 1 and wanted != len(named):
+        raise ConfigError(
+            f"train.processes={wanted}, but train.device={config.train.device} names {len(named)} GPUs; give one of "
+            "the two"
+        )
+    return wanted
+
+
+def device_indices(device: str) -> list[int]:
+    """The GPUs that "cuda:0,1" names; none for "cuda", "cpu" and "auto".
+
+    Raises:
+        ConfigError: where the list cannot be read.
+    """
+    kind, _, numbers = device.partition(":")
+    if kind != "cuda" or not numbers:
+        return []
+    try:
+        indices = [int(number.removeprefix("cuda:")) for number in numbers.split(",")]
+    except ValueError:
+        raise ConfigError(f"device {device!r} is not one; several GPUs are given like cuda:0,1") from None
+    if len(set(indices)) < len(indices):
+        raise ConfigError(f"device {device!r} names a GPU twice")
+    return indices
+
+
+def device_index(device: str, local_rank: int) -> int:
+    """The GPU of a rank: its place in the list, or its own number where there is no list of several."""
+    named = device_indices(device)
+    return named[local_rank] if local_rank < len(named) else local_rank
+
+
+def own_device(device: str, ranks: Ranks) -> str:
+    """The name of the device that this rank computes on."""
+    several = len(device_indices(device)) > 1
+    if ranks.size == 1 and not several:
+        return device
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return f"cuda:{device_index(device, ranks.local_rank)}" if on_gpu else device
+
+
+def _broadcast(tensor: Tensor) -> None:
+    if tensor.is_contiguous():
+        dist.broadcast(tensor, src=0)
+        return
+    copy = tensor.contiguous()
+    dist.broadcast(copy, src=0)
+    tensor.copy_(copy)
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    bucket: list[Tensor] = []
+    numbers = 0
+    for gradient in gradients:
+        if bucket and (numbers + gradient.numel() > _BUCKET or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(gradient)
+        numbers += gradient.numel()
+    if bucket:
+        yield bucket

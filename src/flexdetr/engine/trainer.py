@@ -1,0 +1,423 @@
+"""The training loop: the object that a run is, with its parts and its place in the schedule."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexdetr.config import Config, to_yaml
+from flexdetr.data.check import usable_records
+from flexdetr.data.dataset import DataError, Dataset, Record
+from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
+from flexdetr.engine import state as run_state
+from flexdetr.engine.batch_size import largest_batch
+from flexdetr.engine.checkpoint import Start
+from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.distributed import Ranks, own_device
+from flexdetr.engine.ema import AveragedModel
+from flexdetr.engine.evaluate import evaluate
+from flexdetr.engine.norms import synchronise_norms
+from flexdetr.engine.optim import build_optimizer
+from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
+from flexdetr.engine.sentinels import Fault, is_out_of_memory, judge, poisoned, smaller_parts, unfit_loss
+from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
+from flexdetr.engine.snapshot import snapshot, take_up
+from flexdetr.engine.steps import Step, agree, micro_batches
+from flexdetr.engine.stop import Interrupted, on_signal
+from flexdetr.engine.watchdog import Watchdog, end_process
+from flexdetr.loss.criterion import Criterion, Losses
+from flexdetr.loss.matcher import NonFiniteError
+from flexdetr.metrics.coco_map import Metrics
+from flexdetr.model.fuse import fuse
+from flexdetr.weights import store
+
+_log = logging.getLogger(__name__)
+
+_ALONE = Ranks()
+_MOST_EVALUATED = 32  # images at a time, however large the training's batch
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: everything that the run wrote.
+        best: checkpoint of the evaluation with the highest AP.
+        last: checkpoint of the last epoch.
+        metrics: the best checkpoint's numbers on the validation split.
+        seconds: wall-clock time of the training, evaluation included, over all resumed parts.
+    """
+
+    folder: Path
+    best: Path
+    last: Path
+    metrics: Metrics
+    seconds: float
+
+
+class Trainer:
+    """One training run: its parts, its place in the schedule, and what it has reached.
+
+    Args:
+        dataset: the data, read, with labels in the detector's own order of classes.
+        config: the run's configuration; gaps are filled here.
+        begun: the detector to train.
+        folder: where the run writes.
+        quiet: show no progress.
+        ranks: this process among those that train together.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        begun: Start,
+        folder: Path,
+        *,
+        quiet: bool,
+        ranks: Ranks = _ALONE,
+    ) -> None:
+        self.dataset, self.begun, self.folder, self.ranks = dataset, begun, folder, ranks
+        self.quiet = quiet or not ranks.first
+        self.classes = begun.classes
+        self.train_records = _records(dataset, "train", config)
+        self.val_records = _records(dataset, "val", config)
+        self.device = choose_device(own_device(config.train.device, ranks))
+        self.dtype = choose_precision(config.train.precision, self.device)
+        if config.train.batch_size == "auto":
+            fits = largest_batch(begun.model.to(self.device), config, self.device, self.dtype)
+            fits = ranks.size * int(min(row[0] for row in ranks.table([fits])))
+            config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": fits})})
+        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=begun.pretrained)
+        self.config = config = self.recipe.config
+        if ranks.size > 1:  # --resume starts as many again
+            changed = config.train.model_copy(update={"processes": ranks.size})
+            self.config = config = config.model_copy(update={"train": changed})
+        self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        self.model = begun.model.to(self.device).to(memory_format=self.format)
+        if begun.pretrained:  # freezing what starts at random would freeze noise
+            part = config.backbone
+            self.model.backbone.freeze(
+                stem=part.freeze_stem, stages=part.freeze_stages, norms=part.freeze_norms
+            )
+        self.criterion = Criterion(config.loss, len(self.classes)).to(self.device)
+        self.optimizer = build_optimizer(self.model, config, pretrained=begun.pretrained)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        ranks.same_weights(self.model)
+        self.ema = AveragedModel(self.model, config.train.ema or 0.0)
+        if ranks.size > 1 and config.train.sync_norms:
+            synchronise_norms(self.model, self.device)
+        if not ranks.first:  # what still draws from these, like dropout, draws differently on each rank
+            run_state.seed_generators(config.seed + ranks.rank)
+        workers, batch = config.data.workers, int(config.train.batch_size or 1)
+        workers = default_workers(ranks.local_size) if workers is None else workers
+        share: dict[str, Any] = {"workers": workers, "rank": ranks.rank, "world_size": ranks.size}
+        self.loader = TrainingLoader(
+            self.train_records, config, len(self.classes), batch_size=batch, seed=config.seed, **share
+        )
+        at_once = min(batch, _MOST_EVALUATED)
+        self.val_loader = EvaluationLoader(self.val_records, config.image_size, at_once, **share)
+        self.steps_per_epoch = len(self.loader)
+        self.steps = self.steps_per_epoch * (config.train.epochs or 1)
+        self.epoch, self.batch_index, self.seconds = 0, 0, 0.0
+        self.best_ap, self.best_epoch = -1.0, 0
+        self.sums: dict[str, float] = defaultdict(float)
+        self.stop_requested = False  # here
+        self.agreed_stop = False  # on any rank
+        self.save_due, self.saved = False, time.monotonic()
+        self.parts, self.rolled_back = config.train.accumulate, False
+        self.faults: list[Fault] = []
+
+    def run(self) -> Run:
+        """Train to the end. Nothing is written before; what is refused leaves no folder behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with log_file(self.folder / "log.txt") if self.ranks.first else nullcontext():
+            return self._run()
+
+    def _run(self) -> Run:
+        if self.ranks.first:
+            with store.replacing(self.folder / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(self.config), encoding="utf-8")
+        self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
+        done = self.epoch * self.steps_per_epoch + self.batch_index
+        began = time.monotonic() - self.seconds
+        end = end_process if self.ranks.size > 1 else None
+        with (
+            TrainingDisplay(self.steps, done, quiet=self.quiet) as self.display,
+            on_signal(self._request_stop),
+            Watchdog(self.config.train.stall, self.folder, self.loader.in_work, end) as self.watchdog,
+        ):
+            self._introduce()
+            if not done:  # from here on there is something to go back to
+                self._save_state()
+            while self.epoch < (self.config.train.epochs or 0) and not self._patience_is_over():
+                try:
+                    whole = self._train_epoch()
+                except NonFiniteError as error:
+                    self._roll_back(error)
+                    continue
+                self.seconds = time.monotonic() - began
+                if whole:
+                    self._end_epoch()
+                else:
+                    self._save_state()
+                if self.stopping and self.epoch < (self.config.train.epochs or 0):
+                    raise Interrupted(f"stopped; continue with: flexdetr train --resume {self.folder}")
+        return self._finish()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether all ranks stop here: one process at once, several after they agreed."""
+        return self.agreed_stop or (self.ranks.size == 1 and self.stop_requested)
+
+    def _train_epoch(self) -> bool:
+        """The rest of the current epoch, from ``batch_index`` on; whether it was finished."""
+        self.model.train()
+        kind = phase(self.config, self.epoch)
+        began = time.monotonic()
+        last = self.epoch + 1 == self.config.train.epochs
+        following = None if last else phase(self.config, self.epoch + 1)
+        batches = self.loader.epoch(self.epoch, kind, start_batch=self.batch_index, following=following)
+        for batch in batches:
+            self._step(batch)
+            self.batch_index += 1
+            self.watchdog.beat("the next batch is made")
+            if self.batch_index < self.steps_per_epoch:
+                if self.stopping:
+                    return False
+                if self.save_due:
+                    self._save_state()
+        self.sums["seconds"] += time.monotonic() - began
+        self.batch_index = 0
+        self.epoch += 1
+        return True
+
+    def _step(self, batch: Batch) -> None:
+        """One optimisation step: forward, match, backward, clip, update, average."""
+        number = self.epoch * self.steps_per_epoch + self.batch_index
+        factor = rate_factor(self.config, number, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = (self.config.train.lr or 0.0) * group["multiplier"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients(batch, number)
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.train.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True)
+        judge(
+            norm,
+            self.faults,
+            model=self.model,
+            batch=batch,
+            number=number,
+            folder=self.folder,
+            ranks=self.ranks,
+            overflow_is_normal=self.scaler.is_enabled(),
+        )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.model)
+        self.sums["steps"] += 1
+        self.display.step(
+            f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}"
+        )
+
+    def gradients(self, batch: Batch, number: int) -> None:
+        """Add up the gradient of step ``number`` over micro-batches and ranks; ``batch`` is this rank's share."""
+        self.faults.clear()
+        save = time.monotonic() - self.saved > 60 * self.config.train.save_every
+        step = agree(batch, number, parts=self.parts, stop=self.stop_requested, save=save, ranks=self.ranks)
+        self.agreed_stop, self.save_due = step.stop, step.save
+        while True:
+            sums = self.sums.copy()
+            try:
+                self._accumulate(batch, step)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, which holds the tensors of the failed attempt.
+            waits = self.ranks.size > 1 and self.config.train.sync_norms
+            self.parts = smaller_parts(step.parts, len(batch), waits_for_ranks=waits)
+            step = step._replace(parts=min(self.parts, len(batch)))
+            self.sums = sums
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        self.ranks.add_gradients(one for group in self.optimizer.param_groups for one in group["params"])
+        self.ranks.average_buffers(self.criterion)
+
+    def _accumulate(self, batch: Batch, step: Step) -> None:
+        for part in micro_batches(batch, step, self.config.seed):
+            losses = self._losses(part, step)
+            torch.autograd.backward(self.scaler.scale(losses.total))
+            self.sums["loss"] += float(losses.total.detach())
+            for name, value in losses.terms.items():
+                self.sums[name.partition(".")[0]] += float(value.detach())
+
+    def _losses(self, batch: Batch, step: Step) -> Losses:
+        """Forward one micro-batch; the loss is normalised by the objects of the whole step."""
+        images = batch.images.to(self.device, non_blocking=True)
+        targets = batch.targets.to(self.device)
+        images = self.model.normalise(images).contiguous(memory_format=self.format)
+        with autocast(self.device, self.dtype):
+            output = self.model(images, targets)
+        try:
+            losses: Losses = self.criterion(output, targets, num_boxes=step.objects)
+        except NonFiniteError as error:
+            self.faults.append(Fault(str(error), error.image_ids))
+            return poisoned(output)
+        if (fault := unfit_loss(losses, batch.image_ids)) is not None:
+            self.faults.append(fault)
+        return losses
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        """Go on from the last good state, in full precision; the second time the run stops.
+
+        Raises:
+            NonFiniteError: the second time.
+        """
+        if self.rolled_back:
+            raise NonFiniteError(
+                f"{error}. The run went back to its last good state once already; checkpoints of before are intact. "
+                "Look at these images, or begin again with a lower train.lr",
+                error.image_ids,
+            ) from error
+        self.loader.close()
+        self.ranks.wait()
+        self.restore(run_state.load(self.folder))
+        self.rolled_back = True
+        self.use_full_precision()
+        place = f"epoch {self.epoch + 1}, step {self.batch_index}"
+        _log.warning("%s. Back at %s, in float32; the next time is the last", error, place)
+
+    def use_full_precision(self) -> None:
+        """Compute in float32 from here on."""
+        self.dtype = torch.float32
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+
+    def _end_epoch(self) -> None:
+        """Evaluate when it is due, write the row, the checkpoints and the resumable state."""
+        epochs = self.config.train.epochs or 0
+        row: dict[str, float | int] = {"epoch": self.epoch}
+        self._add_up_sums()
+        steps = self.sums.pop("steps", 1.0)
+        row |= {"seconds": self.sums.pop("seconds", 0.0)}
+        row |= {name: value / steps for name, value in self.sums.items()}
+        row["lr"] = self.optimizer.param_groups[-1]["lr"]
+        if self.epoch % (self.config.train.eval_every or 1) == 0 or self.epoch == epochs:
+            row |= self._evaluate()
+        if self.ranks.first:
+            self.csv.write(row)
+        self.display.line(
+            f"epoch {self.epoch}/{epochs}  loss {row.get('loss', 0):.3f}  {self._score()}  "
+            f"{row['seconds']:.1f} s an epoch"
+        )
+        self.sums.clear()
+        self._save_state()
+
+    def _add_up_sums(self) -> None:
+        """Losses are shares of the whole step's on each rank; the first rank gets all of it."""
+        everyone = self.ranks.gathered(dict(self.sums))
+        for name in self.sums.keys() - {"steps", "seconds"}:
+            self.sums[name] = sum(own.get(name, 0.0) for own in everyone)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Score the averaged weights on the validation split and keep them where they are the best so far."""
+        metrics = evaluate(
+            fuse(self.ema.model),
+            self.val_records,
+            self.classes,
+            self.watchdog.each(self.val_loader, "the averaged weights are evaluated"),
+            device=self.device,
+            dtype=self.dtype,
+            ranks=self.ranks,
+        )
+        summary = {"epoch": self.epoch, **metrics.to_json()}
+        metadata = self.begun.describe(self.config, {**self._summary(), "validation": summary})
+        weights = self.ema.model.state_dict()
+        if self.ranks.first:
+            store.save(self.folder / "last.safetensors", weights, metadata)
+        if not metrics.ap <= self.best_ap:  # also where no object counts and AP is nan
+            self.best_ap, self.best_epoch, self.best_metrics = metrics.ap, self.epoch, metrics
+            if self.ranks.first:
+                store.save(self.folder / "best.safetensors", weights, metadata)
+        return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
+
+    def _score(self) -> str:
+        return (
+            f"best AP {self.best_ap:.3f} (epoch {self.best_epoch})"
+            if self.best_epoch
+            else "not evaluated yet"
+        )
+
+    def _patience_is_over(self) -> bool:
+        patience, epochs = self.config.train.patience, self.config.train.epochs or 0
+        return bool(patience and self.best_epoch and self.epoch - self.best_epoch >= patience * epochs)
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "data": str(self.dataset.root),
+            "images": len(self.train_records),
+            "epochs": self.config.train.epochs,
+            "steps": self.steps,
+            "seed": self.config.seed,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def _introduce(self) -> None:
+        """Say what will be done, and why."""
+        objects = sum(len(record.labels) for record in self.train_records)
+        lines = [
+            f"data: {len(self.train_records)} training images with {objects} objects of {len(self.classes)} classes, "
+            f"{len(self.val_records)} validation images",
+            *self.dataset.notes,
+            *self.begun.notes,
+            *self.recipe.reasons,
+            f"{self.steps} steps on {self.device} in {str(self.dtype).removeprefix('torch.')}, into {self.folder}",
+        ]
+        if self.epoch or self.batch_index:
+            lines.append(f"resumed at epoch {self.epoch + 1}, step {self.batch_index}")
+        for line in lines:
+            _log.info(line)
+            self.display.line(line)
+
+    def _request_stop(self) -> None:
+        self.stop_requested = True
+        self.display.line("stopping after this step ...")
+
+    def _save_state(self) -> None:
+        content = snapshot(self)
+        self.saved = time.monotonic()
+        if self.ranks.first:
+            run_state.save(self.folder, content)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a saved state; see ``engine.snapshot``."""
+        take_up(self, state)
+
+    def _finish(self) -> Run:
+        self.ranks.wait()  # the first one has written everything
+        best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
+        metadata = store.read_metadata(best)
+        metrics = Metrics.from_json(metadata.training["validation"])
+        self.display.line(
+            f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "
+            f"split at epoch {self.best_epoch}; {best}"
+        )
+        return Run(self.folder, best, last, metrics, self.seconds)
+
+
+def _records(dataset: Dataset, split: str, config: Config) -> tuple[Record, ...]:
+    records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
+    if not records:
+        raise DataError(f"{dataset.root}: the {split} split has no images")
+    return records

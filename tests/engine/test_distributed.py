@@ -1,0 +1,176 @@
+"""Two processes train as one does, and whatever kills them, the run goes on exactly."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from flexdetr.config import ConfigError
+from flexdetr.data.scenes import draw_scenes
+from flexdetr.engine import launch
+from flexdetr.engine import state as run_state
+from flexdetr.engine.distributed import (
+    Ranks,
+    device_index,
+    device_indices,
+    join,
+    own_device,
+    wanted_processes,
+)
+from flexdetr.presets import resolve
+
+HERE = Path(__file__).parent
+PATIENCE = 900  # seconds until a process counts as stuck; a busy machine is slow
+
+
+def settings(**train):
+    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_scenes(tmp_path_factory.mktemp("ranks"), train=8, val=7, test=0, size=(96, 96))
+
+
+@pytest.fixture(scope="module")
+def answers(data, tmp_path_factory):
+    """What one process computes, and what the first of two does."""
+    sys.path.insert(0, str(HERE))
+    try:
+        import two_ranks
+    finally:
+        sys.path.remove(str(HERE))
+    file = tmp_path_factory.mktemp("answers") / "two.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    command += ["--nproc-per-node", "2", str(HERE / "two_ranks.py"), str(data), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return two_ranks.answer(data, None), torch.load(file)
+
+
+@pytest.mark.parametrize(("norms", "tolerance"), [("frozen", 1e-6), ("synchronised", 1e-9)])
+def test_two_ranks_have_the_gradient_of_the_whole_batch(answers, norms, tolerance):
+    """Denoising included, and where the second rank has no objects; only the order of additions differs."""
+    one, two = (answer["gradients"][norms] for answer in answers)
+    assert one.keys() == two.keys()
+    difference = sum(float((one[name] - two[name]).double().square().sum()) for name in one)
+    whole = sum(float(gradient.double().square().sum()) for gradient in one.values())
+    assert math.sqrt(difference / whole) < tolerance
+
+
+def test_norms_remember_what_both_ranks_saw(answers):
+    one, two = answers
+    for name, value in one["buffers"].items():
+        torch.testing.assert_close(two["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_sharded_evaluation_gives_the_same_numbers(answers):
+    one, two = answers
+    assert two["batches"] < one["batches"]
+    assert two["numbers"] == pytest.approx(one["numbers"], abs=1e-9, nan_ok=True)
+    assert two["table"] == [[0, 7], [1, 7]]
+
+
+def command_line(data, out):
+    command = [sys.executable, "-m", "flexdetr", "train", str(data), "--model", "flexdetr_pico"]
+    command += [
+        "--image-size",
+        "64",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    for change in ("processes=2", "eval_every=2", "precision=fp32"):
+        command += ["--set", f"train.{change}"]
+    return [*command, "--set", "data.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        command_line(data, out), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "best checkpoint" in done.stdout
+    return out
+
+
+def assert_same_state(one, other):
+    first, second = run_state.load(one), run_state.load(other)
+    assert len(first["random"]) == 2
+    for key in ("model", "ema", "optimizer", "criterion", "random", "epoch", "batch", "best"):
+        assert _same(first[key], second[key]), key
+
+
+def _same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other or (one != one and other != other)
+
+
+def test_two_processes_killed_and_resumed_equal_two_uninterrupted(data, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(command_line(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + PATIENCE
+    while not (out / run_state.FILE).exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.kill()
+    process.wait()
+    assert run_state.load(out)["epoch"] < 2
+    resumed = subprocess.run(
+        [sys.executable, "-m", "flexdetr", "train", "--resume", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert_same_state(uninterrupted, out)
+
+
+def test_several_gpus_are_named_in_one_option():
+    assert device_indices("cuda:0,1") == [0, 1]
+    assert device_indices("cuda:2,cuda:5") == [2, 5]
+    assert device_indices("cuda") == device_indices("cpu") == []
+    assert device_index("cuda:2,5", 1) == 5
+    assert own_device("cuda:2,5", Ranks(1, 2, 1, 2)) == "cuda:5"
+    assert own_device("cpu", Ranks(1, 2, 1, 2)) == "cpu"
+    assert wanted_processes(settings(device="cuda:0,1")) == 2
+    assert wanted_processes(settings(processes=3)) == 3
+    assert wanted_processes(settings()) == 1
+    with pytest.raises(ConfigError, match="names a GPU twice"):
+        device_indices("cuda:1,1")
+    with pytest.raises(ConfigError, match="like cuda:0,1"):
+        device_indices("cuda:a,b")
+    with pytest.raises(ConfigError, match="one of the two"):
+        wanted_processes(settings(device="cuda:0,1", processes=3))
+
+
+def test_a_lone_process_says_how_to_start_several():
+    with pytest.raises(ConfigError, match="torchrun"):
+        join(settings(processes=2))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the GPUs that the test asks for")
+def test_gpus_that_are_not_here_are_refused_before_anything_is_started(data, tmp_path):
+    with pytest.raises(ConfigError, match="needs GPU"):
+        launch.train(data, settings(device="cuda:0,1"), out=tmp_path / "run", begun=None, quiet=True)
+    assert not (tmp_path / "run").exists()
