@@ -114,6 +114,22 @@ def test_unknown_metadata_survives_convert(dialects: SimpleNamespace, tmp_path: 
     assert store.read_metadata(tmp_path / "saved.safetensors") == again
 
 
+def test_ancestors_go_through_transformers_layout(dialects: SimpleNamespace, tmp_path: Path) -> None:
+    ancestor = {"source": "RT-DETR (lyuwenyu), PyTorch", "file": "a.pth", "licence": "Apache-2.0"}
+    metadata = store.Metadata(
+        config=dialects.small.model_dump(mode="json"),
+        classes=Classes.of("abcde").to_json(),
+        licence="Apache-2.0",
+        provenance=[ancestor],
+    )
+    file = store.save(tmp_path / "a.safetensors", dialects.make_model().state_dict(), metadata)
+    assert main(["convert", str(file), "--to", "transformers", "--out", str(tmp_path / "theirs")]) == 0
+    again = load_any(tmp_path / "theirs").metadata
+    assert again.licence == "Apache-2.0"
+    assert again.provenance[0]["source"] == "transformers RT-DETR"
+    assert again.provenance[1:] == [ancestor]
+
+
 def test_a_checkpoint_tells_all_about_itself(dialects: SimpleNamespace, tmp_path: Path) -> None:
     """Format, preset with its changes, classes with ids, size, normalisation: of a detector made in Python."""
     detector = flexdetr.Detector("flexdetr_pico", classes={3: "cat", 17: "dog"}, image_size=(96, 128))

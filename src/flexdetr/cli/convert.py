@@ -58,7 +58,9 @@ def convert(
         from flexdetr.weights.transformers_export import to_transformers
 
         eps = loaded.metadata.norm_eps
-        written = to_transformers(state, loaded.config, loaded.classes, out, norm_eps=eps)
+        written = to_transformers(
+            state, loaded.config, loaded.classes, out, norm_eps=eps, metadata=loaded.traced()
+        )
     else:
         written = store.save(out, state, loaded.traced())
     answers.show(str(loaded.report))

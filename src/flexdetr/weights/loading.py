@@ -228,7 +228,7 @@ def _checked(
         normalisation={"scale": 1 / 255, "mean": list(model.backbone.mean), "std": list(model.backbone.std)},
         norm_eps=source.norm_eps,
         licence=source.licence,
-        provenance=[_origin(source)],
+        provenance=[_origin(source), *source.ancestors],
     )
     fitted = fitting(tensors, expected, str(source.path), partial=partial)
     return Loaded(config, classes, metadata, report, source.kind, fitted, partial, model)

@@ -68,6 +68,7 @@ class Source:
         norm_eps: batch-norm eps by our module path, where they are not 1e-5.
         metadata: of our own files.
         licence: where the file names one.
+        ancestors: of the weights, where the file tells them.
         notes: sentences for the report.
     """
 
@@ -84,6 +85,7 @@ class Source:
     norm_eps: dict[str, float] = field(default_factory=dict)
     metadata: Metadata | None = None
     licence: str = "unknown"
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -335,6 +337,7 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
         source.names = transformers.class_names(config)
         source.config, source.classes = transformers.own_entry(config)
         source.norm_eps = transformers.norm_eps(config)
+        source.licence, source.ancestors = transformers.ancestry(config)
     else:
         source.notes.append(
             "there is no config.json beside it; published values are taken for what shapes do not show"

@@ -215,6 +215,14 @@ def own_entry(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Classes
     return values, classes if list(classes.names) == class_names(config) else None
 
 
+def ancestry(config: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Licence and ancestors of the weights, where FlexDETR wrote them into the configuration."""
+    own = config.get("flexdetr")
+    licence, rows = (own.get("licence"), own.get("provenance")) if isinstance(own, dict) else (None, None)
+    told = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return licence if isinstance(licence, str) else "unknown", told
+
+
 def norm_eps(config: Mapping[str, Any]) -> dict[str, float]:
     """``batch_norm_eps`` where it is not ours; it does not reach the backbone."""
     eps = config.get("batch_norm_eps", 1e-5)

@@ -14,7 +14,7 @@ from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.renaming import Rules, rules
-from flexdetr.weights.store import replacing
+from flexdetr.weights.store import Metadata, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,7 @@ def to_transformers(
     folder: str | Path,
     *,
     norm_eps: Mapping[str, float] | None = None,
+    metadata: Metadata | None = None,
 ) -> Path:
     """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``.
 
@@ -98,6 +99,7 @@ def to_transformers(
         classes: of its head; ids with holes survive in an entry of our own.
         folder: made where it is missing.
         norm_eps: see ``store.Metadata``.
+        metadata: whose licence and provenance go along, in the entry of our own.
 
     Returns:
         The folder.
@@ -110,6 +112,8 @@ def to_transformers(
     folder = Path(folder)
     _refuse(config)
     described = describe(config, classes)
+    if metadata is not None:
+        described[_OURS] |= {"licence": metadata.licence, "provenance": metadata.provenance}
     tensors = dict(state)
     eps = dict(norm_eps or {})
     if set(eps) == {"encoder", "decoder"} and eps["encoder"] == eps["decoder"]:
