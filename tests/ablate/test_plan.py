@@ -110,3 +110,11 @@ def test_the_shipped_plans(name: str) -> None:
     else:
         assert len({config.loss.model_dump_json() for config in built.values()}) == len(built)
         assert {config.loss.matcher_box for config in built.values()} == {"giou"}
+
+
+def test_the_documented_plan(tmp_path: Path) -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "how-to" / "compare-parts.md").read_text(encoding="utf-8")
+    read = plan(page.partition("```yaml\n")[2].partition("```")[0], tmp_path)
+    assert (read.split, read.seeds) == ("test", (0, 1, 2))
+    built = configurations(read)
+    assert built["inner"].loss.box_options == {"ratio": 0.8}

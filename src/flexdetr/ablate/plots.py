@@ -130,7 +130,7 @@ def _ticks_left(ticks: Sequence[float], y: Callable[[float], float], left: float
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    return [*parts, f'<text x="{left - 45}" y="{y(ticks[-1]) + 4:.1f}">AP</text>']
+    return [*parts, f'<text x="{left + 6}" y="{y(ticks[-1]) + 15:.1f}">AP</text>']
 
 
 def _svg(parts: Sequence[str], height: float, name: str) -> str:
