@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,7 @@ def test_offline_weights_say_which_file_to_place_where(
     monkeypatch.setenv("FLEXDETR_CACHE", str(tmp_path / "cache"))
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # the proxies of a first call hold for all others
     data = draw_scenes(tmp_path / "scenes", train=2, val=1, test=1, size=(96, 96))
     options = ["--model", "rtdetr_r18", "--image-size", "64", "--out", str(tmp_path / "run")]
     assert main(["train", str(data), *options, "--weights", word]) == 1
