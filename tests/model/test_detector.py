@@ -35,6 +35,7 @@ BIG = (
     # Ours, heavier than R18 or another width of one that is tested.
     *(f"rtdetr_ghostnetv3_{width}" for width in ("050", "130", "160")),
     *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
+    *("rtdetr_ghostnet_100", "rtdetr_mobilenetv1_100"),
 )
 
 
