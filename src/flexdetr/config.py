@@ -52,6 +52,7 @@ class BackboneConfig(Part):
         lr_mult: learning rate relative to the detector's; None takes the part's own (1 without pretrained weights).
         freeze_stem: keep the stem as it is.
         freeze_stages: keep this many of the first stages as they are.
+        lr_decay: layer-wise rates: each stage learns at this share of the rate of the stage after it.
         freeze_norms: keep the batch-norm statistics and affine parameters as they are.
         weights: "auto" (what the run's ``weights`` says), or a backbone checkpoint file.
     """
@@ -59,6 +60,7 @@ class BackboneConfig(Part):
     name: str = "hgnetv2_b4"
     options: dict[str, Any] = Field(default_factory=dict)
     lr_mult: float | None = Field(default=None, ge=0)
+    lr_decay: float = Field(default=1.0, gt=0, le=1)
     freeze_stem: bool = False
     freeze_stages: int = Field(default=0, ge=0)
     freeze_norms: bool = False
@@ -240,6 +242,7 @@ class TrainConfig(Part):
         mosaic_until: share of the run after which mosaic and mixup stop.
         clip: largest gradient norm (0: none).
         ema: decay of the exponential moving average; None derives it from the number of steps.
+        ema_horizon: updates over which the decay rises to ``ema``; None takes those that it averages over.
         eval_every: epochs between evaluations.
         patience: stop after this share of the run without a better AP; None never stops early.
         precision: "auto" takes bf16 wherever the device computes in it.
@@ -264,6 +267,7 @@ class TrainConfig(Part):
     mosaic_until: float = Field(default=0.5, ge=0, le=1)
     clip: float = Field(default=0.1, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
+    ema_horizon: float | None = Field(default=None, gt=0)
     eval_every: int | None = Field(default=None, gt=0)
     patience: float | None = Field(default=None, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -292,6 +296,7 @@ class Config(Part):
         loss: see LossConfig.
         data: see DataConfig.
         train: see TrainConfig.
+        recipe: "auto" derives the schedule from the data; "coco" takes the published one.
         weights: "none", "coco", "backbone", or a checkpoint file.
         seed: of everything random in the run.
     """
@@ -305,6 +310,7 @@ class Config(Part):
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    recipe: Literal["auto", "coco"] = "auto"
     weights: str = "none"
     seed: int = 0
 

@@ -23,6 +23,7 @@ from flexdetr.config import (
     parse_overrides,
     read_yaml,
 )
+from flexdetr.recipes import coco
 
 _R18 = BackboneConfig(name="resnet18_vd", lr_mult=0.1)
 _R34 = BackboneConfig(name="resnet34_vd", lr_mult=0.1)
@@ -163,6 +164,9 @@ def resolve(
     if name is None:
         raise ConfigError(f"no model was named; choose one of {', '.join(PRESETS)}")
     values: dict[str, Any] = preset(str(name)).model_dump()
+    recipe = next((layer["recipe"] for layer in (typed, changes, written) if "recipe" in layer), "auto")
+    if recipe == "coco":  # below what was written and typed, which may still change it
+        values = merge(values, coco(str(name)))
     for change in (written, changes, typed):
         values = merge(values, change)
     values["model"] = str(name)

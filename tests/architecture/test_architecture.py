@@ -19,6 +19,7 @@ RANKS = {
     "classes": 0,
     "config_values": 0,
     "config": 0,
+    "recipes": 1,
     "presets": 1,
     "runtime": 1,
     "draw": 2,

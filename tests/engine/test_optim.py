@@ -89,3 +89,19 @@ def test_one_step_changes_every_trainable_parameter_that_has_a_gradient(config, 
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_stages_learn_slower_the_nearer_they_are_to_the_image(config, model):
+    backbone = config.backbone.model_copy(update={"lr_decay": 0.5})
+    slowed = config.model_copy(update={"backbone": backbone})
+    groups = by_name(model, parameter_groups(model, slowed, pretrained=True))
+    whole = config.train.lr * config.backbone.lr_mult
+    last = len(model.backbone.stages)
+    assert groups["backbone.stem.stem1.conv.weight"]["lr"] == pytest.approx(whole * 0.5**last)
+    for stage in range(last):
+        names = [
+            name for name in groups if name.startswith(f"backbone.stages.{stage}.") and "conv.weight" in name
+        ]
+        rates = [groups[name]["lr"] for name in names]
+        assert rates == pytest.approx([whole * 0.5 ** (last - 1 - stage)] * len(rates))
+    assert groups["decoder.scores.0.weight"]["lr"] == pytest.approx(config.train.lr)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexdetr.config import ConfigError
 from flexdetr.engine.recipe import derive, phase, rate_factor
 from flexdetr.presets import resolve
 
@@ -90,3 +91,43 @@ def test_random_weights_begin_calmly_and_with_more_positives():
 def test_without_mosaic_the_first_phase_is_strong():
     config = derive(resolve("flexdetr_nano", data={"mosaic": 0.0, "mixup": 0.0}), 100, pretrained=True).config
     assert phase(config, 0) == "strong"
+
+
+def test_the_published_recipe_is_taken_whole():
+    config = derive(resolve("rtdetr_r50", overrides=["recipe=coco"]), 118_287, pretrained=True).config
+    train, data = config.train, config.data
+    assert (train.epochs, train.batch_size, train.lr, train.weight_decay, train.clip) == (
+        72,
+        16,
+        1e-4,
+        1e-4,
+        0.1,
+    )
+    assert (train.ema, train.ema_horizon, train.warmup) == (0.9999, 2000, 0)
+    assert (data.photometric, data.zoom_out, data.iou_crop, data.flip) == (0.5, 0.5, 0.8, 0.5)
+    assert (data.mosaic, data.mixup, data.multi_scale) == (0, 0, True)
+    assert config.backbone.lr_mult == 0.1
+    assert config.loss.encoder_copies == 1
+    assert {rate_factor(config, step, 1000) for step in range(1000)} == {1.0}
+    assert {phase(config, epoch) for epoch in range(72)} == {"strong"}
+
+
+def test_the_second_version_warms_up_and_ends_without_augmentation():
+    derived = derive(resolve("rtdetrv2_s", recipe="coco"), 118_287, pretrained=True)
+    config = derived.config
+    assert config.train.warmup * derived.steps == pytest.approx(2000)
+    assert [phase(config, epoch) for epoch in (116, 117)] == ["strong", "plain"]
+    assert config.backbone.lr_mult == 1.0
+
+
+def test_what_is_typed_beside_the_published_recipe_wins():
+    config = resolve("rtdetr_r18", overrides=["recipe=coco", "train.epochs=3", "data.flip=0"])
+    assert (config.train.epochs, config.data.flip, config.train.lr) == (3, 0, 1e-4)
+    assert resolve("rtdetr_r18").data.iou_crop != 0.8
+
+
+def test_without_a_published_run_the_recipe_is_refused():
+    with pytest.raises(ConfigError, match="no run of flexdetr_nano was published"):
+        resolve("flexdetr_nano", recipe="coco")
+    with pytest.raises(ConfigError, match="recipe"):
+        resolve("rtdetr_r18", recipe="cocoo")

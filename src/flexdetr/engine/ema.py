@@ -16,18 +16,18 @@ M = TypeVar("M", bound=nn.Module)
 class AveragedModel(Generic[M]):
     """A copy of the model whose weights and statistics trail the trained ones.
 
-    The decay of update n is ``decay * (1 - exp(-n / horizon))``, with the horizon that the decay itself implies, so
-    that the first updates follow the model closely.
+    The decay of update n is ``decay * (1 - exp(-n / horizon))``, by default with the horizon that the decay itself
+    implies, so that the first updates follow the model closely.
 
     Attributes:
         model: the averaged copy, in evaluation mode.
         updates: how many updates it has seen.
     """
 
-    def __init__(self, model: M, decay: float) -> None:
+    def __init__(self, model: M, decay: float, horizon: float | None = None) -> None:
         self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
-        self.horizon = 1 / (1 - decay) if decay < 1 else math.inf
+        self.horizon = horizon or (1 / (1 - decay) if decay < 1 else math.inf)
         self.updates = 0
 
     @torch.no_grad()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from flexdetr.config import Config
+from flexdetr.config import Config, ConfigError
 from flexdetr.model.detector import DetectionModel
 
+# Where parts of a backbone stand, by the names that our own and timm's networks give them.
+_STAGE = re.compile(r"(?:^|\.)(?:stages|layers?|blocks)[._]?(\d+)\.")
+_BEFORE_STAGES = ("stem", "body.")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -34,6 +38,7 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
     # The backbone's own, where the configuration names none.
     whole = model.backbone.lr_mult if pretrained else 1.0
     own = model.backbone.lr_multipliers()
+    decays = _stage_decays(model, config.backbone.lr_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()
     for name, parameter in model.named_parameters():
@@ -41,7 +46,7 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
             continue
         seen.add(parameter)
         below = name.removeprefix("backbone.")
-        multiplier = whole * own.get(below, 1.0) if below != name else 1.0
+        multiplier = whole * own.get(below, 1.0) * decays.get(below, 1.0) if below != name else 1.0
         groups[multiplier, parameter.ndim > 1].append(parameter)
     return [
         {
@@ -52,6 +57,28 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
         }
         for (multiplier, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _stage_decays(model: DetectionModel, decay: float) -> dict[str, float]:
+    """Layer-wise rates: what each of the backbone's parameters is slowed by, by name; the last stage is not.
+
+    Raises:
+        ConfigError: where the backbone does not number its stages.
+    """
+    if decay == 1:
+        return {}
+    depths = {}
+    for name, _ in model.backbone.named_parameters():
+        if (found := _STAGE.search(name)) is not None:
+            depths[name] = int(found[1]) + 1
+        elif name.startswith(_BEFORE_STAGES):
+            depths[name] = 0
+    last = max(depths.values(), default=0)
+    if last == 0:
+        raise ConfigError(
+            f"backbone.lr_decay={decay}: {model.backbone.name} does not number its stages; use backbone.lr_mult"
+        )
+    return {name: decay ** (last - depth) for name, depth in depths.items()}
 
 
 def build_optimizer(model: DetectionModel, config: Config, *, pretrained: bool) -> torch.optim.AdamW:

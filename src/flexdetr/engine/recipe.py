@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flexdetr.config import Config
 from flexdetr.data.batches import Phase
+from flexdetr.recipes import warmup_steps
 
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
 _VIEWS = 20_000
@@ -48,6 +49,8 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     train, data, loss = config.train, config.data, config.loss
     reasons: list[str] = []
     few = num_images < _FEW
+    if config.recipe == "coco":
+        reasons.append(f"recipe coco: the published run of {config.model}")
     wanted = (8 if few else 16) if train.batch_size is None else int(train.batch_size)
     batch = min(wanted, num_images)
     steps_per_epoch = max(1, num_images // batch)
@@ -76,7 +79,8 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     settle(
         train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch"
     )
-    warmup = min(0.1, max(200, 0.02 * steps) / steps)
+    published = warmup_steps(config.model) if config.recipe == "coco" else 0
+    warmup = min(0.5, published / steps) if published else min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
     calm, copies = (0.0, 1) if pretrained else (0.15, 4)
     why = "the weights are trained" if pretrained else "random weights learn faster on whole images first"

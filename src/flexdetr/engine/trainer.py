@@ -113,7 +113,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config, pretrained=begun.pretrained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)
-        self.ema = AveragedModel(self.model, config.train.ema or 0.0)
+        self.ema = AveragedModel(self.model, config.train.ema or 0.0, config.train.ema_horizon)
         if ranks.size > 1 and config.train.sync_norms:
             synchronise_norms(self.model, self.device)
         if not ranks.first:  # what still draws from these, like dropout, draws differently on each rank
@@ -170,6 +170,10 @@ class Trainer:
                     self._end_epoch()
                 else:
                     self._save_state()
+                if self._patience_is_over():
+                    self.display.line(
+                        f"no better AP for {self.epoch - self.best_epoch} epochs (train.patience): the run ends here"
+                    )
                 if self.stopping and self.epoch < (self.config.train.epochs or 0):
                     raise Interrupted(f"stopped; continue with: flexdetr train --resume {self.folder}")
         return self._finish()
