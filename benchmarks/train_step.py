@@ -1,12 +1,19 @@
-"""Optimisation steps: time, images a second and peak memory. `python benchmarks/train_step.py --help`."""
+"""Optimisation steps: time, images a second and peak memory. `python benchmarks/train_step.py --help`.
+
+With `--transformers` a preset stands beside transformers' own class with the same weights, in its default float32 step
+and under bf16 autocast, and the ratios are printed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
+from flexdetr.classes import Classes
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import derive
@@ -14,7 +21,15 @@ from flexdetr.loss.criterion import Criterion
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Targets
 from flexdetr.presets import resolve
+from flexdetr.weights.transformers_export import to_transformers
 from measure import alternate, machine, median, peak_memory_mib
+
+
+def objects(batch: int, classes: int, device: torch.device) -> Targets:
+    """Ten objects an image."""
+    boxes = [torch.rand(10, 4) * 0.2 + 0.3 for _ in range(batch)]
+    labels = [torch.randint(0, classes, (10,)) for _ in boxes]
+    return Targets(labels, boxes, [*range(batch)]).to(device)
 
 
 def stepper(name: str, size: int, batch: int, classes: int, device: torch.device) -> Callable[[], None]:
@@ -28,8 +43,7 @@ def stepper(name: str, size: int, batch: int, classes: int, device: torch.device
     criterion = Criterion(config.loss, classes).to(device)
     dtype = choose_precision("auto", device)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
-    boxes = [torch.rand(10, 4) * 0.2 + 0.3 for _ in range(batch)]
-    targets = Targets([torch.randint(0, classes, (10,)) for _ in boxes], boxes, [*range(batch)]).to(device)
+    targets = objects(batch, classes, device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -37,6 +51,41 @@ def stepper(name: str, size: int, batch: int, classes: int, device: torch.device
             output = model(model.normalise(images).contiguous(memory_format=torch.channels_last), targets)
         criterion(output, targets).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1, foreach=True)
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def transformers_stepper(
+    name: str, size: int, batch: int, classes: int, device: torch.device, dtype: torch.dtype
+) -> Callable[[], None]:
+    """The same step by ``RTDetrForObjectDetection`` and a plain AdamW, as its documentation trains it."""
+    from transformers import RTDetrForObjectDetection
+
+    config = resolve(name, image_size=size)
+    torch.manual_seed(0)
+    state = DetectionModel(config, classes).state_dict()
+    known = Classes.of([f"class {index}" for index in range(classes)])
+    with tempfile.TemporaryDirectory() as folder:
+        to_transformers(state, config, known, folder)
+        model = RTDetrForObjectDetection.from_pretrained(folder).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.rand(batch, 3, size, size, device=device)
+    targets = objects(batch, classes, device)
+    labels = [
+        {"class_labels": label, "boxes": box}
+        for label, box in zip(targets.labels, targets.boxes, strict=True)
+    ]
+    narrow = dtype != torch.float32
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype) if narrow else nullcontext():
+            loss = model(pixel_values=images, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -53,20 +102,33 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--transformers", action="store_true", help="beside transformers, where it has the model"
+    )
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     subjects = {
         name: stepper(name, arguments.size, arguments.batch, arguments.classes, device)
         for name in arguments.models
     }
+    rivals = {"transformers fp32": torch.float32, "transformers bf16": torch.bfloat16}
+    if arguments.transformers:
+        for name in arguments.models:
+            for rival, dtype in rivals.items():
+                subjects[f"{name}, {rival}"] = transformers_stepper(
+                    name, arguments.size, arguments.batch, arguments.classes, device, dtype
+                )
     print(machine())
     print(
         f"{arguments.size} px, batch {arguments.batch}, {arguments.classes} classes, medians of {arguments.rounds}"
     )
-    for name, seconds in alternate(subjects, rounds=arguments.rounds).items():
-        print(
-            f"{name:24s} {median(seconds) * 1e3:8.1f} ms a step {arguments.batch / median(seconds):7.1f} images/s"
-        )
+    medians = {
+        name: median(seconds) for name, seconds in alternate(subjects, rounds=arguments.rounds).items()
+    }
+    for name, seconds in medians.items():
+        own, _, rival = name.partition(", ")
+        ratio = f"  {seconds / medians[own]:5.2f} times ours" if rival else ""
+        print(f"{name:36s} {seconds * 1e3:8.1f} ms a step {arguments.batch / seconds:7.1f} images/s{ratio}")
     print(f"peak memory of the process: {peak_memory_mib():.0f} MiB")
 
 
