@@ -357,7 +357,12 @@ def _image_size(artifact: Artifact, asked: tuple[int, int] | None) -> tuple[int,
     return (int(asked[0]), int(asked[1]))
 
 
-_READS = {"openvino": ("openvino",), "onnx": ("onnxruntime", "openvino"), "torch": ("torch",)}
+_READS = {
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime", "openvino"),
+    "torch": ("torch",),
+    "board": ("onnxruntime",),
+}
 
 
 def _engine(artifact: Artifact, asked: Engine) -> str:
@@ -377,6 +382,10 @@ def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa:
         from flexdetr.runtime.openvino import OpenVINORuntime
 
         return OpenVINORuntime(artifact, **options)
+    if engine == "onnxruntime" and artifact.metadata.format == "board":
+        from flexdetr.runtime.board import BoardRuntime
+
+        return BoardRuntime(artifact, **options)
     if engine == "onnxruntime":
         from flexdetr.runtime.onnxruntime import OnnxRuntime
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +16,26 @@ if TYPE_CHECKING:
 
 
 def check(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder in COCO, Pascal VOC or YOLO format.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA|FILE.onnx", help="Folder in COCO, Pascal VOC or YOLO format; or an ONNX file."
+        ),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npu|generic|rockchip|qualcomm|horizon", help="The board that an ONNX file is meant for."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read the data as training would, and list every defect with file and line."""
+    """Read data as training would and list every defect; or list what in an ONNX file a board does not take."""
+    if data.suffix.lower() == ".onnx":
+        _check_ops(data, target or "generic", as_json=as_json)
+        return
+    if target is not None:
+        raise answers.UsageError(f"--target is for ONNX files; {data} is not named like one")
     from flexdetr.data.check import check as check_data
 
     with answers.counting("checking images") as show_count:
@@ -28,6 +45,26 @@ def check(
     else:
         _show(report)
     if not report.usable:
+        raise typer.Exit(1)
+
+
+def _check_ops(path: Path, target: str, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from flexdetr.export.board_ops import check_ops
+
+    findings = check_ops(path, target)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        answers.show_json({"file": str(path), "target": target, "findings": rows})
+    elif findings:
+        counts = Counter((one.op, one.layer, one.why) for one in findings)
+        answers.show_table(
+            ["operation", "layer", "why", "times"], [(*key, count) for key, count in counts.items()]
+        )
+    else:
+        answers.show(f"{path}: every operation is one that {target} takes")
+    if findings:
         raise typer.Exit(1)
 
 

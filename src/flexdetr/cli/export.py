@@ -53,6 +53,13 @@ def export(
         float | None,
         typer.Option(metavar="AP", help="What int8 may cost on the validation split [default: 0.003]."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npu|generic|rockchip|qualcomm|horizon",
+            help="With onnx: plain graphs for this kind of board.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a detector for another runtime, and prove that the file does what the model does."""
@@ -67,7 +74,7 @@ def export(
 
     changes = {} if image_size is None else {"image_size": image_size}
     detector = Detector.from_checkpoint(file, **changes)
-    suffix = "" if precision == "fp32" else f"-{precision}"
+    suffix = "".join(f"-{word}" for word in (precision, target) if word not in ("fp32", None))
     try:
         artifact = detector.export(
             format,
@@ -81,6 +88,7 @@ def export(
             sampling=sampling,
             calibration=calibration,
             max_drop=max_drop,
+            target=target,
             say=answers.note,
         )
     except DriftError as error:

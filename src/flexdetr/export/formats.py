@@ -94,6 +94,13 @@ FORMATS: Final[Mapping[str, Format]] = {
         half="computed in half precision",
         computes_in_half=True,
     ),
+    "board": Format(
+        "flexdetr.export.board",
+        resizes=False,
+        int8=False,
+        half="",
+        computes_in_half=True,
+    ),
 }
 
 

@@ -24,6 +24,7 @@ from flexdetr.export.int8 import CALIBRATION, MAX_DROP, Int8, Quantising
 from flexdetr.export.prepare import DeployForm, ExportError, Options, prepare
 from flexdetr.export.proof import Proof, compare, prove
 from flexdetr.export.reference import SCORED, Pictures, Reference, pictures_of
+from flexdetr.export.targets import check_board
 from flexdetr.model.detector import DetectionModel
 from flexdetr.runtime.artifact import (
     METADATA,
@@ -93,6 +94,7 @@ def export(
     sampling: Literal["model", "gather", "discrete"] = "model",
     calibration: int | None = None,
     max_drop: float | None = None,
+    target: str | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Artifact:
     """Export a detector; what is kept has passed the proof.
@@ -110,6 +112,8 @@ def export(
         sampling: "gather" for runtimes without GridSample; "discrete" for models trained so.
         calibration: pictures of the training split to measure int8 ranges on; None is 200.
         max_drop: what the AP on the validation split may lose by int8; None is 0.003.
+        target: a kind of board, of ``flexdetr.export.targets.TARGETS``: the format onnx then means two graphs of
+            plain operations and fixed shapes, with the choice of queries between them.
         say: told what is being done.
 
     Raises:
@@ -117,6 +121,9 @@ def export(
         ExportError: where the format cannot express the model, or the options do not fit.
         DataError: where the data cannot be used.
     """
+    if target is not None or format == "board":
+        check_board(target, format, precision, dynamic_size=dynamic_size)
+        format, raw = "board", True  # noqa: A001 - see above
     kind = format_of(format)
     if precision not in PRECISIONS:
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
@@ -131,6 +138,7 @@ def export(
         decoder_layers=decoder_layers,
         queries=queries,
         sampling=sampling,
+        target=target,
     )
     form = prepare(subject.model, options)
     pictures = pictures_of(data, subject.classes, scored=SCORED_INT8 if precision == "int8" else SCORED)
@@ -326,6 +334,7 @@ class _Writing:
             "decoder_layers": options.decoder_layers,
             "queries": options.queries,
             "sampling": options.sampling,
+            **({} if options.target is None else {"target": options.target}),
             "half": self.kind.half if self.precision == "fp16" else "",
             "float32": [*ALWAYS_FLOAT32, *float32] if self.precision == "fp16" else [],
             "training": dict(self.subject.metadata.training),

@@ -37,6 +37,7 @@ class Options:
         sampling: how the decoder samples: "model" as it was trained, "gather" the same without GridSample, "discrete"
             the nearest cell (other results; for models trained so).
         top: (query, class) pairs to answer at most.
+        target: the kind of board, of the format "board" only.
         smallest: shortest side of a picture where the size is dynamic: the network needs as many cells as queries.
     """
 
@@ -49,6 +50,7 @@ class Options:
     queries: int | None = None
     sampling: Literal["model", "gather", "discrete"] = "model"
     top: int = TOP
+    target: str | None = None
 
 
 class Preprocess(nn.Module):

@@ -1,0 +1,132 @@
+"""The writer for boards: two ONNX graphs of plain operations, and the numpy code that runs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flexdetr.export import onnx as onnx_writer
+from flexdetr.export.board_form import split
+from flexdetr.export.board_ops import check_ops
+from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.program import quiet
+from flexdetr.export.targets import target_of
+from flexdetr.runtime import host
+from flexdetr.runtime.board import DECODE, ENCODE
+
+HOST = "host.py"
+_INPUTS = {ENCODE: ("image",), DECODE: ("content", "reference", "memory")}
+_OUTPUTS = {ENCODE: ("memory", "tokens", "scores", "boxes"), DECODE: ("logits", "boxes")}
+# What the model computes for the chosen tokens only, and this form for all: not to be compared.
+_ELSEWHERE = "detector.decoder.encoder_box"
+
+
+def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
+    """Write ``encode.onnx``, ``decode.onnx`` and ``host.py``.
+
+    Args:
+        form: the float32 deploy form; its options name the target.
+        folder: where to write.
+        precision: "fp32"; boards' toolchains make their own integers of it.
+        float32: not used.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        ExportError: where the model cannot be expressed, or needs operations that the target does not take.
+    """
+    del float32  # everything
+    del precision  # ``check_board`` has asked
+    name = form.options.target or "generic"
+    encode, decode = split(form, plain_norms=target_of(name).plain_norms)
+    image = torch.rand(1, 3, *form.options.size) * 255
+    with torch.no_grad():
+        memory, tokens, _, boxes = encode(image)
+    queries = min(form.options.queries or form.detector.decoder.queries, tokens.shape[1])
+    _save(encode, (image,), folder / ENCODE)
+    _save(decode, (tokens[:, :queries], boxes[:, :queries], memory), folder / DECODE)
+    wrong = [finding for file in (ENCODE, DECODE) for finding in check_ops(folder / file, name)]
+    if wrong:
+        rows = "; ".join(dict.fromkeys(f"{one.op} in {one.layer}: {one.why}" for one in wrong))
+        raise ExportError(f"this model has operations that the target {name} does not take: {rows}")
+    (folder / HOST).write_text(Path(host.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    return [ENCODE, DECODE, HOST]
+
+
+def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    try:
+        with quiet(), torch.no_grad():
+            exported = torch.onnx.export(
+                part,
+                inputs,
+                dynamo=True,
+                opset_version=onnx_writer.OPSET,
+                input_names=list(_INPUTS[path.name]),
+                output_names=list(_OUTPUTS[path.name]),
+                verbose=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"this model cannot be written as ONNX: {error}") from error
+    if exported is None:
+        raise ExportError("this model cannot be written as ONNX: the exporter returned nothing")
+    proto = exported.model_proto
+    onnx_writer._tidy(proto, dynamic_size=False)
+    used = {name for node in proto.graph.node for name in node.input}
+    kept = [one for one in proto.graph.initializer if one.name in used]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))
+
+
+def layers(path: Path) -> dict[str, str]:
+    """Where the output of each layer can be read: module path -> name of a graph and of a value in it."""
+    return {
+        layer: f"{file}:{value}"
+        for file in (ENCODE, DECODE)
+        for layer, value in onnx_writer.layers(path.with_name(file)).items()
+        if not layer.startswith(_ELSEWHERE)
+    }
+
+
+def read_values(
+    path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[NDArray[np.floating]]:
+    """Run the written graphs and read values inside them.
+
+    Args:
+        path: of either.
+        names: as ``layers`` gives them.
+        feeds: ``images`` (1, H, W, 3) uint8.
+
+    Returns:
+        The values, float32.
+    """
+    planes = np.ascontiguousarray(feeds["images"].transpose(0, 3, 1, 2), np.float32)
+    asked = {
+        file: [name.removeprefix(f"{file}:") for name in names if name.startswith(file)] for file in _INPUTS
+    }
+    first = [*_OUTPUTS[ENCODE], *asked[ENCODE]]
+    read = onnx_writer.read_values(path.with_name(ENCODE), list(dict.fromkeys(first)), {"image": planes})
+    values = dict(zip((f"{ENCODE}:{name}" for name in dict.fromkeys(first)), read, strict=True))
+    memory, tokens, scores, boxes = (values[f"{ENCODE}:{name}"] for name in _OUTPUTS[ENCODE])
+    wanted = list(dict.fromkeys(asked[DECODE]))
+    if wanted:
+        shape = (
+            onnx.load(str(path.with_name(DECODE)), load_external_data=False)
+            .graph.input[0]
+            .type.tensor_type.shape
+        )
+        content, reference = host.choose(tokens, scores, boxes, shape.dim[1].dim_value)
+        fed = {"content": content, "reference": reference, "memory": memory}
+        read = onnx_writer.read_values(path.with_name(DECODE), wanted, fed)
+        values |= dict(zip((f"{DECODE}:{name}" for name in wanted), read, strict=True))
+    return [np.asarray(values[name], np.float32) for name in names]
