@@ -1,0 +1,56 @@
+"""Whether a score means what it says: the share of right detections among those with about the same score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexdetr.metrics.confusion import Ranking
+
+_LOWEST = 0.05  # below, hundreds of detections an image mean nothing to anybody
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Detections sorted into bins by score.
+
+    Attributes:
+        edges: (bins + 1,) scores.
+        counts: (bins,) detections.
+        scores: (bins,) their mean score, nan in an empty bin.
+        right: (bins,) the share of them that found an object, nan in an empty bin.
+        error: expected calibration error: the mean distance of ``scores`` from ``right``, weighted by ``counts``; nan
+            where there is no detection.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    right: NDArray[np.float64]
+    error: float
+
+
+def calibrate(rankings: Iterable[Ranking], *, bins: int = 10) -> Calibration:
+    """Calibration over all classes.
+
+    Args:
+        rankings: of each class; see ``rank_detections``.
+        bins: equal parts of the scores from 0 to 1.
+    """
+    every = list(rankings)
+    scores = np.concatenate([np.zeros(0), *(one.scores for one in every)])
+    right = np.concatenate([np.zeros(0, bool), *(one.right for one in every)])
+    right, scores = right[scores >= _LOWEST], scores[scores >= _LOWEST]
+    edges = np.linspace(0, 1, bins + 1)
+    places = np.clip(np.digitize(scores, edges) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    nan = np.full(bins, np.nan)
+    means = np.divide(np.bincount(places, scores, bins), counts, out=nan.copy(), where=counts > 0)
+    shares = np.divide(np.bincount(places, right, bins), counts, out=nan.copy(), where=counts > 0)
+    total = counts.sum()
+    filled = counts > 0
+    error = float((np.abs(means - shares)[filled] * counts[filled]).sum() / total) if total else float("nan")
+    return Calibration(edges, counts, means, shares, error)

@@ -1,0 +1,162 @@
+"""What a detector did wrong, one by one: missed objects, false alarms, wrong places, wrong classes, duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from flexdetr.data.dataset import Record
+    from flexdetr.metrics.gathering import FoundByImage
+
+Kind = Literal["missed", "false alarm", "wrong place", "wrong class", "duplicate"]
+_NEAR = 0.1  # IoU from which on a wrong detection is about an object
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """One wrong detection, or one object that was not found.
+
+    Attributes:
+        kind: which of the five.
+        image: position of the image among the records.
+        label: head index of the detection, or of the missed object.
+        box_xyxy: (4,) of the detection or the missed object, pixels.
+        score: of the detection; nan for a missed object.
+        iou: with the nearest object that the kind is about; 0 where there is none.
+        other: box_xyxy (4,) of that object.
+    """
+
+    kind: Kind
+    image: int
+    label: int
+    box_xyxy: NDArray[np.float32]
+    score: float
+    iou: float = 0.0
+    other: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mistakes:
+    """All that went wrong on a data set.
+
+    Attributes:
+        wrong: the mistakes, image by image.
+        kept: detections that reached their class's threshold.
+        right: those among them that found an object.
+    """
+
+    wrong: tuple[Mistake, ...]
+    kept: int
+    right: int
+
+    def of(self, kind: Kind) -> list[Mistake]:
+        """The mistakes of one kind, the worst first: by score, and missed objects by size."""
+        chosen = [mistake for mistake in self.wrong if mistake.kind == kind]
+        return sorted(chosen, key=lambda one: -_area(one.box_xyxy) if kind == "missed" else -one.score)
+
+    @property
+    def duplicate_rate(self) -> float:
+        """Share of the kept detections that found an object again; nan where nothing was kept."""
+        return len(self.of("duplicate")) / self.kept if self.kept else float("nan")
+
+
+def find_mistakes(
+    ground_truth: Sequence[Record],
+    detections: FoundByImage,
+    thresholds: Sequence[float],
+    *,
+    iou: float = 0.5,
+) -> Mistakes:
+    """Compare detections with objects, image by image, best score first.
+
+    Args:
+        ground_truth: the labelled images.
+        detections: by image id, boxes_xyxy (N, 4), scores (N,) and head indices (N,).
+        thresholds: lowest score that counts, for each class of the head.
+        iou: IoU from which on an object counts as found.
+    """
+    limits = np.asarray(thresholds, np.float64)
+    wrong: list[Mistake] = []
+    kept = right = 0
+    for index, record in enumerate(ground_truth):
+        if record.image_id not in detections:
+            boxes, scores, labels = np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, np.int64)
+        else:
+            boxes, scores, labels = (np.asarray(part) for part in detections[record.image_id])
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= limits[labels[order]]]
+        found, mistakes = _compare(index, record, boxes[order], scores[order], labels[order], iou)
+        kept += len(order)
+        right += found
+        wrong += mistakes
+    return Mistakes(tuple(wrong), kept, right)
+
+
+def _compare(
+    index: int,
+    record: Record,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    iou: float,
+) -> tuple[int, list[Mistake]]:
+    overlaps = pairwise_iou(boxes, record.boxes_xyxy)
+    same = labels[:, None] == record.labels[None, :]
+    free = ~record.iscrowd
+    taken_by = np.full(len(labels), -1)
+    for place in range(len(labels)):
+        fits = np.where(same[place] & free & (overlaps[place] >= iou), overlaps[place], -1)
+        if fits.size and fits.max() >= 0:
+            taken_by[place] = int(fits.argmax())
+            free[taken_by[place]] = False
+    mistakes = []
+    for place in np.flatnonzero(taken_by < 0):
+        if (same[place] & record.iscrowd & (overlaps[place] > 0)).any():
+            continue  # inside a crowd of its class nothing is wrong
+        kind, nearest = _explain(overlaps[place], same[place], free, iou)
+        other = record.boxes_xyxy[nearest] if nearest >= 0 else None
+        share = float(overlaps[place][nearest]) if nearest >= 0 else 0.0
+        mistakes.append(
+            Mistake(kind, index, int(labels[place]), boxes[place], float(scores[place]), share, other)
+        )
+    for place in np.flatnonzero(free):
+        mistakes.append(
+            Mistake("missed", index, int(record.labels[place]), record.boxes_xyxy[place], float("nan"))
+        )
+    return int((taken_by >= 0).sum()), mistakes
+
+
+def _explain(
+    overlaps: NDArray[np.floating], same: NDArray[np.bool_], free: NDArray[np.bool_], iou: float
+) -> tuple[Kind, int]:
+    """The kind of a wrong detection and the object that it is about, -1 for none."""
+    if not overlaps.size:
+        return "false alarm", -1
+    taken = np.where(same & ~free, overlaps, 0)
+    if taken.max() >= iou:
+        return "duplicate", int(taken.argmax())
+    confused = np.where(~same, overlaps, 0)
+    if confused.max() >= iou:
+        return "wrong class", int(confused.argmax())
+    own = np.where(same, overlaps, 0)
+    if own.max() >= _NEAR:
+        return "wrong place", int(own.argmax())
+    return "false alarm", -1
+
+
+def pairwise_iou(boxes_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+    """IoU (N, M) of every box with every other."""
+    first, second = boxes_xyxy[:, None].astype(np.float64), others_xyxy[None].astype(np.float64)
+    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _area(box_xyxy: NDArray[np.float32]) -> float:
+    return float((box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1]))
