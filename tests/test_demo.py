@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -39,7 +40,15 @@ def test_leaves_an_artifact_that_was_compared_with_the_model(outcome: Outcome) -
     image = next((outcome.data / "test").glob("*.jpg"))
     found = artifact.predict(image, threshold=0.0)
     expected = flexdetr.load(outcome.checkpoint).predict(image, threshold=0.0)
-    assert abs(found.scores[0] - expected.scores[0]) < 1e-3
+    assert found.scores[0] == pytest.approx(expected.scores[0], abs=1e-3)
+
+
+def test_evaluation_tells_how_far_it_is(outcome: Outcome) -> None:
+    for file in (outcome.checkpoint, outcome.artifact):
+        progress = Mock()
+        metrics = flexdetr.load(file).evaluate(outcome.data, progress=progress)
+        progress.assert_called_with(3, 3)
+        assert metrics.ap50 == pytest.approx(outcome.metrics.ap50, abs=1e-3)
 
 
 def test_replaces_a_former_demonstration_and_nothing_else(outcome: Outcome, tmp_path: Path) -> None:

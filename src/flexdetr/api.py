@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -112,6 +112,7 @@ class Detector:
         batch_size: int = 8,
         decoder_layers: int | None = None,
         queries: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Metrics:
         """The 12 COCO numbers on a split of a data set.
 
@@ -122,6 +123,7 @@ class Detector:
             batch_size: images at a time.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
+            progress: told how many images of how many are done.
 
         Raises:
             DataError: where the data cannot be used, or has no such split.
@@ -138,6 +140,7 @@ class Detector:
             batch_size=batch_size,
             decoder_layers=decoder_layers,
             queries=queries,
+            progress=progress,
         )
 
     @overload

@@ -132,7 +132,7 @@ def _config(plan: Plan) -> Config:
 
     What such a short run lacks is not boxes but one clear answer for each object: several queries find it, and none
     of them is sure of its class. Hence few queries, the class loss weighted four times, a high learning rate that falls
-    early, and colours left as they are; docs/results.md has what these brought.
+    early, and colours left as they are; docs/results.md has the score.
     """
     return resolve(
         plan.model,

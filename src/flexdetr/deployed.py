@@ -212,7 +212,13 @@ class ArtifactDetector:
         )
 
     def evaluate(
-        self, data: str | Path, split: str = "test", *, device: str = "auto", batch_size: int | None = None
+        self,
+        data: str | Path,
+        split: str = "test",
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Metrics:
         """The 12 COCO numbers on a split of a data set.
 
@@ -222,6 +228,7 @@ class ArtifactDetector:
             device: where to compute.
             batch_size: unused, for the same call as ``Detector.evaluate``: the runtime decides how many pictures it
                 works on at a time.
+            progress: told how many images of how many are done.
 
         Raises:
             DataError: where the data cannot be used, or has no such split.
@@ -242,6 +249,8 @@ class ArtifactDetector:
                 raise ImageError(answer.reason)
             boxes = answer[1]
             found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
+            if progress is not None:
+                progress(len(found), len(records))
         return score(records, found, self.classes)
 
     def _thresholds(self, asked: float | None) -> float | list[float]:

@@ -37,7 +37,8 @@ def evaluate(
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
     detector = load(file, **inference(decoder_layers, queries))
-    metrics = detector.evaluate(data, split, device=device, batch_size=batch_size)
+    with answers.counting("evaluating") as show_count:
+        metrics = detector.evaluate(data, split, device=device, batch_size=batch_size, progress=show_count)
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})
     else:

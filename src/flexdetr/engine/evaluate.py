@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -36,6 +36,7 @@ def detect(
     dtype: torch.dtype = torch.float32,
     decoder_layers: int | None = None,
     queries: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Found:
     """The detections of every image, before any threshold.
 
@@ -46,6 +47,7 @@ def detect(
         dtype: autocast's type.
         decoder_layers: layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
+        progress: told how many images are done.
 
     Returns:
         ``{image id: (boxes xyxy in pixels (K, 4), scores (K,), head indices (K,))}``.
@@ -61,6 +63,8 @@ def detect(
         )
         for index, image_id in enumerate(batch.image_ids):
             found[image_id] = (boxes[index], scores[index], labels[index])
+        if progress is not None:
+            progress(len(found))
     return found
 
 
@@ -75,6 +79,7 @@ def evaluate_split(
     batch_size: int = 8,
     decoder_layers: int | None = None,
     queries: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Metrics:
     """Read a data set and score a detector on one of its splits; see ``Detector.evaluate``."""
     dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
@@ -90,6 +95,7 @@ def evaluate_split(
         dtype=choose_precision("auto", place),
         decoder_layers=decoder_layers,
         queries=queries,
+        progress=None if progress is None else lambda done: progress(done, len(records)),
     )
 
 
@@ -104,9 +110,18 @@ def evaluate(
     decoder_layers: int | None = None,
     queries: int | None = None,
     ranks: Ranks = _ALONE,
+    progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these."""
-    found = detect(model, batches, device=device, dtype=dtype, decoder_layers=decoder_layers, queries=queries)
+    found = detect(
+        model,
+        batches,
+        device=device,
+        dtype=dtype,
+        decoder_layers=decoder_layers,
+        queries=queries,
+        progress=progress,
+    )
     parts = ranks.gathered(found)
     together = {image_id: entry for part in parts for image_id, entry in part.items()}
     metrics = score(records, together, classes) if ranks.first else None
