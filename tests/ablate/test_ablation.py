@@ -148,6 +148,23 @@ def test_a_wrong_part_is_told_before_any_run(plan: Plan, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_kill_before_the_first_state(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill leaves within the first epoch is no run, and is begun anew."""
+
+    def killed(data: str, config: Any, *, out: Path, **options: Any) -> fit.Run:
+        (out / "config.yaml").write_text("half", encoding="utf-8")
+        raise SystemExit
+
+    cut = changed(plan, seeds=[0], budget={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "train", killed)
+        with pytest.raises(SystemExit):
+            ablate(cut, tmp_path, quiet=True)
+    assert (tmp_path / "base" / "seed-0" / "ablation.json").exists()
+    assert ablate(cut, tmp_path, run_missing=False, quiet=True).missing == 2
+    assert [row.seeds for row in ablate(cut, tmp_path, quiet=True).table] == [(0,), (0,)]
+
+
 def test_a_diverging_run_is_a_result(
     plan: Plan, done: Ablation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
