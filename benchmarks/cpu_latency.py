@@ -242,7 +242,9 @@ def main() -> int:
     rows = compare(timings)
     show_timings(timings)
     for row in rows:
-        print(f"{row['what']}: {row['times']:.2f} times as fast (target {row['target']:g})")
+        print(
+            f"{row['what']}: {row['faster']} is {row['times']:.2f} times as fast (target {row['target']:g})"
+        )
     for note in notes:
         print(note)
     if arguments.out is not None:
