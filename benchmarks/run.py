@@ -12,6 +12,7 @@ BENCHMARKS = (
     ("deploy_form.py",),
     ("evaluation.py",),
     ("loading.py",),
+    ("cpu_latency.py",),
 )
 
 
