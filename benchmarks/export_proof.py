@@ -22,7 +22,7 @@ from measure import machine
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "rtdetr_r18": ("rtdetr_r18", {}),
     "rtdetr_hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
-    "rtdetr_r18, backbone ghostnetv3_100": ("rtdetr_r18", {"backbone": "ghostnetv3_100"}),
+    "rtdetr_ghostnetv3_100": ("rtdetr_ghostnetv3_100", {}),
     "flexdetr_nano": ("flexdetr_nano", {}),
     "rtdetr_r18, backbone timm/convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }

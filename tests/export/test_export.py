@@ -115,6 +115,26 @@ def test_a_square_raw_graph_of_gathers(make: Callable[..., Detector], tmp_path: 
     assert "GridSample" not in kinds
 
 
+@pytest.mark.parametrize(
+    ("backbone", "kind", "size"),
+    [
+        ("timm/convnext_atto", "openvino", (64, 64)),
+        ("ghostnetv3_050", "onnx", (64, 96)),
+        ("resnet18_vd", "onnx", (64, 64)),
+    ],
+)
+def test_every_kind_of_backbone(
+    make: Callable[..., Detector],
+    tmp_path: Path,
+    backbone: str,
+    kind: str,
+    size: tuple[int, int],
+) -> None:
+    assert {"one by one", "a batch of 4"} <= proven(
+        make(size, backbone=backbone).export(kind, tmp_path / "out")
+    )
+
+
 @pytest.mark.parametrize("kind", ["openvino", "onnx"])
 def test_dynamic_size(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
     artifact = export(subject_of(make((64, 96))), kind, tmp_path / "out", dynamic_size=True)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "r18": ("rtdetr_r18", {}),
     "hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
-    "ghostnetv3_100": ("rtdetr_r18", {"backbone": "ghostnetv3_100"}),
+    "ghostnetv3_100": ("rtdetr_ghostnetv3_100", {}),
     "nano": ("flexdetr_nano", {}),
     "convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }

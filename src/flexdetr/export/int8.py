@@ -147,6 +147,7 @@ class Quantising:
             raise ExportError(
                 "int8 is judged by its AP, and the labelled pictures hold no object of the model's classes"
             )
+        self.say(f"float32: AP {whole:.4f} on {len(self.records)} pictures")
         main = detector.artifact.model_file
         spare = self.folder.with_name(self.folder.name + ".float32")
         shutil.copytree(self.folder, spare)
@@ -192,7 +193,7 @@ class Quantising:
         )
         if ap is None:
             raise ExportError("the int8 graph finds nothing that could be scored")
-        self.say(f"AP {ap:.4f}")
+        self.say(f"int8: AP {ap:.4f}")
         return Round(kept, ap, ap50)
 
     def _rank(self, detector: ArtifactDetector) -> list[Sensitivity]:

@@ -32,6 +32,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
 # Relative differences of a layer's output that count as a departure, see ``first_departure``.
 LIMITS: Mapping[str, tuple[float, ...]] = {"fp32": (3e-2, 1e-3, 1e-4), "fp16": (0.3, 0.05, 0.02)}
 BATCH = 4
+ELSEWHERE = "in OpenVINO"
 
 Image = NDArray[np.uint8]
 
@@ -114,12 +115,17 @@ def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictur
 def compare(folder: Path, form: DeployForm, reference: Reference, pictures: Pictures) -> Parity:
     """Run an int8 artifact beside the model.
 
-    Its float32 form was proven before: what differs is rounding, of every layer a little, and there is no culprit.
+    Its float32 form was proven before: what differs is rounding, of every layer a little, and there is no culprit. How
+    another runtime than the artifact's own computes an int8 file is told, and refuses nothing.
     """
     artifact = ArtifactDetector(folder, precision="f32", cache=False)
     cases, notes = _cases(artifact, form, reference, pictures.images)
     drifts = tuple(case.drift for case in cases)
-    wrong = next((drift for drift in drifts if not drift.passed), None)
+    wrong = next((drift for drift in drifts if not drift.passed and drift.case != ELSEWHERE), None)
+    if any(drift.case == ELSEWHERE and not drift.passed for drift in drifts):
+        notes.append(
+            "OpenVINO computes this int8 ONNX file otherwise: run it with onnxruntime, or use --format openvino"
+        )
     tolerance = TOLERANCES[artifact.metadata.precision]
     return Parity(
         passed=wrong is None,
@@ -171,7 +177,7 @@ def _cases(
             artifact.artifact.path, runtime="openvino", precision="f32", cache=False, verify=False
         )
         answers = [second.predict(image, 0.0) for image in images]
-        cases.append(_Case("in OpenVINO", images, alone.expected, answers, tolerance, feed))
+        cases.append(_Case(ELSEWHERE, images, alone.expected, answers, tolerance, feed))
     return cases, notes
 
 
@@ -242,7 +248,7 @@ def _culprit(artifact: ArtifactDetector, form: DeployForm, case: _Case) -> tuple
     around = explain(case.expected, case.answers, case.tolerance, len(artifact.classes))
     if around is not None:
         return None, f"postprocess: {around}"
-    if case.name == "in OpenVINO":
+    if case.name == ELSEWHERE:
         return None, "OpenVINO reads this ONNX file otherwise than onnxruntime, which agrees with the model"
     image = case.images[_worst(case)]
     feeds: dict[str, NDArray[Any]] = {"images": case.feed(image)}

@@ -68,8 +68,8 @@ def quantise(
     Raises:
         ExportError: where NNCF cannot quantise the graph.
     """
-    import nncf  # takes seconds, and only int8 needs it
-
+    with _quiet():
+        import nncf  # takes seconds, and only int8 needs it
     names = [name for name, path in owners.items() if stays_float(path, kept)]
     advanced = nncf.AdvancedQuantizationParameters()
     if for_ranking:
@@ -92,15 +92,17 @@ def quantise(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NNCF draws progress bars on stdout, which belongs to the answer."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """NNCF draws progress bars on stdout, which belongs to the answer, and its import complains about missing GPUs."""
+    loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def parts_of(layers: Collection[str], count: int) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 Hint = Literal["latency", "throughput"]
 Precision = Literal["auto", "f32", "bf16"]
+Shape = tuple[int, int, int]  # of a batch: pictures, height, width
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class OpenVINORuntime:
     """Runs an artifact's graph; may be called from several threads at once.
 
     A single picture in the network's size, which is what predicting feeds, has a variant of its own with all shapes
-    fixed: OpenVINO plans memory and kernels ahead then. Anything else runs the graph as it was exported. Each is
-    compiled when it is first needed, and kept in the cache for the next start.
+    fixed: OpenVINO plans memory and kernels ahead then. Anything else runs the graph as it was exported, unless it is
+    in int8: with a free batch OpenVINO 2026.4 computes int8 graphs otherwise (0.03 AP less on bccd), so that each
+    shape has a variant of its own. Each is compiled when it is first needed, and kept in the cache for the next start.
 
     Args:
         artifact: of format "openvino" or "onnx".
@@ -83,11 +85,11 @@ class OpenVINORuntime:
             self._options["CACHE_DIR"] = str(folder)
         self._names = artifact.metadata.outputs.names
         self._graph = self._read()
-        self._variants: dict[bool, _Variant] = {}
+        self._variants: dict[Shape | None, _Variant] = {}
         self._compiling = threading.Lock()
         self.parallel = 1
         if hint == "throughput":
-            self.parallel = self._variant(single=True).parallel
+            self.parallel = self._variant((1, *artifact.metadata.input.size)).parallel
 
     @property
     def description(self) -> str:
@@ -109,7 +111,9 @@ class OpenVINORuntime:
         """
         takes = self.artifact.metadata.input
         pictures, original = check_feeds(images, sizes, takes)
-        variant = self._variant(single=pictures.shape[:3] == (1, *takes.size))
+        batch, height, width = pictures.shape[:3]
+        fixed = self.artifact.metadata.precision == "int8" or (batch, height, width) == (1, *takes.size)
+        variant = self._variant((batch, height, width) if fixed else None)
         feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
         if takes.sizes is not None:
             feeds[takes.sizes] = original
@@ -134,20 +138,20 @@ class OpenVINORuntime:
             raise ArtifactError(f"{path} cannot be used by OpenVINO: {_first_line(error)}") from error
         return graph
 
-    def _variant(self, *, single: bool) -> _Variant:
+    def _variant(self, shape: Shape | None) -> _Variant:
         with self._compiling:
-            if single not in self._variants:
-                self._variants[single] = self._compile(single=single)
-            return self._variants[single]
+            if shape not in self._variants:
+                self._variants[shape] = self._compile(shape)
+            return self._variants[shape]
 
-    def _compile(self, *, single: bool) -> _Variant:
+    def _compile(self, shape: Shape | None) -> _Variant:
         takes = self.artifact.metadata.input
         graph = self._graph
-        if single:
+        if shape is not None:
             graph = graph.clone()
-            shapes = {takes.name: [1, *takes.size, 3]}
+            shapes = {takes.name: [*shape, 3]}
             if takes.sizes is not None:
-                shapes[takes.sizes] = [1, 2]
+                shapes[takes.sizes] = [shape[0], 2]
             graph.reshape(shapes)
             _drop_idle_resize(graph)
         try:
