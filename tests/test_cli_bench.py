@@ -102,3 +102,18 @@ def test_answers_in_a_sentence(
     places = {"ARTIFACT": str(tiny[1]), "EMPTY": str(tmp_path)}
     assert main(["bench", *(places.get(word, word) for word in words)]) == status
     assert said in capsys.readouterr().err
+
+
+def test_info_describes_the_artifact_as_well(
+    tiny: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(tiny[1]), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["format"] == "openvino"
+    assert facts["classes"] == {"cat": 0, "dog": 1}
+    assert facts["image_size"] == [64, 64]
+    assert facts["queries"] == 20
+    assert facts["proof"]["score_drift"] < 1e-3
+    assert set(facts["files"]) == {"model.xml", "model.bin"}
+    assert main(["info", str(tiny[1])]) == 0
+    assert "model.bin" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,7 +66,7 @@ def bench(
             raise answers.UsageError(nearest(value, known, word))
     if plot is not None and plot.suffix.lower() != ".svg":
         raise answers.UsageError(f"--plot writes SVG: give a name that ends in .svg, not {plot.name!r}")
-    options = {"threads": threads, "precision": precision, "runtime": runtime}
+    options: dict[str, Any] = {"threads": threads, "precision": precision, "runtime": runtime}
     with _pictures(images) as paths:
         subjects = [subject_of(file, open_detector(file, **options), device) for file in files]
         with answers.counting("timing") as show_count:

@@ -81,7 +81,9 @@ def _weights_cells(weights: dict[str, dict[str, Any]]) -> tuple[object, ...]:
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="A preset or a checkpoint.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|FILE", help="A preset, a checkpoint or an artifact.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show a model's parts, shapes, size and classes, and where it came from."""
@@ -101,18 +103,51 @@ def config(config_file: ConfigFile = None, changes: Set = None, model: Model = N
 
 
 def describe(model: str) -> dict[str, Any]:
-    """What ``info`` tells about a preset or a checkpoint file.
+    """What ``info`` tells about a preset, a checkpoint file or an artifact.
 
     Raises:
         ConfigError: where it is neither a preset nor an existing file.
         WeightsError: where the file cannot be read.
+        ArtifactError: where the artifact cannot be used.
     """
     from flexdetr.presets import PRESETS, preset
+    from flexdetr.runtime.artifact import is_artifact
 
     path = Path(model)
+    if model not in PRESETS and is_artifact(path):
+        return _of_artifact(path)
     if model in PRESETS or not (path.exists() or path.suffix or path.parent != Path()):
         return _parts(preset(model))
     return _of_file(path)
+
+
+def _of_artifact(path: Path) -> dict[str, Any]:
+    """An artifact in short; read from its description, so that neither torch nor a runtime is needed."""
+    from flexdetr.runtime.artifact import open_artifact
+
+    artifact = open_artifact(path)
+    metadata, parity = artifact.metadata, artifact.parity
+    made = {
+        key: metadata.made[key] for key in ("decoder_layers", "queries", "target") if key in metadata.made
+    }
+    return {
+        "artifact": str(artifact.path),
+        "format": metadata.format,
+        "precision": metadata.precision,
+        "model": metadata.model,
+        "image_size": list(metadata.input.size),
+        "outputs": list(metadata.outputs.names),
+        **made,
+        "num_classes": len(artifact.classes),
+        "classes": {entry["name"]: entry["id"] for entry in metadata.classes},
+        "thresholds": metadata.thresholds,
+        "files": {name: file.bytes for name, file in metadata.files.items()},
+        "proof": None
+        if parity is None
+        else {"runtime": parity.runtime, "score_drift": parity.score, "box_drift_px": parity.box},
+        "licence": metadata.licence,
+        "provenance": metadata.provenance,
+    }
 
 
 def _of_file(path: Path) -> dict[str, Any]:
