@@ -1,0 +1,92 @@
+"""What a base install, without torch, answers where more is needed: one sentence that names the extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Verb by verb, in one process that cannot import what the extras bring.
+PROGRAM = """
+import contextlib, io, json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+from flexdetr.cli import main
+answers = {{}}
+for words in {commands!r}:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        status = main(words)
+    answers[words[0]] = (status, said.getvalue())
+print(json.dumps(answers))
+"""
+EXTRAS = ("torch", "torchvision", "timm", "scipy", "safetensors", "huggingface_hub", "psutil", "onnx")
+
+
+def answers(commands: list[list[str]], refused: tuple[str, ...] = EXTRAS) -> dict[str, tuple[int, str]]:
+    program = PROGRAM.format(refused=refused, commands=commands)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from flexdetr.api import Detector
+
+    detector = Detector(
+        "flexdetr_pico",
+        classes=["cat"],
+        image_size=64,
+        backbone="hgnetv2_atto",
+        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
+    return detector.save(tmp_path_factory.mktemp("base") / "best.safetensors")
+
+
+def test_every_verb_that_needs_more_names_the_extra(checkpoint: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "one.jpg"
+    Image.new("RGB", (40, 30)).save(picture)
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "data" / "one.jpg")
+    (tmp_path / "data" / "annotations.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "one.jpg", "width": 40, "height": 30}],
+                "categories": [{"id": 1, "name": "cat"}],
+                "annotations": [
+                    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+                ],
+            }
+        )
+    )
+    data, file = str(tmp_path / "data"), str(checkpoint)
+    commands = [
+        ["train", data, "--model", "flexdetr_pico", "--out", str(tmp_path / "run")],
+        ["predict", file, str(picture), "--out", str(tmp_path / "out")],
+        ["eval", file, data],
+        ["export", file, "--format", "openvino"],
+        ["bench", file],
+    ]
+    for verb, (status, said) in answers(commands).items():
+        assert status == 1, (verb, said)
+        assert "Traceback" not in said
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("Error: this needs "), (verb, said)
+        assert last.endswith("pip install 'flexdetr[train]'"), (verb, said)
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_checking_an_onnx_file_names_its_extra(tmp_path: Path) -> None:
+    (tmp_path / "some.onnx").write_bytes(b"x")
+    (answer,) = answers([["check", str(tmp_path / "some.onnx")]], ("onnx",)).values()
+    assert answer[0] == 1
+    assert "pip install 'flexdetr[export]'" in answer[1]
