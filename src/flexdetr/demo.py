@@ -102,7 +102,7 @@ def run(
     Raises:
         ConfigError: where ``out`` holds something else than a former demonstration.
     """
-    from flexdetr.api import load
+    from flexdetr.api import Detector, load
     from flexdetr.data.scenes import draw_scenes
     from flexdetr.engine.fit import train
 
@@ -117,7 +117,7 @@ def run(
     say(f"training {plan.model} on {plan.train} of them")
     best = train(data, config, out=folder / "run", quiet=quiet).best
     say(f"scoring on {plan.test} scenes that the training has not seen")
-    detector = load(best)
+    detector = Detector.from_checkpoint(best)
     metrics = detector.evaluate(data, split="test")
     say("exporting it to OpenVINO, and comparing what the file finds with what the model finds")
     artifact = detector.export("openvino", folder / "artifact", data=data).path
