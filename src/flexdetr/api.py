@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from flexdetr.classes import Classes
-from flexdetr.config import Config, merge
+from flexdetr.config import Config, ConfigError, merge
 from flexdetr.config import build as build_config
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
@@ -113,6 +113,7 @@ class Detector:
         decoder_layers: int | None = None,
         queries: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        report: str | Path | None = None,
     ) -> Metrics:
         """The 12 COCO numbers on a split of a data set.
 
@@ -124,6 +125,7 @@ class Detector:
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
             progress: told how many images of how many are done.
+            report: a page to write: curves, confusion, best thresholds, the worst mistakes in pictures.
 
         Raises:
             DataError: where the data cannot be used, or has no such split.
@@ -141,13 +143,15 @@ class Detector:
             decoder_layers=decoder_layers,
             queries=queries,
             progress=progress,
+            report=None if report is None else Path(report),
+            title=self.config.model,
         )
 
     @overload
     def predict(
         self,
         source: Source,
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         device: str = ...,
         decoder_layers: int | None = ...,
@@ -158,7 +162,7 @@ class Detector:
     def predict(
         self,
         source: list[Source],
-        threshold: float = ...,
+        threshold: float | None = ...,
         *,
         device: str = ...,
         decoder_layers: int | None = ...,
@@ -168,7 +172,7 @@ class Detector:
     def predict(
         self,
         source: Source | list[Source],
-        threshold: float = THRESHOLD,
+        threshold: float | None = THRESHOLD,
         *,
         device: str = "auto",
         decoder_layers: int | None = None,
@@ -178,7 +182,7 @@ class Detector:
 
         Args:
             source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
-            threshold: lowest score to keep, in [0, 1].
+            threshold: lowest score to keep, in [0, 1]; None takes each class's best one, as found by the training.
             device: where to compute.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
@@ -199,7 +203,7 @@ class Detector:
                 (pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
-                threshold=threshold,
+                threshold=self._thresholds(threshold),
                 device=device,
                 decoder_layers=decoder_layers,
                 queries=queries,
@@ -207,14 +211,26 @@ class Detector:
         )
         return found if isinstance(source, list) else found[0]
 
+    def _thresholds(self, asked: float | None) -> float | list[float]:
+        if asked is not None:
+            return asked
+        stored = self.metadata.thresholds
+        if not stored:
+            raise ConfigError(
+                "this checkpoint carries no best thresholds (a training writes them into its best.safetensors); give a "
+                "threshold between 0 and 1"
+            )
+        usual = stored.get("default", THRESHOLD)
+        return [stored.get(name, usual) for name in self.classes.names]
+
     def predict_many(
-        self, items: Iterable[Item], threshold: float = THRESHOLD, *, device: str = "auto"
+        self, items: Iterable[Item], threshold: float | None = THRESHOLD, *, device: str = "auto"
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists.
 
         Args:
             items: pictures, videos, cameras.
-            threshold: lowest score to keep, in [0, 1].
+            threshold: lowest score to keep, in [0, 1]; None takes each class's best one, as found by the training.
             device: where to compute.
 
         Yields:

@@ -250,6 +250,7 @@ class TrainConfig(Part):
         processes: processes that share each batch; None takes one, or one for each GPU that ``device`` names.
         sync_norms: batch norms take their statistics over the images of all processes.
         save_every: minutes between saves of the resumable state within an epoch; every epoch ends with one.
+        report: write ``report.html`` at the end, and the best thresholds into the best checkpoint.
         stall: seconds without a step after which the run says where it hangs; 0 never does.
         channels_last: memory format of images and weights.
     """
@@ -275,6 +276,7 @@ class TrainConfig(Part):
     processes: int | None = Field(default=None, gt=0)
     sync_norms: bool = True
     save_every: float = Field(default=15.0, gt=0)
+    report: bool = True
     stall: float = Field(default=900.0, ge=0)
     channels_last: bool = True
 

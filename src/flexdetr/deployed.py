@@ -219,6 +219,7 @@ class ArtifactDetector:
         device: str = "auto",
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        report: str | Path | None = None,
     ) -> Metrics:
         """The 12 COCO numbers on a split of a data set.
 
@@ -229,6 +230,7 @@ class ArtifactDetector:
             batch_size: unused, for the same call as ``Detector.evaluate``: the runtime decides how many pictures it
                 works on at a time.
             progress: told how many images of how many are done.
+            report: a page to write; see ``Detector.evaluate``.
 
         Raises:
             DataError: where the data cannot be used, or has no such split.
@@ -251,7 +253,14 @@ class ArtifactDetector:
             found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
             if progress is not None:
                 progress(len(found), len(records))
-        return score(records, found, self.classes)
+        metrics = score(records, found, self.classes)
+        if report is not None:
+            from flexdetr.report.make import Subject, write_report
+
+            title, lead = f"{self.metadata.model}, {self.metadata.format}", f"The {split} split of {data}."
+            about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
+            write_report(Path(report), about)
+        return metrics
 
     def _thresholds(self, asked: float | None) -> float | list[float]:
         if asked is not None:

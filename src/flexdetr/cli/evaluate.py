@@ -27,6 +27,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 8,
     decoder_layers: Layers = None,
     queries: Queries = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="Also write a page: curves, confusion, the worst mistakes in pictures."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Where the page goes [default: FILE-SPLIT.html].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a detector: the 12 COCO numbers, and AP for each class."""
@@ -36,13 +45,18 @@ def evaluate(
 
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
+    page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
     detector = load(file, **inference(decoder_layers, queries))
     with answers.counting("evaluating") as show_count:
-        metrics = detector.evaluate(data, split, device=device, batch_size=batch_size, progress=show_count)
+        metrics = detector.evaluate(
+            data, split, device=device, batch_size=batch_size, progress=show_count, report=page
+        )
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})
     else:
         answers.show_metrics(metrics)
+    if page is not None:
+        answers.note(f"report: {page}")
 
 
 def inference(decoder_layers: int | None, queries: int | None) -> dict[str, Any]:

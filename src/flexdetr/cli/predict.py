@@ -33,7 +33,10 @@ def predict(
             metavar="SOURCE...", help="Images, folders, globs, videos, a camera's number, or - (stdin)."
         ),
     ],
-    threshold: Annotated[float, typer.Option(metavar="T", min=0, max=1, help="Lowest score to keep.")] = 0.4,
+    threshold: Annotated[
+        str,
+        typer.Option(metavar="T|auto", help="Lowest score to keep; auto: each class's best one, from FILE."),
+    ] = "0.4",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
     device: Device = "auto",
     decoder_layers: Layers = None,
@@ -44,6 +47,7 @@ def predict(
     from flexdetr.api import load
     from flexdetr.runtime.sources import Unreadable, find
 
+    limit = _limit(threshold)
     items = find(sources)
     if any(
         isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
@@ -54,7 +58,7 @@ def predict(
     interrupted = False
     try:
         with answers.counting("predicting") as show_count:
-            answered = detector.predict_many(items, threshold, device=device)
+            answered = detector.predict_many(items, limit, device=device)
             for number, answer in enumerate(answered, start=1):
                 if isinstance(answer, Unreadable):
                     answers.note(f"Error: {answer.reason}")
@@ -76,6 +80,23 @@ def predict(
         answers.show(f"pictures, detections.json and detections.csv: {out}")
     if results.failed or interrupted:
         raise typer.Exit(130 if interrupted else 1)
+
+
+def _limit(text: str) -> float | None:
+    """A score, or None for "auto".
+
+    Raises:
+        UsageError: where it is neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1
+    if not 0 <= limit <= 1:
+        raise answers.UsageError(f"--threshold takes a score between 0 and 1, or auto; got {text!r}")
+    return limit
 
 
 def _summary(objects: list[dict[str, Any]]) -> str:

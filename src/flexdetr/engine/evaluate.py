@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
-from flexdetr.config import Config
+from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
@@ -22,6 +22,7 @@ from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import postprocess
+from flexdetr.report.make import Subject, write_report
 
 _ALONE = Ranks()
 Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
@@ -80,16 +81,19 @@ def evaluate_split(
     decoder_layers: int | None = None,
     queries: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    report: Path | None = None,
+    title: str = "",
 ) -> Metrics:
-    """Read a data set and score a detector on one of its splits; see ``Detector.evaluate``."""
+    """Read a data set and score a detector on one of its splits; see ``Detector.evaluate``.
+
+    ``report`` is a page to write, and ``title`` what stands above it.
+    """
     dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
     dataset.split(split)  # a missing split is named before anything is read
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)
-    return evaluate(
+    found = detect(
         model,
-        records,
-        classes,
         EvaluationLoader(records, config.image_size, batch_size, config.data.workers),
         device=place,
         dtype=choose_precision("auto", place),
@@ -97,6 +101,12 @@ def evaluate_split(
         queries=queries,
         progress=None if progress is None else lambda done: progress(done, len(records)),
     )
+    metrics = score(records, found, classes)
+    if report is not None:
+        lead = f"The {split} split of {data}."
+        about = Subject(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
+        write_report(report, about)
+    return metrics
 
 
 def evaluate(

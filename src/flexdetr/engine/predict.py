@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def detect_images(
     *,
     classes: Classes,
     size: tuple[int, int],
-    threshold: float,
+    threshold: float | Sequence[float],
     device: str = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
@@ -34,7 +34,7 @@ def detect_images(
         images: (H, W, 3) uint8 RGB arrays of any size.
         classes: of the model's head.
         size: (height, width) that the network sees.
-        threshold: lowest score to keep.
+        threshold: lowest score to keep, or one for each class.
         device: where to compute.
         decoder_layers: layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
@@ -42,7 +42,7 @@ def detect_images(
     Yields:
         Detections in pixels of each original image.
     """
-    if not 0 <= threshold <= 1:
+    if not all(0 <= limit <= 1 for limit in np.atleast_1d(threshold)):
         raise ValueError(f"the threshold must be between 0 and 1; got {threshold}")
     place = choose_device(device)
     model.eval().to(place)

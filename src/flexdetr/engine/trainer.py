@@ -27,6 +27,7 @@ from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.norms import synchronise_norms
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
+from flexdetr.engine.reporting import report_run
 from flexdetr.engine.sentinels import Fault, is_out_of_memory, judge, poisoned, smaller_parts, unfit_loss
 from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
 from flexdetr.engine.snapshot import snapshot, take_up
@@ -176,7 +177,7 @@ class Trainer:
                     )
                 if self.stopping and self.epoch < (self.config.train.epochs or 0):
                     raise Interrupted(f"stopped; continue with: flexdetr train --resume {self.folder}")
-        return self._finish()
+            return self._finish()
 
     @property
     def stopping(self) -> bool:
@@ -413,6 +414,9 @@ class Trainer:
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
         metadata = store.read_metadata(best)
         metrics = Metrics.from_json(metadata.training["validation"])
+        if self.ranks.first and self.config.train.report:
+            report_run(self, metrics)
+        self.ranks.wait()  # the best checkpoint has its thresholds
         self.display.line(
             f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "
             f"split at epoch {self.best_epoch}; {best}"

@@ -1,0 +1,286 @@
+"""What stands in the report, section by section."""
+
+from __future__ import annotations
+
+import csv
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flexdetr import __version__
+from flexdetr.metrics.calibration import calibrate
+from flexdetr.metrics.confusion import Ranking, confusion_matrix, rank_detections
+from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
+from flexdetr.report.charts import Line, line_chart, matrix
+from flexdetr.report.page import page, row, table, tiles
+from flexdetr.report.pictures import gallery
+from flexdetr.weights.store import replacing
+
+if TYPE_CHECKING:
+    from flexdetr.classes import Classes
+    from flexdetr.data.dataset import Record
+    from flexdetr.metrics.coco_map import Metrics
+    from flexdetr.metrics.gathering import FoundByImage
+
+USUAL = 0.5  # the threshold of a class of which nothing right was found
+_SHOWN_CLASSES = 12
+_SHOWN_MISTAKES = 12
+_GALLERIES: dict[str, Kind] = {
+    "Worst misses": "missed",
+    "Worst false alarms": "false alarm",
+    "Worst localisation errors": "wrong place",
+    "Wrong classes": "wrong class",
+    "Duplicates": "duplicate",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        title: of the page.
+        lead: a sentence on the model and the data.
+        records: the evaluated images.
+        found: the detections in them, before any threshold.
+        classes: of the head.
+        metrics: the COCO numbers.
+        splits: all splits of the data set, by name.
+        config: YAML; empty where there is none.
+        facts: environment, time and memory, by name.
+        history: a run's ``metrics.csv``; None where no run is at hand.
+    """
+
+    title: str
+    lead: str
+    records: Sequence[Record]
+    found: FoundByImage
+    classes: Classes
+    metrics: Metrics
+    splits: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    config: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    history: Path | None = None
+
+
+def best_thresholds(rankings: Mapping[str, Ranking]) -> dict[str, float]:
+    """The threshold of the highest F1 of each class; classes of which nothing right was found are left out."""
+    best = {name: ranking.best_threshold() for name, ranking in rankings.items()}
+    return {name: value for name, value in best.items() if math.isfinite(value)}
+
+
+def write_report(path: Path, subject: Subject) -> dict[str, float]:
+    """Write the page.
+
+    Returns:
+        The best threshold of each class of which something was found.
+    """
+    rankings = rank_detections(subject.records, subject.found, subject.classes)
+    best = best_thresholds(rankings)
+    limits = [best.get(name, USUAL) for name in subject.classes.names]
+    mistakes = find_mistakes(subject.records, subject.found, limits)
+    sections = {"Score": _score(subject, mistakes)}
+    if subject.history is not None and subject.history.exists():
+        sections["Training"] = _training(subject.history)
+    sections |= {
+        "Classes and sizes": _classes(subject),
+        "Precision and recall": _curves(rankings),
+        "Thresholds": _thresholds(rankings, best),
+        "Confusion": _confusion(subject, limits),
+        "Calibration": _calibration(rankings),
+        "Mistakes": _mistakes(subject, mistakes),
+        "Data": _data(subject),
+        "Configuration": f"<pre>{escape(subject.config)}</pre>" if subject.config else "<p>not known</p>",
+        "Environment": table(["what", "value"], list({**environment(), **subject.facts}.items())),
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
+    return best
+
+
+def environment() -> dict[str, str]:
+    """The versions and the machine that a report was made with."""
+    return {
+        "FlexDETR": __version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "system": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _score(subject: Subject, mistakes: Mistakes) -> str:
+    numbers = subject.metrics.numbers()
+    first = {
+        name: numbers[key]
+        for name, key in (("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75"), ("AR100", "ar100"))
+    }
+    seen = {name: f"{value:.3f}" if math.isfinite(value) else "–" for name, value in first.items()}  # noqa: RUF001
+    rate = mistakes.duplicate_rate
+    seen["duplicate rate"] = f"{100 * rate:.1f} %" if math.isfinite(rate) else "–"  # noqa: RUF001
+    seen["images"] = f"{len(subject.records):,}"
+    return tiles(seen) + table(list(numbers), [list(numbers.values())])
+
+
+def _training(history: Path) -> str:
+    with history.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name: str) -> Line:
+        known = [(float(one["epoch"]), float(one[name])) for one in rows if one.get(name)]
+        return Line(name, [epoch for epoch, _ in known], [value for _, value in known])
+
+    if not rows:
+        return "<p>no epoch was finished</p>"
+    others = [
+        name for name in rows[0] if name not in ("epoch", "seconds", "loss", "lr", "ap", "ap50", "ap75")
+    ]
+    scores = [column(name) for name in ("ap", "ap50", "ap75")]
+    losses = [column(name) for name in ("loss", *others)]
+    return row(
+        line_chart(losses, title="Losses", across="epoch", up="loss"),
+        line_chart(scores, title="Validation", across="epoch", up="AP", y_range=(0, 1), dots=True),
+        line_chart([column("lr")], title="Learning rate", across="epoch", up="rate"),
+        line_chart([column("seconds")], title="Time", across="epoch", up="seconds"),
+    )
+
+
+def _classes(subject: Subject) -> str:
+    columns = ["class", "objects", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
+    rows = [
+        (
+            name,
+            one.num_objects,
+            one.ap,
+            one.ap50,
+            one.ap75,
+            one.ap_small,
+            one.ap_medium,
+            one.ap_large,
+            one.ar100,
+        )
+        for name, one in subject.metrics.per_class.items()
+    ]
+    note = "<p>Small: up to 32 x 32 pixels of the original image; medium: up to 96 x 96; large: above.</p>"
+    return table(columns, rows) + note
+
+
+def _curves(rankings: Mapping[str, Ranking]) -> str:
+    shown = sorted(rankings, key=lambda name: -rankings[name].num_objects)[:_SHOWN_CLASSES]
+    grid = np.linspace(0, 1, 101)
+    precision_recall, f1 = [], []
+    for name in shown:
+        one = rankings[name]
+        at_each = one.at(np.unique(one.scores)) if len(one.scores) else one.at(grid)
+        precision_recall.append(_thinned(name, at_each.recall.tolist(), at_each.precision.tolist()))
+        curve = one.at(grid)
+        f1.append(Line(name, grid.tolist(), curve.f1.tolist()))
+    ends = (0.0, 1.0)
+    return row(
+        line_chart(
+            precision_recall,
+            title="Precision over recall",
+            across="recall",
+            up="precision",
+            x_range=ends,
+            y_range=ends,
+        ),
+        line_chart(
+            f1, title="F1 over the threshold", across="threshold", up="F1", x_range=ends, y_range=ends
+        ),
+    ) + (f"<p>The {len(shown)} classes with the most objects.</p>" if len(shown) < len(rankings) else "")
+
+
+def _thinned(name: str, x: list[float], y: list[float], most: int = 400) -> Line:
+    step = max(1, len(x) // most)
+    return Line(name, x[::step], y[::step])
+
+
+def _thresholds(rankings: Mapping[str, Ranking], best: Mapping[str, float]) -> str:
+    rows = []
+    for name, ranking in rankings.items():
+        limit = best.get(name, USUAL)
+        at = ranking.at([limit])
+        rows.append((name, limit, float(at.precision[0]), float(at.recall[0]), float(at.f1[0])))
+    note = f"<p>The thresholds of the highest F1 at IoU 0.5 ({USUAL} where nothing right was found). A run's "
+    note += "best checkpoint carries them: <code>flexdetr predict FILE SOURCE --threshold auto</code>.</p>"
+    return table(["class", "best threshold", "precision", "recall", "F1"], rows) + note
+
+
+def _confusion(subject: Subject, limits: Sequence[float]) -> str:
+    confusion = confusion_matrix(subject.records, subject.found, subject.classes, threshold=limits)
+    document = confusion.to_json()
+    return matrix(
+        document["names"], document["counts"], title="At the best thresholds and IoU 0.5, in objects"
+    )
+
+
+def _calibration(rankings: Mapping[str, Ranking]) -> str:
+    calibration = calibrate(rankings.values())
+    ideal = Line("a score that means what it says", [0, 1], [0, 1])
+    seen = Line("detections", calibration.scores.tolist(), calibration.right.tolist())
+    centres = ((calibration.edges[1:] + calibration.edges[:-1]) / 2).tolist()
+    counts = Line("detections", centres, [float(count) for count in calibration.counts])
+    error = "" if math.isnan(calibration.error) else f"Expected calibration error {calibration.error:.3f}."
+    return f"<p>{error}</p>" + row(
+        line_chart(
+            [seen, ideal],
+            title="Share of right detections by score",
+            across="score",
+            up="right",
+            x_range=(0, 1),
+            y_range=(0, 1),
+            dots=True,
+        ),
+        line_chart(
+            [counts], title="Detections by score", across="score", up="number", x_range=(0, 1), dots=True
+        ),
+    )
+
+
+def _mistakes(subject: Subject, mistakes: Mistakes) -> str:
+    counts = [(kind, len(mistakes.of(kind))) for kind in _GALLERIES.values()]
+    parts = [
+        f"<p>At the best thresholds {mistakes.kept:,} detections are kept, {mistakes.right:,} of them right. In the "
+        "pictures red is the mistake, green are the labelled objects.</p>",
+        table(["kind", "number"], counts),
+    ]
+    for heading, kind in _GALLERIES.items():
+        worst = mistakes.of(kind)[:_SHOWN_MISTAKES]
+        parts.append(f"<h3>{heading}</h3>{gallery(worst, subject.records, subject.classes)}")
+    return "".join(parts)
+
+
+def _data(subject: Subject) -> str:
+    splits = dict(subject.splits) or {"evaluated": subject.records}
+    rows = []
+    for name, records in splits.items():
+        counts = [len(record) for record in records]
+        sizes = [math.sqrt(max(0.0, float(area))) for record in records for area in record.areas]
+        empty = sum(count == 0 for count in counts)
+        median = float(np.median(sizes)) if sizes else math.nan
+        rows.append((name, len(records), sum(counts), empty, max(counts, default=0), median))
+    columns = ["split", "images", "objects", "images without", "most in one", "median side, pixels"]
+    by_class = [
+        (
+            name,
+            *(sum(int((record.labels == index).sum()) for record in records) for records in splits.values()),
+        )
+        for index, name in enumerate(subject.classes.names)
+    ]
+    return table(columns, rows) + "<h3>Objects by class</h3>" + table(["class", *splits], by_class)

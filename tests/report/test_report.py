@@ -1,0 +1,161 @@
+"""The page holds everything it promises, refers to nothing outside of itself, and a browser shows it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.metrics.coco_map import evaluate
+from flexdetr.report.charts import Line, line_chart
+from flexdetr.report.make import Subject, write_report
+
+SECTIONS = (
+    "Score",
+    "Training",
+    "Classes and sizes",
+    "Precision and recall",
+    "Thresholds",
+    "Confusion",
+    "Calibration",
+    "Mistakes",
+    "Data",
+    "Configuration",
+    "Environment",
+)
+CLASSES = Classes.of(["cat", "<dog>"])
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    records, found = [], {}
+    for number in range(6):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (80, 120, 3), dtype=np.uint8)).save(path)
+        boxes = np.array([[10, 10, 40, 50], [60, 20, 110, 70]], np.float32)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        records.append(Record(path, number, 120, 80, boxes, np.array([0, 1]), np.zeros(2, bool), areas))
+        # Right, a little off, off by half, a class that is not there, and nothing near.
+        answer = np.concatenate([boxes, boxes[:1] + 1, boxes[1:] + 25, [[0, 60, 20, 80]]]).astype(np.float32)
+        scores = np.array([0.9, 0.8, 0.7, 0.65, 0.85], np.float32) - 0.01 * number
+        labels, kept = np.array([0, 1, 0, 1, 0]), slice(number % 2, 5)
+        found[number] = (answer[kept], scores[kept], labels[kept])
+    history = folder / "metrics.csv"
+    history.write_text(
+        "epoch,seconds,loss,l1,lr,ap,ap50,ap75\n1,3,9.5,2,1e-4,,,\n2,3,7.5,1.5,1e-4,0.1,0.3,0.1\n"
+    )
+    metrics = evaluate(records, found, CLASSES)
+    return Subject(
+        "flexdetr_pico on cats",
+        "A lead.",
+        records,
+        found,
+        CLASSES,
+        metrics,
+        {"val": records},
+        "seed: 0",
+        {},
+        history,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(subject, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    best = write_report(path, subject)
+    return path, best
+
+
+def test_every_section_is_there_and_names_are_escaped(page):
+    text = page[0].read_text(encoding="utf-8")
+    for name in SECTIONS:
+        assert f"<h2>{name}</h2>" in text
+    assert "&lt;dog&gt;" in text
+    assert "<dog>" not in text
+    assert text.count("<img ") >= 3
+    assert "seed: 0" in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    text = page[0].read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert "<script" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_every_tag_is_closed(page):
+    waiting: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert all(name for name, _ in attrs)
+            if tag not in ("meta", "img", "br"):
+                waiting.append(tag)
+
+        def handle_endtag(self, tag):
+            assert waiting.pop() == tag
+
+        def handle_startendtag(self, *_closed_already):
+            pass
+
+    Checker().feed(page[0].read_text(encoding="utf-8"))
+    assert not waiting
+
+
+def test_the_best_thresholds_lie_between_right_and_wrong(page):
+    best = page[1]
+    assert set(best) == set(CLASSES.names)
+    assert all(0.6 < value < 0.9 for value in best.values())
+
+
+def test_a_detector_that_finds_nothing_gets_a_report_too(subject, tmp_path):
+    nothing = {
+        record.image_id: (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)) for record in subject.records
+    }
+    metrics = evaluate(subject.records, nothing, CLASSES)
+    empty = Subject("none", "", subject.records, nothing, CLASSES, metrics)
+    assert write_report(tmp_path / "report.html", empty) == {}
+    assert "nothing to show" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_chart_of_one_point_has_axes():
+    svg = line_chart([Line("a", [1.0, 2.0], [3.0, float("nan")])], title="t", across="x", up="y")
+    assert "<polyline" in svg
+    assert "nan" not in svg
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here to open the page with")
+def test_a_browser_shows_the_page(page, tmp_path):
+    picture = tmp_path / "report.png"
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--window-size=1280,4200",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", page[0].as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    with Image.open(picture) as shown:
+        pixels = np.asarray(shown.convert("RGB")).astype(int)
+    assert pixels.shape[:2] == (4200, 1280)
+    # Charts, tables and pictures reach down the page: something differs from the ground nearly everywhere.
+    ground = np.array([248, 250, 252])
+    busy = (np.abs(pixels - ground).max(-1) > 12).any(1)
+    assert busy[:3000].mean() > 0.6
+    # Curves are coloured: far from grey.
+    assert (np.ptp(pixels, axis=-1) > 90).sum() > 1000
