@@ -115,6 +115,7 @@ def test_a_square_raw_graph_of_gathers(make: Callable[..., Detector], tmp_path: 
     assert "GridSample" not in kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "kind", "size"),
     [

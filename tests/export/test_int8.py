@@ -92,6 +92,7 @@ def test_openvino_computes_in_int8(
     assert not [name for name in readers if "preprocess" in name or "encoder_box" in name]
 
 
+@pytest.mark.slow
 def test_onnx_computes_in_int8(subject: Subject, data: Path, tmp_path: Path) -> None:
     artifact = export(
         subject, "onnx", tmp_path / "out", precision="int8", data=data, calibration=4, max_drop=0.9
