@@ -127,7 +127,7 @@ def _of_artifact(path: Path) -> dict[str, Any]:
 
     artifact = open_artifact(path)
     metadata, parity = artifact.metadata, artifact.parity
-    made = {
+    made: dict[str, Any] = {
         key: metadata.made[key] for key in ("decoder_layers", "queries", "target") if key in metadata.made
     }
     return {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flexdetr.metrics.gathering import FoundByImage
 
 Kind = Literal["missed", "false alarm", "wrong place", "wrong class", "duplicate"]
+_NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
 _NEAR = 0.1  # IoU from which on a wrong detection is about an object
 
 
@@ -84,10 +85,7 @@ def find_mistakes(
     wrong: list[Mistake] = []
     kept = right = 0
     for index, record in enumerate(ground_truth):
-        if record.image_id not in detections:
-            boxes, scores, labels = np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, np.int64)
-        else:
-            boxes, scores, labels = (np.asarray(part) for part in detections[record.image_id])
+        boxes, scores, labels = map(np.asarray, detections.get(record.image_id, _NOTHING))
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= limits[labels[order]]]
         found, mistakes = _compare(index, record, boxes[order], scores[order], labels[order], iou)
@@ -115,7 +113,7 @@ def _compare(
             taken_by[place] = int(fits.argmax())
             free[taken_by[place]] = False
     mistakes = []
-    for place in np.flatnonzero(taken_by < 0):
+    for place in np.flatnonzero(taken_by < 0).tolist():
         if (same[place] & record.iscrowd & (overlaps[place] > 0)).any():
             continue  # inside a crowd of its class nothing is wrong
         kind, nearest = _explain(overlaps[place], same[place], free, iou)
@@ -124,7 +122,7 @@ def _compare(
         mistakes.append(
             Mistake(kind, index, int(labels[place]), boxes[place], float(scores[place]), share, other)
         )
-    for place in np.flatnonzero(free):
+    for place in np.flatnonzero(free).tolist():
         mistakes.append(
             Mistake("missed", index, int(record.labels[place]), record.boxes_xyxy[place], float("nan"))
         )
