@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 from dataclasses import replace
@@ -12,7 +13,6 @@ import torchvision
 
 from flexdetr.config import to_yaml
 from flexdetr.data.loader import EvaluationLoader
-from flexdetr.engine.checkpoint import restore
 from flexdetr.engine.evaluate import detect
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.fuse import fuse
@@ -35,8 +35,13 @@ def report_run(run: Trainer, metrics: Metrics) -> None:
     best = run.folder / "best.safetensors"
     loader = run.val_loader
     batches = EvaluationLoader(run.val_records, loader.image_size, loader.batch_size, loader.threads)
+    state, metadata = store.load(best)
+    model = copy.deepcopy(
+        run.ema.model
+    )  # not built from the file, which cannot name a backbone of the user's own
+    model.load_state_dict(state)
     found = detect(
-        fuse(restore(best, {}).model),
+        fuse(model),
         run.watchdog.each(batches, "the report is made"),
         device=run.device,
         dtype=run.dtype,
@@ -61,7 +66,6 @@ def report_run(run: Trainer, metrics: Metrics) -> None:
         history=run.folder / "metrics.csv",
     )
     thresholds = write_report(run.folder / FILE, subject)
-    state, metadata = store.load(best)
     store.save(best, state, replace(metadata, thresholds=thresholds))
 
 
