@@ -52,7 +52,7 @@ class Plan:
     test: int = 100
     scene_size: tuple[int, int] = (256, 256)
     image_size: tuple[int, int] = (160, 160)
-    epochs: int = 16
+    epochs: int = 14
     batch_size: int = 8
     lr: float = 2.2e-3
     classification_weight: float = 4.0
