@@ -7,7 +7,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 
 def alternate(
@@ -44,16 +43,11 @@ def peak_memory_mib() -> float:
 
 def machine() -> str:
     """One line about where this runs."""
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
     import os
 
     import torch
 
+    from flexdetr.metrics.latency import processor
+
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{cpu}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    return f"{processor()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"

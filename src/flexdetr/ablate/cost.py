@@ -20,6 +20,7 @@ from flexdetr.api import Detector
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
 from flexdetr.engine.predict import detect_images
+from flexdetr.metrics.latency import processor
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
 from flexdetr.weights.store import replacing
@@ -110,13 +111,7 @@ def machine() -> str:
     """One line about where this runs."""
     import torch
 
-    processor = platform.processor() or platform.machine()
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text(encoding="utf-8").splitlines() if facts.exists() else ():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return (
         f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"

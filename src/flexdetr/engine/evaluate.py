@@ -117,21 +117,10 @@ def evaluate(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    decoder_layers: int | None = None,
-    queries: int | None = None,
     ranks: Ranks = _ALONE,
-    progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these."""
-    found = detect(
-        model,
-        batches,
-        device=device,
-        dtype=dtype,
-        decoder_layers=decoder_layers,
-        queries=queries,
-        progress=progress,
-    )
+    found = detect(model, batches, device=device, dtype=dtype)
     parts = ranks.gathered(found)
     together = {image_id: entry for part in parts for image_id, entry in part.items()}
     metrics = score(records, together, classes) if ranks.first else None

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from flexdetr.config import Config, ConfigError
 from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import device_indices, wanted_processes
 from flexdetr.engine.sentinels import MemoryExhaustedError
-from flexdetr.engine.stop import Interrupted
+from flexdetr.engine.stop import Interrupted, handling
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.weights import store
 
@@ -145,15 +144,8 @@ def _forwarding(torchrun: subprocess.Popen[bytes]) -> Iterator[None]:
         for worker in psutil.Process(torchrun.pid).children():
             worker.send_signal(signal.SIGTERM)
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling(tell):
         yield
-        return
-    former = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _answer(place: Path, out: Path, status: int) -> Run:

@@ -36,9 +36,8 @@ def report_run(run: Trainer, metrics: Metrics) -> None:
     loader = run.val_loader
     batches = EvaluationLoader(run.val_records, loader.image_size, loader.batch_size, loader.threads)
     state, metadata = store.load(best)
-    model = copy.deepcopy(
-        run.ema.model
-    )  # not built from the file, which cannot name a backbone of the user's own
+    # Not built from the file, which cannot name a backbone of the user's own.
+    model = copy.deepcopy(run.ema.model)
     model.load_state_dict(state)
     found = detect(
         fuse(model),

@@ -16,7 +16,6 @@ from flexdetr.export import onnx as onnx_writer
 from flexdetr.export.board_form import split
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.prepare import DeployForm, ExportError
-from flexdetr.export.program import quiet
 from flexdetr.export.targets import target_of
 from flexdetr.runtime import host
 from flexdetr.runtime.board import DECODE, ENCODE
@@ -62,23 +61,8 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
 
 
 def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
-    try:
-        with quiet(), torch.no_grad():
-            exported = torch.onnx.export(
-                part,
-                inputs,
-                dynamo=True,
-                opset_version=onnx_writer.OPSET,
-                input_names=list(_INPUTS[path.name]),
-                output_names=list(_OUTPUTS[path.name]),
-                verbose=False,
-            )
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"this model cannot be written as ONNX: {error}") from error
-    if exported is None:
-        raise ExportError("this model cannot be written as ONNX: the exporter returned nothing")
-    proto = exported.model_proto
-    onnx_writer._tidy(proto, dynamic_size=False)
+    names = _INPUTS[path.name], _OUTPUTS[path.name]
+    proto = onnx_writer.to_proto(part, inputs, *names, dynamic_size=False)
     used = {name for node in proto.graph.node for name in node.input}
     kept = [one for one in proto.graph.initializer if one.name in used]
     del proto.graph.initializer[:]

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from flexdetr import __version__
 from flexdetr.export.calibration import Calibration
@@ -41,14 +42,34 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     """
     names = ("images",) if form.options.raw else ("images", "sizes")
     program = draw(in_half(form, float32) if precision == "fp16" else form)
+    proto = to_proto(program, (), names, form.output_names, dynamic_size=form.options.dynamic_size)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(folder / MODEL))
+    return [MODEL]
+
+
+def to_proto(
+    program: torch.export.ExportedProgram | nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    *,
+    dynamic_size: bool,
+) -> onnx.ModelProto:
+    """The ONNX graph of a program, or of a module that is run on ``inputs``; its nodes know their layers.
+
+    Raises:
+        ExportError: where it cannot be expressed.
+    """
     try:
-        with quiet():
+        with quiet(), torch.no_grad():
             exported = torch.onnx.export(
                 program,
+                inputs,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(names),
-                output_names=list(form.output_names),
+                input_names=list(input_names),
+                output_names=list(output_names),
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
@@ -56,10 +77,8 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     if exported is None:
         raise ExportError("this model cannot be written as ONNX: the exporter returned nothing")
     proto = exported.model_proto
-    _tidy(proto, dynamic_size=form.options.dynamic_size)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, str(folder / MODEL))
-    return [MODEL]
+    _tidy(proto, dynamic_size=dynamic_size)
+    return proto
 
 
 def _tidy(proto: onnx.ModelProto, *, dynamic_size: bool) -> None:

@@ -212,22 +212,28 @@ def start_of(code: str, environment: Mapping[str, str] | None = None) -> Start:
 
 def machine() -> dict[str, Any]:
     """Where this runs: timings mean nothing without it."""
-    cpu = platform.processor() or platform.machine()
-    flags: set[str] = set()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                cpu = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-                break
+    flags = set(_cpu_information("flags").split())
     telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "units": [flag for flag in telling if flag in flags],
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
+
+
+def processor() -> str:
+    """The name of this machine's CPU."""
+    return _cpu_information("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_information(wanted: str) -> str:
+    """What Linux says of the first core under a key; nothing elsewhere."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == wanted:
+                return value.strip()
+    return ""

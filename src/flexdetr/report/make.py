@@ -16,6 +16,7 @@ import numpy as np
 from flexdetr import __version__
 from flexdetr.metrics.calibration import calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, rank_detections
+from flexdetr.metrics.latency import processor
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
 from flexdetr.report.charts import Line, line_chart, matrix
 from flexdetr.report.page import page, row, table, tiles
@@ -111,17 +112,8 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _score(subject: Subject, mistakes: Mistakes) -> str:
