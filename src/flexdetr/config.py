@@ -13,7 +13,15 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from flexdetr.config_values import ConfigError, merge, nearest, parse_overrides, parse_size, read_yaml
+from flexdetr.config_values import (
+    ConfigError,
+    merge,
+    nearest,
+    parse_names,
+    parse_overrides,
+    parse_size,
+    read_yaml,
+)
 
 __all__ = [
     "BackboneConfig",
@@ -281,6 +289,7 @@ class TrainConfig(Part):
     channels_last: bool = True
 
 
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
 
 
@@ -301,6 +310,7 @@ class Config(Part):
         recipe: "auto" derives the schedule from the data; "coco" takes the published one.
         weights: "none", "coco", "backbone", or a checkpoint file.
         seed: of everything random in the run.
+        log: where a run's numbers go besides ``metrics.csv``: any of "tensorboard", "mlflow" and "wandb".
     """
 
     model: str = "custom"
@@ -315,6 +325,12 @@ class Config(Part):
     recipe: Literal["auto", "coco"] = "auto"
     weights: str = "none"
     seed: int = 0
+    log: tuple[str, ...] = ()
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _known_log(cls, value: object) -> object:
+        return parse_names(value, TRACKERS, "log")
 
     @field_validator("backbone", mode="before")
     @classmethod

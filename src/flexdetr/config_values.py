@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,28 @@ def parse_size(value: int | str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
         raise ValueError(f"image size {value!r} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640")
     return int(sides[0]), int(sides[-1])
+
+
+def parse_names(value: object, known: Sequence[str], what: str) -> object:
+    """``"a,b"``, ``["a", "b"]`` or None as a tuple of known names, each once; what is none of these stays as it is.
+
+    Args:
+        value: what was given.
+        known: the names that there are.
+        what: they name.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        if unknown := next((name for name in value if name not in known), None):
+            raise ValueError(nearest(unknown, known, what))
+        return tuple(dict.fromkeys(value))
+    return value
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from flexdetr.data.dataset import DataError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
+from flexdetr.engine import trainer as trainer_module
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.presets import resolve
 from flexdetr.weights import store
@@ -204,6 +206,24 @@ def test_a_broken_image_is_refused_before_the_first_step_unless_skipped(tmp_path
         "flexdetr_pico", image_size=64, data={"workers": 0, "skip_bad": True}, train={**SETTINGS, "epochs": 1}
     )
     assert fit.train(root, config, out=tmp_path / "other", quiet=True).best.exists()
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(data, tmp_path, monkeypatch):
+    real, scores = trainer_module.evaluate, iter([0.1, 0.3, 0.2, 0.3, 0.9])
+
+    def scored(*arguments, **options):
+        return replace(real(*arguments, **options), ap=next(scores))
+
+    monkeypatch.setattr(trainer_module, "evaluate", scored)
+    config = settings(epochs=8, eval_every=1, patience=0.25, report=False)
+    run = fit.train(data, config, out=tmp_path / "run", quiet=True)
+    with (run.folder / "metrics.csv").open(newline="") as file:
+        assert [float(row["ap"]) for row in csv.DictReader(file)] == [0.1, 0.3, 0.2, 0.3]
+    assert run.metrics.ap == 0.3
+    assert store.read_metadata(run.best).training["validation"]["epoch"] == 2
+    again = fit.resume(run.folder, quiet=True)  # there is nothing left to do
+    assert again.metrics.ap == 0.3
+    assert next(scores) == 0.9
 
 
 def test_results_carry_the_data_sets_own_ids(data, uninterrupted):

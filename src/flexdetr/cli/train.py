@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import ConfigFile, Model, Set
+
+if TYPE_CHECKING:
+    from flexdetr.engine.overfit import Overfit
 
 Data = Annotated[
     Path | None,
@@ -42,6 +46,13 @@ def train(
     config_file: ConfigFile = None,
     changes: Set = None,
     resume: Resume = None,
+    overfit_one_batch: Annotated[
+        bool,
+        typer.Option(
+            "--overfit-one-batch",
+            help="Only see whether one batch can be learned by heart, 300 steps at most; writes nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Train a detector on a data set, or continue a run."""
     options = {
@@ -53,7 +64,7 @@ def train(
     options = {key: value for key, value in options.items() if value not in (None, {})}
     try:
         if resume is not None:
-            if data is not None or model or options or out or config_file or changes:
+            if data is not None or model or options or out or config_file or changes or overfit_one_batch:
                 raise answers.UsageError(
                     "--resume continues a run exactly as it was: it takes no other option"
                 )
@@ -68,13 +79,34 @@ def train(
             config = resolve(model, config_file, changes or (), **options)
             from flexdetr.engine import fit
 
+            if overfit_one_batch:
+                _show_overfit(fit.overfit_one_batch(data, config))
+                return
             run = fit.train(data, config, out=out or _free_folder(Path("runs"), config.model))
     except KeyboardInterrupt as stop:
         answers.note(str(stop) or "interrupted")
         raise typer.Exit(130) from None
+    if os.environ.get("RANK", "0") != "0":  # beside others under torchrun: the first one answers
+        return
     answers.show_metrics(run.metrics)
     answers.show(f"best checkpoint: {run.best}")
     answers.show(f"the run:         {run.folder}")
+
+
+def _show_overfit(result: Overfit) -> None:
+    """What came of it, and with status 1 what to look at where it failed."""
+    answers.show(
+        f"{result.images} images with {result.objects} objects, {result.steps} steps: loss {result.first_loss:.3f} "
+        f"to {result.last_loss:.3f}, AP50 {result.ap50:.3f} on the same images"
+    )
+    if result.passed:
+        answers.show("passed: the detector can learn these labels")
+        return
+    what = "the objects are not found" if result.collapsed else "the loss did not collapse"
+    answers.note(f"Error: one batch was not learned by heart: {what}. Look at:")
+    for hint in result.hints:
+        answers.note(f"  {hint}")
+    raise typer.Exit(1)
 
 
 def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - checked by the configuration

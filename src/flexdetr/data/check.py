@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.detect import read
@@ -95,14 +96,14 @@ def check(
         if progress is not None:
             progress(done, len(records))
 
-    defects = [*dataset.defects, *broken_images(records, advance).values(), *_shared_images(dataset)]
-    histogram = {name: dict.fromkeys(dataset.splits, 0) for name in dataset.classes.names}
+    defects = [*dataset.defects, *broken_images(records, advance).values(), *shared_images(dataset)]
+    histogram: dict[str, dict[str, int]] = {name: {} for name in dataset.classes.names}
     for split, split_records in dataset.splits.items():
-        counts = Counter(int(label) for record in split_records for label in record.labels)
-        for index, name in enumerate(dataset.classes.names):
-            histogram[name][split] = counts[index]
-    for name, counted in histogram.items():
-        if "train" in counted and not counted["train"]:
+        counts = count_labels(split_records, len(dataset.classes))
+        for name, counted in zip(dataset.classes.names, counts, strict=True):
+            histogram[name][split] = counted.objects + counted.crowds
+    for name, by_split in histogram.items():
+        if "train" in by_split and not by_split["train"]:
             defects.append(
                 Defect("warning", dataset.root, None, f"class {name!r} has no boxes in the training split")
             )
@@ -110,19 +111,53 @@ def check(
     return Report(dataset, tuple(defects), histogram)
 
 
-def _shared_images(dataset: Dataset) -> list[Defect]:
+class LabelCount(NamedTuple):
+    """How often a class is labelled.
+
+    Attributes:
+        objects: ordinary ones, which are trained on.
+        images: that show one of these.
+        crowds: regions of many objects, which are not trained on.
+    """
+
+    objects: int
+    images: int
+    crowds: int
+
+
+def count_labels(records: Iterable[Record], num_classes: int) -> list[LabelCount]:
+    """How often each class is labelled, in the head's order."""
+    table = np.zeros((3, num_classes), np.int64)
+    for record in records:
+        ordinary = np.bincount(record.labels[~record.iscrowd], minlength=num_classes)
+        table += ordinary, ordinary > 0, np.bincount(record.labels[record.iscrowd], minlength=num_classes)
+    return [LabelCount(*column) for column in table.T.tolist()]
+
+
+def shared_images(dataset: Dataset) -> list[Defect]:
     """A warning for each image that two splits hold: what is trained on says nothing in a test."""
     first: dict[str, tuple[str, Path]] = {}
     found: list[Defect] = []
+    sizes: dict[int, set[str]] = {}  # splits that have a file of so many bytes: few files are read for this
+    for split, records in dataset.splits.items():
+        for record in records:
+            sizes.setdefault(_bytes(record.path), set()).add(split)
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for split, records in dataset.splits.items():
-            paths = [record.path for record in records]
+            paths = [record.path for record in records if len(sizes[_bytes(record.path)]) > 1]
             for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
                 other, twin = first.setdefault(digest, (split, path))
                 if other != split:
                     message = f"is in the {split} split and, as {twin}, in the {other} split; keep it in one"
                     found.append(Defect("warning", path, None, message))
     return found
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # unreadable: listed as an error already
 
 
 def _digest(path: Path) -> str:
@@ -144,8 +179,8 @@ def usable_records(
         progress: told how many images more were checked.
 
     Raises:
-        DataError: where the data set has no such split; without ``skip_bad`` also where some annotation or
-            image of it cannot be used, naming the files.
+        DataError: where the data set has no such split, or no image in it; without ``skip_bad`` also where some
+            annotation or image of it cannot be used, naming the files.
     """
     bad = broken_images(dataset.splits.get(split, ()), progress)
     # Validation images may have been cut from the training images.
@@ -161,7 +196,10 @@ def usable_records(
             f"{dataset.root} has {len(errors)} files or boxes that cannot be used:\n{shown}{more}\n"
             "Mend them, or go on without them: --set data.skip_bad=true"
         )
-    return tuple(record for record in dataset.split(split) if record.path not in bad)
+    usable = tuple(record for record in dataset.split(split) if record.path not in bad)
+    if not usable:
+        raise DataError(f"{dataset.root}: the {split} split has no images")
+    return usable
 
 
 def broken_images(

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,24 @@ class TrainingLoader:
                 made = self._next(stream)
             yield self._deliver(made)
         self._stream, self._promised = stream, upcoming
+
+    def preview(self, epoch: int, phase: Phase, count: int) -> Iterator[Batch]:
+        """The first ``count`` samples of an epoch exactly as ``epoch`` yields them, made in this process.
+
+        Yields:
+            batches, the last one cut short; fewer samples where the epoch has fewer.
+
+        Raises:
+            ImageError: where an image cannot be read.
+        """
+        self._samples.fill()
+        for plan in self.planner.epoch(epoch, phase):
+            cut = None if plan.partners is None else plan.partners[:count]
+            plan = replace(plan, indices=plan.indices[:count], partners=cut)
+            count -= len(plan.indices)
+            yield self._deliver(self._samples[plan])
+            if not count:
+                return
 
     def in_work(self) -> str:
         """A sentence that names the images that samples are being made of."""

@@ -7,7 +7,7 @@ torchrun starts them and torch.distributed connects them: gloo on CPUs, NCCL on 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,6 +69,18 @@ class Ranks:
         if self.size > 1:
             dist.broadcast_object_list(things, src=0, device=torch.device("cpu"))
         return things[0]
+
+    def by_first(self, work: Callable[[], T], otherwise: T) -> T:
+        """What the first rank's work gives there, and ``otherwise`` on the others; where it raises, all raise."""
+        done, error = otherwise, None
+        if self.first:
+            try:
+                done = work()
+            except Exception as refused:
+                error = refused
+        if (common := self.from_first(error)) is not None:
+            raise common
+        return done
 
     def wait(self) -> None:
         """Goes on when all are here."""

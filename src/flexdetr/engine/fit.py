@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,25 @@ from flexdetr.engine import launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import Start, blank, start
 from flexdetr.engine.distributed import join, under_torchrun, wanted_processes
+from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 
-__all__ = ["Interrupted", "NonFiniteError", "Run", "Trainer", "read", "resume", "start", "train"]
+__all__ = [
+    "Interrupted",
+    "NonFiniteError",
+    "Overfit",
+    "Run",
+    "Trainer",
+    "overfit_one_batch",
+    "read",
+    "resume",
+    "start",
+    "train",
+]
 
 
 def train(
@@ -51,6 +64,7 @@ def train(
     if wanted_processes(config) > 1 and not under_torchrun():
         return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
     ranks = join(config)
+    folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
     dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
     if begun is not None:
         dataset = dataset.with_classes(begun.classes)
@@ -61,6 +75,29 @@ def train(
     if ranks.first:
         ranks.wait()
     return Trainer(dataset, config, begun, folder, quiet=quiet, ranks=ranks).run()
+
+
+def overfit_one_batch(
+    data: str | Path, config: Config, *, begun: Start | None = None, quiet: bool = False
+) -> Overfit:
+    """Train a copy of a detector on one batch, in this process; nothing is written. See ``engine.overfit``.
+
+    Args:
+        data: folder (or a file inside it) in COCO, VOC or YOLO format.
+        config: the configuration that the run would have.
+        begun: the detector that the run would go on from; it stays as it is.
+        quiet: show no progress.
+
+    Raises:
+        DataError: where the data cannot be used, or has no object.
+        ConfigError: where the configuration does not fit.
+    """
+    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    if begun is not None:
+        dataset = dataset.with_classes(begun.classes)
+        begun = replace(begun, model=copy.deepcopy(begun.model))
+    run_state.seed_generators(config.seed)
+    return overfit(dataset, config, begun or start(config, dataset.classes), quiet=quiet)
 
 
 def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False) -> Run:

@@ -7,7 +7,8 @@ import logging
 import pickle
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flexdetr.weights.store import replacing
 _log = logging.getLogger(__name__)
 
 FILE = "state.pt"
-_FORMER = "state.former.pt"
+FORMER = "state.former.pt"
 _VERSION = 2
 
 
@@ -56,6 +57,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Whatever draws inside, the run goes on as if nothing had."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)
+
+
 def save(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the state; the one before stays beside it, so that a torn file never ends a run.
 
@@ -73,7 +84,7 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
             if path.exists():
-                path.replace(folder / _FORMER)
+                path.replace(folder / FORMER)
     except OSError as error:
         raise StateError(
             f"cannot write {path}: {error}; the state of before is intact, free some space and use --resume {folder}"
@@ -87,7 +98,7 @@ def load(folder: Path) -> dict[str, Any]:
         StateError: where there is none.
     """
     tried = []
-    for name in (FILE, _FORMER):
+    for name in (FILE, FORMER):
         path = folder / name
         if not path.exists():
             continue

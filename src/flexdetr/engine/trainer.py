@@ -15,7 +15,7 @@ import torch
 
 from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
-from flexdetr.data.dataset import DataError, Dataset, Record
+from flexdetr.data.dataset import Dataset
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch
@@ -26,6 +26,8 @@ from flexdetr.engine.ema import AveragedModel
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.norms import synchronise_norms
 from flexdetr.engine.optim import build_optimizer
+from flexdetr.engine.pace import Pace
+from flexdetr.engine.preflight import check_space, introduce
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
 from flexdetr.engine.reporting import report_run
 from flexdetr.engine.sentinels import Fault, is_out_of_memory, judge, poisoned, smaller_parts, unfit_loss
@@ -33,6 +35,7 @@ from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
 from flexdetr.engine.snapshot import snapshot, take_up
 from flexdetr.engine.steps import Step, agree, micro_batches
 from flexdetr.engine.stop import Interrupted, on_signal
+from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.watchdog import Watchdog, end_process
 from flexdetr.loss.criterion import Criterion, Losses
 from flexdetr.loss.matcher import NonFiniteError
@@ -90,8 +93,9 @@ class Trainer:
         self.dataset, self.begun, self.folder, self.ranks = dataset, begun, folder, ranks
         self.quiet = quiet or not ranks.first
         self.classes = begun.classes
-        self.train_records = _records(dataset, "train", config)
-        self.val_records = _records(dataset, "val", config)
+        skip_bad = config.data.skip_bad
+        self.train_records = usable_records(dataset, "train", skip_bad=skip_bad)
+        self.val_records = usable_records(dataset, "val", skip_bad=skip_bad)
         self.device = choose_device(own_device(config.train.device, ranks))
         self.dtype = choose_precision(config.train.precision, self.device)
         if config.train.batch_size == "auto":
@@ -140,6 +144,8 @@ class Trainer:
 
     def run(self) -> Run:
         """Train to the end. Nothing is written before; what is refused leaves no folder behind."""
+        check_installed(self.config.log)
+        self.ranks.by_first(lambda: check_space(self), None)
         self.folder.mkdir(parents=True, exist_ok=True)
         with log_file(self.folder / "log.txt") if self.ranks.first else nullcontext():
             return self._run()
@@ -152,12 +158,17 @@ class Trainer:
         done = self.epoch * self.steps_per_epoch + self.batch_index
         began = time.monotonic() - self.seconds
         end = end_process if self.ranks.size > 1 else None
+        self.trackers = self.ranks.by_first(
+            lambda: open_trackers(self.config, self.folder, epochs=self.epoch), Trackers()
+        )
         with (
+            self.trackers,
             TrainingDisplay(self.steps, done, quiet=self.quiet) as self.display,
             on_signal(self._request_stop),
             Watchdog(self.config.train.stall, self.folder, self.loader.in_work, end) as self.watchdog,
         ):
-            self._introduce()
+            introduce(self)
+            self.pace = Pace.of_run(self)
             if not done:  # from here on there is something to go back to
                 self._save_state()
             while self.epoch < (self.config.train.epochs or 0) and not self._patience_is_over():
@@ -201,6 +212,7 @@ class Trainer:
                     return False
                 if self.save_due:
                     self._save_state()
+        self.say(self.pace.epoch())
         self.sums["seconds"] += time.monotonic() - began
         self.batch_index = 0
         self.epoch += 1
@@ -231,6 +243,7 @@ class Trainer:
         self.scaler.update()
         self.ema.update(self.model)
         self.sums["steps"] += 1
+        self.say(self.pace.step())
         self.display.step(
             f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}"
         )
@@ -319,9 +332,12 @@ class Trainer:
         row |= {name: value / steps for name, value in self.sums.items()}
         row["lr"] = self.optimizer.param_groups[-1]["lr"]
         if self.epoch % (self.config.train.eval_every or 1) == 0 or self.epoch == epochs:
+            began = time.monotonic()
             row |= self._evaluate()
+            self.say(self.pace.evaluated(time.monotonic() - began))
         if self.ranks.first:
             self.csv.write(row)
+            self.trackers.write(row)
         self.display.line(
             f"epoch {self.epoch}/{epochs}  loss {row.get('loss', 0):.3f}  {self._score()}  "
             f"{row['seconds']:.1f} s an epoch"
@@ -378,20 +394,9 @@ class Trainer:
             "seconds": round(self.seconds, 1),
         }
 
-    def _introduce(self) -> None:
-        """Say what will be done, and why."""
-        objects = sum(len(record.labels) for record in self.train_records)
-        lines = [
-            f"data: {len(self.train_records)} training images with {objects} objects of {len(self.classes)} classes, "
-            f"{len(self.val_records)} validation images",
-            *self.dataset.notes,
-            *self.begun.notes,
-            *self.recipe.reasons,
-            f"{self.steps} steps on {self.device} in {str(self.dtype).removeprefix('torch.')}, into {self.folder}",
-        ]
-        if self.epoch or self.batch_index:
-            lines.append(f"resumed at epoch {self.epoch + 1}, step {self.batch_index}")
-        for line in lines:
+    def say(self, line: str | None) -> None:
+        """A line for the log and the terminal, where there is one."""
+        if line is not None:
             _log.info(line)
             self.display.line(line)
 
@@ -417,15 +422,9 @@ class Trainer:
         if self.ranks.first and self.config.train.report:
             report_run(self, metrics)
         self.ranks.wait()  # the best checkpoint has its thresholds
+        self.trackers.finish({**metrics.numbers(), "epoch": self.best_epoch})
         self.display.line(
             f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "
             f"split at epoch {self.best_epoch}; {best}"
         )
         return Run(self.folder, best, last, metrics, self.seconds)
-
-
-def _records(dataset: Dataset, split: str, config: Config) -> tuple[Record, ...]:
-    records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
-    if not records:
-        raise DataError(f"{dataset.root}: the {split} split has no images")
-    return records
