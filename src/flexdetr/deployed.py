@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Hint = Literal["auto", "latency", "throughput"]
-Engine = Literal["auto", "openvino", "onnxruntime", "torch"]
+Engine = Literal["auto", "openvino", "onnxruntime", "torch", "executorch"]
 # From this many pictures on, working on several at a time repays compiling the graph for it.
 MANY = 8
 
@@ -380,6 +380,7 @@ _READS = {
     "onnx": ("onnxruntime", "openvino"),
     "torch": ("torch",),
     "board": ("onnxruntime",),
+    "executorch": ("executorch",),
 }
 
 
@@ -401,13 +402,17 @@ def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa:
 
         return OpenVINORuntime(artifact, **options)
     if engine == "onnxruntime" and artifact.metadata.format == "board":
-        from flexdetr.runtime.board import BoardRuntime
+        from flexdetr.runtime.board import on_onnxruntime
 
-        return BoardRuntime(artifact, **options)
+        return on_onnxruntime(artifact, **options)
     if engine == "onnxruntime":
         from flexdetr.runtime.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(artifact, **options)
+    if engine == "executorch":
+        from flexdetr.export.executorch import open_runtime
+
+        return open_runtime(artifact, **options)
     from flexdetr.export.torch_program import TorchProgramRuntime
 
     return TorchProgramRuntime(artifact, **options)

@@ -33,6 +33,7 @@ _EXTRAS = {
         "train",
     ),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime", "nncf"), "export"),
+    "executorch": "executorch",
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}

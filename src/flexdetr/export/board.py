@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export import onnx as onnx_writer
-from flexdetr.export.board_form import split
+from flexdetr.export.board_form import inputs_of, split, write_host
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.prepare import DeployForm, ExportError
 from flexdetr.export.targets import target_of
 from flexdetr.runtime import host
-from flexdetr.runtime.board import DECODE, ENCODE
+from flexdetr.runtime.board import DECODE, ENCODE, INPUTS, OUTPUTS
 
-HOST = "host.py"
-_INPUTS = {ENCODE: ("image",), DECODE: ("content", "reference", "memory")}
-_OUTPUTS = {ENCODE: ("memory", "tokens", "scores", "boxes"), DECODE: ("logits", "boxes")}
+_INPUTS = dict(zip((ENCODE, DECODE), INPUTS, strict=True))
+_OUTPUTS = dict(zip((ENCODE, DECODE), OUTPUTS, strict=True))
 # What the model computes for the chosen tokens only, and this form for all: not to be compared.
 _ELSEWHERE = "detector.decoder.encoder_box"
 
@@ -46,18 +44,14 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     del precision  # ``check_board`` has asked
     name = form.options.target or "generic"
     encode, decode = split(form, plain_norms=target_of(name).plain_norms)
-    image = torch.rand(1, 3, *form.options.size) * 255
-    with torch.no_grad():
-        memory, tokens, _, boxes = encode(image)
-    queries = min(form.options.queries or form.detector.decoder.queries, tokens.shape[1])
-    _save(encode, (image,), folder / ENCODE)
-    _save(decode, (tokens[:, :queries], boxes[:, :queries], memory), folder / DECODE)
+    image, queries = inputs_of(form, encode)
+    _save(encode, image, folder / ENCODE)
+    _save(decode, queries, folder / DECODE)
     wrong = [finding for file in (ENCODE, DECODE) for finding in check_ops(folder / file, name)]
     if wrong:
         rows = "; ".join(dict.fromkeys(f"{one.op} in {one.layer}: {one.why}" for one in wrong))
         raise ExportError(f"this model has operations that the target {name} does not take: {rows}")
-    (folder / HOST).write_text(Path(host.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    return [ENCODE, DECODE, HOST]
+    return [ENCODE, DECODE, write_host(folder)]
 
 
 def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

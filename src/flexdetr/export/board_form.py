@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from flexdetr.model.deformable import DeformableAttention
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.encoder import AIFI
 from flexdetr.model.self_attention import SelfAttention, sine_position
+from flexdetr.runtime import host
 
+HOST = "host.py"
 Shapes = list[tuple[int, int]]
 
 
@@ -221,6 +224,21 @@ def split(form: DeployForm, *, plain_norms: bool) -> tuple[Encode, Decode]:
     layers = form.options.decoder_layers or len(detector.decoder.layers)
     parts = Encode(detector, shapes), Decode(detector, shapes, layers)
     return tuple(part.eval().requires_grad_(False) for part in parts)  # type: ignore[return-value]
+
+
+def inputs_of(form: DeployForm, encode: Encode) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What to trace both graphs with: (image,) and (content, reference, memory)."""
+    image = torch.rand(1, 3, *form.options.size) * 255
+    with torch.no_grad():
+        memory, tokens, _, boxes = encode(image)
+    queries = min(form.options.queries or form.detector.decoder.queries, tokens.shape[1])
+    return (image,), (tokens[:, :queries], boxes[:, :queries], memory)
+
+
+def write_host(folder: Path) -> str:
+    """Put the numpy code that runs between the graphs beside them, and give the file's name."""
+    (folder / HOST).write_text(Path(host.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    return HOST
 
 
 def _replace(module: nn.Module, plain: Callable[[nn.Module], nn.Module | None]) -> None:

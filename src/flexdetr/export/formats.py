@@ -50,9 +50,11 @@ class Format:
         module: the module that writes it; a ``Writer``. It is imported when it is used: each needs its own packages.
         resizes: whether its runtimes resize pictures as Pillow does. ONNX has such an operation, but its runtimes
             do not agree on what it computes.
-        half: what "fp16" means.
+        half: what "fp16" means; empty where there is none.
         int8: whether there is int8.
         computes_in_half: whether it means that values between layers are in half precision.
+        two_graphs: whether it is two graphs of fixed shapes, with the choice of queries between them on the host.
+        sees_inside: whether values inside a written file can be read, or the graphs' outputs only.
     """
 
     module: str
@@ -60,6 +62,8 @@ class Format:
     half: str
     int8: bool
     computes_in_half: bool
+    two_graphs: bool = False
+    sees_inside: bool = True
 
     @property
     def writer(self) -> Writer:
@@ -100,6 +104,16 @@ FORMATS: Final[Mapping[str, Format]] = {
         int8=False,
         half="",
         computes_in_half=True,
+        two_graphs=True,
+    ),
+    "executorch": Format(
+        "flexdetr.export.executorch",
+        resizes=False,
+        int8=False,
+        half="",
+        computes_in_half=False,
+        two_graphs=True,
+        sees_inside=False,
     ),
 }
 

@@ -101,7 +101,7 @@ def export(
 
     Args:
         subject: the detector.
-        format: "onnx", "openvino" or "torch".
+        format: "onnx", "openvino", "torch" or "executorch".
         out: the artifact's folder; an artifact that is there already is replaced once the new one has passed.
         precision: "fp32", "fp16" or "int8".
         data: a data set to prove it on, and to take the AP on; None draws pictures. int8 needs one.
@@ -123,11 +123,13 @@ def export(
     """
     if target is not None or format == "board":
         check_board(target, format, precision, dynamic_size=dynamic_size)
-        format, raw = "board", True  # noqa: A001 - see above
+        format = "board"  # noqa: A001 - see above
     kind = format_of(format)
     if precision not in PRECISIONS:
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     _check_int8(format, kind, precision, data, calibration, max_drop)
+    _check_two_graphs(format, kind, precision, dynamic_size=dynamic_size)
+    raw = raw or kind.two_graphs
     out = Path(out)
     _check_place(out)
     options = Options(
@@ -380,6 +382,16 @@ def _check_int8(
         )
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ExportError(f"max_drop is a difference of AP, between 0 and 1; got {max_drop:g}")
+
+
+def _check_two_graphs(name: str, kind: Format, precision: str, *, dynamic_size: bool) -> None:
+    """Options that two graphs of fixed shapes do not have, answered before any work."""
+    if not kind.two_graphs:
+        return
+    if precision != "fp32":
+        raise ExportError(f"the format {name} is written in fp32; got precision {precision}")
+    if dynamic_size:
+        raise ExportError(f"the format {name} has fixed sizes: leave dynamic_size out")
 
 
 def _check_place(out: Path) -> None:

@@ -254,10 +254,11 @@ def _culprit(artifact: ArtifactDetector, form: DeployForm, case: _Case) -> tuple
     feeds: dict[str, NDArray[Any]] = {"images": case.feed(image)}
     if not metadata.raw:
         feeds["sizes"] = np.array([image.shape[:2]], np.int64)
-    writer = FORMATS[metadata.format].writer
-    departure = first_departure(form, artifact.artifact.model_file, writer, feeds, LIMITS[metadata.precision])
+    kind = FORMATS[metadata.format]
+    path, limits = artifact.artifact.model_file, LIMITS[metadata.precision]
+    departure = first_departure(form, path, kind.writer, feeds, limits)
     if departure is not None:
-        return departure, str(departure)
+        return departure, str(departure) if kind.sees_inside else f"in or before {departure}"
     if metadata.raw:
         return None, "every layer agrees with the model, the detections drift nevertheless"
     return (
