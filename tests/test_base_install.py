@@ -85,8 +85,35 @@ def test_every_verb_that_needs_more_names_the_extra(checkpoint: Path, tmp_path: 
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
-def test_checking_an_onnx_file_names_its_extra(tmp_path: Path) -> None:
+def test_checking_an_onnx_file_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "some.onnx").write_bytes(b"x")
-    (answer,) = answers([["check", str(tmp_path / "some.onnx")]], ("onnx",)).values()
+    (answer,) = answers([["check", str(tmp_path / "some.onnx")]]).values()
+    assert answer == [1, "Error: this needs onnx: install it with pip install 'flexdetr[export]'\n"]
+    without_torch = tuple(name for name in EXTRAS if name != "onnx")
+    (answer,) = answers([["check", str(tmp_path / "some.onnx")]], without_torch).values()
     assert answer[0] == 1
-    assert "pip install 'flexdetr[export]'" in answer[1]
+    assert "some.onnx cannot be read as ONNX" in answer[1]
+    assert answer[1].count("\n") == 1
+
+
+def test_an_artifact_that_cannot_be_used_is_answered_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.txt").write_text("a note")
+    lonely = tmp_path / "lonely.onnx"
+    lonely.write_bytes(b"x")
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "metadata.json").write_text('{"format_version": 99}')
+    said = {
+        str(tmp_path / "folder"): "",
+        str(tmp_path / "text.txt"): "",
+        str(tmp_path / "gone-openvino"): "",
+        str(lonely): "it holds no metadata.json",
+        str(artifact): "has format version 99, and this FlexDETR reads 1: update flexdetr",
+    }
+    for file, expected in said.items():
+        ((status, error),) = answers([["predict", file, "cell.jpg", "--out", str(tmp_path / "out")]]).values()
+        assert status == 1, file
+        assert error.count("\n") == 1, error
+        assert error.startswith("Error: ")
+        assert expected in error

@@ -53,6 +53,9 @@ LAZY_TORCH = (
     "data.detect",
     "data.images",
     "data.check",
+    "export.errors",
+    "export.targets",
+    "export.board_ops",
 )
 HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_eval"}
 # Bases that are no part of this package, and that their libraries mean to be inherited from.

@@ -13,8 +13,9 @@ import pytest
 from torch import nn
 
 from flexdetr.api import Detector
+from flexdetr.export.errors import ExportError
 from flexdetr.export.make import Subject, export
-from flexdetr.export.prepare import ExportError, Options, prepare
+from flexdetr.export.prepare import Options, prepare
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
 
 Exported = Callable[[str], Artifact]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from flexdetr.api import Detector
+from flexdetr.export.errors import ExportError
 from flexdetr.export.half import InFloat32, beyond_half, in_half, store_in_half
-from flexdetr.export.prepare import ExportError, Options, example, prepare
+from flexdetr.export.prepare import Options, example, prepare
 
 OPTIONS = Options((64, 96))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from flexdetr.export.prepare import ExportError
+from flexdetr.export.errors import ExportError
 from flexdetr.export.targets import Target, target_of
 
 MAX_RANK = 4

@@ -14,7 +14,7 @@ from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read as read_data
 from flexdetr.data.images import read_image
-from flexdetr.export.prepare import ExportError
+from flexdetr.export.errors import ExportError
 from flexdetr.runtime.process import prepare
 
 Feeds = dict[str, NDArray[Any]]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm
 
 # Norms square their input and sum it up: they stay in float32, as under autocast.
 ALWAYS_FLOAT32 = ("LayerNorm", "GroupNorm")

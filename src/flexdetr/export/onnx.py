@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from flexdetr import __version__
 from flexdetr.export.calibration import Calibration
+from flexdetr.export.errors import ExportError
 from flexdetr.export.half import in_half
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import draw, quiet
 
 OPSET = 18

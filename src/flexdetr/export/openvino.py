@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.export.calibration import Calibration
+from flexdetr.export.errors import ExportError
 from flexdetr.export.half import store_in_half
-from flexdetr.export.prepare import DeployForm, ExportError, example
+from flexdetr.export.prepare import DeployForm, example
 from flexdetr.export.program import quiet
 
 MODEL = "model.xml"

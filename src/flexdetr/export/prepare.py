@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexdetr.export.errors import ExportError
 from flexdetr.model.deformable import DeformableAttention
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
@@ -17,10 +18,6 @@ from flexdetr.model.outputs import Prediction
 from flexdetr.model.postprocess import postprocess
 
 TOP = 300
-
-
-class ExportError(ValueError):
-    """An export that cannot be made, or that does not do what the model does; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from flexdetr.export.prepare import DeployForm, ExportError, Options, example
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm, Options, example
 
 LARGEST_BATCH = 1024
 LARGEST_SIDE = 8192

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from flexdetr.export.calibration import Calibration
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm
 
 _INSIDE = "detector."
 # Boxes and scores are made of these: eight bits know a place to a 255th of the range, which is pixels. What decides

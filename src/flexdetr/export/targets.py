@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flexdetr.config import nearest
-from flexdetr.export.prepare import ExportError
+from flexdetr.export.errors import ExportError
 
 # Opset 11 and later have them all.
 _PLAIN: Final = frozenset({
