@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, merge
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
     from flexdetr.weights.store import Metadata
 
+_log = logging.getLogger(__name__)
+
+_Weights: TypeAlias = tuple[tuple[int, int], ...]
+
 
 class Detector:
     """A detector with its classes and its configuration.
@@ -39,10 +44,14 @@ class Detector:
         classes: names and data-set ids, in the head's order.
         config: the whole configuration.
         metadata: what ``save`` writes beside the weights.
+        runtime: what predicts: "torch", "openvino" (on CPUs), or "auto": OpenVINO for a hundred pictures or more on a
+            CPU, which repay the seconds that converting the detector takes, and PyTorch otherwise.
 
     Raises:
         ConfigError: where a name, a key or a value is wrong.
     """
+
+    runtime: str = "auto"
 
     def __init__(
         self,
@@ -68,7 +77,8 @@ class Detector:
         self.classes: Classes = begun.classes
         self.config: Config = begun.config
         self.metadata: Metadata = begun.metadata
-        self._fused: tuple[tuple[tuple[int, int], ...], DetectionModel] | None = None
+        self._fused: tuple[_Weights, DetectionModel] | None = None
+        self._converted: tuple[tuple[object, ...], ArtifactDetector | None] | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:  # noqa: ANN401 - keys of Config
@@ -194,16 +204,22 @@ class Detector:
             ImageError: where a file cannot be read as an image.
         """
         from flexdetr.data.images import pixels
+        from flexdetr.deployed import items_of
         from flexdetr.engine.predict import detect_images
 
         pictures = source if isinstance(source, list) else [source]
+        limits = self._thresholds(threshold)
+        other = self._on_openvino(items_of(pictures), device, decoder_layers, queries)
+        if other is not None:
+            on_other = other.predict(pictures, threshold)
+            return on_other if isinstance(source, list) else on_other[0]
         found = list(
             detect_images(
                 self.deploy_form(),
                 (pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
-                threshold=self._thresholds(threshold),
+                threshold=limits,
                 device=device,
                 decoder_layers=decoder_layers,
                 queries=queries,
@@ -239,20 +255,63 @@ class Detector:
         from flexdetr.data.images import pixels
         from flexdetr.runtime.sources import Unreadable, read
 
-        for picture in read(items, pixels):
+        listed = list(items)
+        self._thresholds(threshold)  # answers before any work
+        other = self._on_openvino(listed, device)
+        if other is not None:
+            yield from other.predict_many(listed, threshold)
+            return
+        for picture in read(listed, pixels):
             if isinstance(picture, Unreadable):
                 yield picture
             else:
                 yield picture, self.predict(picture.image, threshold, device=device)
 
+    def _on_openvino(
+        self, items: list[Item], device: str, decoder_layers: int | None = None, queries: int | None = None
+    ) -> ArtifactDetector | None:
+        """The detector on OpenVINO, where it is to predict there; converted again only where a weight has changed.
+
+        Raises:
+            ExportError: where ``runtime`` insists on OpenVINO, and it does not do what the model does.
+        """
+        from flexdetr.engine.device import PICTURES_FOR_OPENVINO, choose_device, choose_runtime
+        from flexdetr.runtime.sources import is_film
+
+        films = any(is_film(item) for item in items)
+        count = PICTURES_FOR_OPENVINO if films else len(items)
+        if choose_runtime(self.runtime, choose_device(device), count) == "torch":
+            return None
+        from flexdetr.export.converted import convert
+        from flexdetr.export.errors import ExportError
+        from flexdetr.export.writing import Subject
+
+        key = (self._weights(), decoder_layers, queries)
+        kept = self._converted
+        if kept is None or kept[0] != key or (kept[1] is None and self.runtime != "auto"):
+            subject = Subject(self.model, self.config, self.classes, self.metadata)
+            try:
+                detector = convert(subject, items, decoder_layers=decoder_layers, queries=queries)
+            except ExportError as error:
+                if self.runtime != "auto":
+                    raise
+                _log.warning("predicting with PyTorch, which is slower: %s", error)
+                detector = None
+            self._converted = kept = (key, detector)
+        return kept[1]
+
     def deploy_form(self) -> DetectionModel:
         """The fused model; made again only where a weight has changed since."""
         from flexdetr.model.fuse import fuse
 
-        weights = tuple((value.data_ptr(), value._version) for value in self.model.state_dict().values())
+        weights = self._weights()
         if self._fused is None or self._fused[0] != weights:
             self._fused = (weights, fuse(self.model.eval()))
         return self._fused[1]
+
+    def _weights(self) -> _Weights:
+        """What changes with any weight."""
+        return tuple((value.data_ptr(), value._version) for value in self.model.state_dict().values())
 
     def export(self, format: str, out: str | Path | None = None, **options: Any) -> Artifact:  # noqa: A002, ANN401
         """Write the detector for another runtime, and prove that the file does what the model does.
@@ -299,12 +358,13 @@ class Detector:
         return push(repository, self.model.state_dict(), self.metadata, private=private)
 
 
-def load(path: str | Path, **changes: Any) -> Detector | ArtifactDetector:  # noqa: ANN401 - keys of Config
+def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector | ArtifactDetector:  # noqa: ANN401
     """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
 
     Args:
         path: the checkpoint (a file, a folder that transformers saved, or ``hf://user/name[@revision]`` on the
             hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
+        runtime: what predicts; see ``Detector.runtime`` and ``ArtifactDetector``.
         **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
             ``decoder={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
@@ -319,8 +379,13 @@ def load(path: str | Path, **changes: Any) -> Detector | ArtifactDetector:  # no
         from flexdetr.deployed import ArtifactDetector, check_options
 
         check_options(path, changes)
-        return ArtifactDetector(path, **changes)
-    return Detector.from_checkpoint(path, **changes)
+        return ArtifactDetector(path, runtime=runtime, **changes)  # type: ignore[arg-type]  # it answers others
+    from flexdetr.engine.device import check_runtime
+
+    check_runtime(runtime)
+    detector = Detector.from_checkpoint(path, **changes)
+    detector.runtime = runtime
+    return detector
 
 
 def _classes(classes: Classes | Mapping[int, str] | Iterable[str]) -> Classes:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
+from flexdetr.data.scenes import draw_scene
 from flexdetr.export.make import Subject, export
 from flexdetr.runtime.artifact import Artifact
 
@@ -111,3 +115,29 @@ def folder_of(exported: Callable[[str], Artifact], tmp_path: Path) -> Callable[[
     import shutil
 
     return lambda kind: Path(shutil.copytree(exported(kind).path, tmp_path / kind))
+
+
+@pytest.fixture(scope="session")
+def labelled(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes labelled by the detector itself, so that its float32 AP is 1 and whatever int8 costs is seen."""
+    root = tmp_path_factory.mktemp("labelled")
+    (root / "annotations").mkdir()
+    categories = [
+        {"id": row, "name": name}
+        for row, name in zip(detector.classes.ids, detector.classes.names, strict=True)
+    ]
+    for split, count in (("train", 6), ("val", 4)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for number in range(count):
+            image = draw_scene(np.random.default_rng(number + 10 * count), (96, 128)).image
+            Image.fromarray(image).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
+            found = detector.predict(image, 0.5)
+            for row in found.to_coco(number):
+                row.pop("score")
+                area = row["bbox"][2] * row["bbox"][3]
+                annotations.append(row | {"id": len(annotations) + 1, "area": area, "iscrowd": 0})
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    return root

@@ -20,8 +20,9 @@ from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.board_form import split
 from flexdetr.export.board_ops import check_ops
+from flexdetr.export.errors import ExportError
 from flexdetr.export.make import DriftError, Subject, export
-from flexdetr.export.prepare import ExportError, Options, prepare
+from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.targets import TARGETS
 from flexdetr.presets import PRESETS
 from flexdetr.runtime.artifact import Artifact, ArtifactError

@@ -17,7 +17,7 @@ from flexdetr.api import Detector
 from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.scenes import draw_scene, draw_scenes
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact, write_metadata
 from flexdetr.runtime.sources import Unreadable, find
 
 Exported = Callable[[str], Artifact]
@@ -166,6 +166,24 @@ def test_what_does_not_go_together(exported: Exported, kind: str, options: dict,
     with pytest.raises(ArtifactError) as caught:
         opened(exported, kind, **options)
     assert said in str(caught.value)
+
+
+def test_int8_in_onnx_is_left_to_onnxruntime(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of("onnx")
+    metadata = open_artifact(folder).metadata
+    write_metadata(folder, metadata.model_copy(update={"precision": "int8"}))
+    assert ArtifactDetector(folder).runtime().description.startswith("onnxruntime")
+    assert "wrongly" not in caplog.text
+    ArtifactDetector(folder, runtime="openvino")
+    assert "OpenVINO computes wrongly: detections will be missing" in caplog.text
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "openvino" or None)
+    with pytest.raises(ArtifactError) as caught:
+        ArtifactDetector(folder)
+    assert "pip install 'flexdetr[export]', or export again with --format openvino" in str(caught.value)
+    write_metadata(folder, metadata)
+    assert ArtifactDetector(folder).runtime().description.startswith("OpenVINO")
 
 
 def test_unknown_devices(exported: Exported, photos: Path) -> None:

@@ -14,8 +14,8 @@ from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
+from flexdetr.export.errors import ExportError
 from flexdetr.export.make import DriftError, Subject, export
-from flexdetr.export.prepare import ExportError
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import FeedError
 

@@ -64,6 +64,9 @@ def test_a_refusal_shows_the_table_and_exits_1(
         (["--format", "onnx", "--sampling", "nearest"], 2, "model, gather or discrete"),
         (["--format", "onnx", "--image-size", "100"], 2, "divisible by 32"),
         (["--format", "onnx", "--data", "nowhere"], 2, "nowhere does not exist"),
+        (["--format", "onnx", "--qat", "2"], 1, "qat is for precision int8; the precision is fp32"),
+        (["--format", "onnx", "--precision", "int8", "--qat", "2"], 1, "give --data DATA"),
+        (["--format", "onnx", "--qat", "-1"], 2, "--qat"),
         ([], 2, "--format"),
     ],
 )

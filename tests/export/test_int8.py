@@ -10,46 +10,24 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from PIL import Image
 
 from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
+from flexdetr.deployed import ArtifactDetector
 from flexdetr.export import int8
 from flexdetr.export.calibration import Calibration, calibration_of
+from flexdetr.export.errors import ExportError
 from flexdetr.export.int8 import Quantising
 from flexdetr.export.make import DriftError, Subject, export
-from flexdetr.export.prepare import ExportError, Options, prepare
+from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.sensitivity import Sensitivity
 from flexdetr.runtime.artifact import Artifact, open_artifact
 
-SIZE = (96, 128)
-
 
 @pytest.fixture(scope="session")
-def data(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes labelled by the detector itself, so that its float32 AP is 1 and whatever int8 costs is seen."""
-    root = tmp_path_factory.mktemp("labelled")
-    (root / "annotations").mkdir()
-    categories = [
-        {"id": row, "name": name}
-        for row, name in zip(detector.classes.ids, detector.classes.names, strict=True)
-    ]
-    for split, count in (("train", 6), ("val", 4)):
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number in range(count):
-            image = draw_scene(np.random.default_rng(number + 10 * count), SIZE).image
-            Image.fromarray(image).save(root / split / f"{number}.png")
-            images.append({"id": number, "file_name": f"{number}.png", "width": SIZE[1], "height": SIZE[0]})
-            found = detector.predict(image, 0.5)
-            for row in found.to_coco(number):
-                row.pop("score")
-                area = row["bbox"][2] * row["bbox"][3]
-                annotations.append(row | {"id": len(annotations) + 1, "area": area, "iscrowd": 0})
-        document = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
-    return root
+def data(labelled: Path) -> Path:
+    return labelled
 
 
 def test_openvino_computes_in_int8(
@@ -80,6 +58,16 @@ def test_openvino_computes_in_int8(
         artifact.metadata.files["model.bin"].bytes
         < 0.5 * exported("openvino").metadata.files["model.bin"].bytes
     )
+    # Any number of pictures: each batch has a shape of its own.
+    pictures = [draw_scene(np.random.default_rng(i), (96, 128)).image for i in range(3)]
+    loaded = ArtifactDetector(artifact.path, precision="f32", cache=False)
+    for one, other in zip(
+        [loaded.predict(picture, 0.3) for picture in pictures],
+        [*loaded.predict_batch(pictures[:2], 0.3), *loaded.predict_batch(pictures[2:], 0.3)],
+        strict=True,
+    ):
+        assert other.scores == pytest.approx(one.scores, abs=1e-3)
+        assert other.boxes_xyxy == pytest.approx(one.boxes_xyxy, abs=0.5)
     # Heads, sampling and norms have no quantiser in front of them.
     readers = {
         reader.get_node().get_friendly_name()

@@ -166,8 +166,11 @@ def open_detector(
 
         torch.set_num_threads(threads)
     if file in PRESETS:
-        return Detector(file, classes=[f"class {i}" for i in range(_CLASSES)])
-    return Detector.from_checkpoint(file)
+        detector = Detector(file, classes=[f"class {i}" for i in range(_CLASSES)])
+    else:
+        detector = Detector.from_checkpoint(file)
+    detector.runtime = "torch"  # what is timed stage by stage
+    return detector
 
 
 def subject_of(name: str, detector: Detector | ArtifactDetector, device: str) -> Subject:

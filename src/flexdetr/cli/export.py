@@ -53,6 +53,10 @@ def export(
         float | None,
         typer.Option(metavar="AP", help="What int8 may cost on the validation split [default: 0.003]."),
     ] = None,
+    qat: Annotated[
+        int,
+        typer.Option(metavar="EPOCHS", min=0, help="Fine-tune for int8 on the training split before."),
+    ] = 0,
     target: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +92,7 @@ def export(
             sampling=sampling,
             calibration=calibration,
             max_drop=max_drop,
+            qat=qat,
             target=target,
             say=answers.note,
         )
@@ -144,6 +149,12 @@ def _show_int8(int8: dict[str, Any] | None) -> None:
         f"int8: {layers['int8']} of {layers['all']} convolutions and linear layers; ranges from {int8['calibration']}; "
         f"AP drop {int8['drop']:.4f}, allowed {int8['max_drop']:g}"
     )
+    if "qat" in int8:
+        tuned = int8["qat"]
+        answers.show(
+            f"fine-tuned for {tuned['epochs']} epochs on {tuned['pictures']} pictures: distance from float "
+            f"{tuned['losses'][0]:.4f} in the first, {tuned['losses'][-1]:.4f} in the last"
+        )
     answers.show_table(
         ["round", "parts in float", "AP", "drop"],
         [

@@ -39,6 +39,13 @@ def predict(
     ] = "0.4",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
     device: Device = "auto",
+    runtime: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|openvino|onnxruntime|torch",
+            help="What computes; auto: a checkpoint's many pictures on a CPU with OpenVINO.",
+        ),
+    ] = "auto",
     decoder_layers: Layers = None,
     queries: Queries = None,
     as_json: Json = False,
@@ -53,7 +60,7 @@ def predict(
         isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
     ):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
-    detector = load(file, **inference(decoder_layers, queries))
+    detector = load(file, runtime=runtime, **inference(decoder_layers, queries))
     results = Results(out, detector.classes)
     interrupted = False
     try:

@@ -1,10 +1,16 @@
-"""Which device computes, in which precision."""
+"""Which device computes, in which precision, on which runtime."""
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
-from flexdetr.config import ConfigError
+from flexdetr.config import ConfigError, nearest
+
+RUNTIMES = ("auto", "torch", "openvino")
+# Converting a detector takes OpenVINO some seconds, and gains a part of a second with each picture.
+PICTURES_FOR_OPENVINO = 100
 
 
 def choose_device(name: str) -> torch.device:
@@ -54,6 +60,38 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" or (name == "auto" and _has_bf16(device)):
         return torch.bfloat16
     return torch.float32
+
+
+def choose_runtime(name: str, device: torch.device, pictures: int) -> str:
+    """What predicts with a checkpoint's detector: "torch" or "openvino".
+
+    Args:
+        name: one of ``RUNTIMES``; "auto" is OpenVINO on a CPU from ``PICTURES_FOR_OPENVINO`` pictures on, where it is
+            installed.
+        device: where to compute.
+        pictures: how many are to come.
+
+    Raises:
+        ConfigError: where there is no such runtime for a checkpoint, or it does not go with the device.
+    """
+    check_runtime(name)
+    on_cpu = device.type == "cpu"
+    if name == "openvino" and not on_cpu:
+        raise ConfigError(
+            f"a checkpoint is predicted with on OpenVINO on the cpu only; got device {device}: use runtime torch"
+        )
+    many = pictures >= PICTURES_FOR_OPENVINO and importlib.util.find_spec("openvino") is not None
+    return "openvino" if name == "openvino" or (name == "auto" and on_cpu and many) else "torch"
+
+
+def check_runtime(name: str) -> None:
+    """Refuse what is none of ``RUNTIMES``.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    if name not in RUNTIMES:
+        raise ConfigError(nearest(name, RUNTIMES, "runtime for a checkpoint"))
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from flexdetr.export import onnx as onnx_writer
 from flexdetr.export.board_form import inputs_of, split, write_host
 from flexdetr.export.board_ops import check_ops
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm
 from flexdetr.export.targets import target_of
 from flexdetr.runtime import host
 from flexdetr.runtime.board import DECODE, ENCODE, INPUTS, OUTPUTS

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from flexdetr.export import board_view
 from flexdetr.export.board_form import inputs_of, split, write_host
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import quiet
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.board import BoardRuntime, Graph, check_device

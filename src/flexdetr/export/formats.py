@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from flexdetr.config import nearest
 from flexdetr.export.calibration import Calibration
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.prepare import DeployForm
 
 
 class Writer(Protocol):

@@ -12,7 +12,9 @@ from flexdetr.data.dataset import Record
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.accuracy import average_precision
 from flexdetr.export.calibration import Calibration
-from flexdetr.export.prepare import DeployForm, ExportError
+from flexdetr.export.errors import ExportError
+from flexdetr.export.finetune import Tuned
+from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers
 from flexdetr.export.sensitivity import COMPARED, RANGES, Sensitivity, rank
 from flexdetr.runtime.parity import Accuracy
@@ -51,6 +53,7 @@ class Int8:
         calibration: the pictures that ranges were measured on.
         layers: convolutions and linear layers in int8, and all of them.
         sensitivity: of the parts, most sensitive first; empty where the first attempt was good enough.
+        tuned: how the float model was fine-tuned before, if it was.
     """
 
     rounds: tuple[Round, ...]
@@ -61,6 +64,7 @@ class Int8:
     calibration: str
     layers: tuple[int, int]
     sensitivity: tuple[Sensitivity, ...] = ()
+    tuned: Tuned | None = None
 
     @property
     def drop(self) -> float:
@@ -90,6 +94,7 @@ class Int8:
             "drop": round(self.drop, 5),
             "layers": {"int8": self.layers[0], "all": self.layers[1]},
             "float": list(kept),
+            **({} if self.tuned is None else {"qat": self.tuned.describe()}),
             "rounds": [
                 {"float": list(one.kept), "ap": round(one.ap, 5), "drop": round(self.float_ap - one.ap, 5)}
                 for one in self.rounds
@@ -119,6 +124,7 @@ class Quantising:
         records: labelled pictures to score.
         max_drop: what the AP may lose.
         say: told what is being done.
+        tune: fine-tunes the float model and puts its file in the place of the first; None leaves it as it is.
     """
 
     folder: Path
@@ -129,6 +135,7 @@ class Quantising:
     records: tuple[Record, ...]
     max_drop: float
     say: Callable[[str], None]
+    tune: Callable[[], Tuned] | None = None
 
     def until_accurate(self) -> Int8:
         """Quantise and score; return parts to float and repeat while the AP loses more than it may.
@@ -148,6 +155,8 @@ class Quantising:
                 "int8 is judged by its AP, and the labelled pictures hold no object of the model's classes"
             )
         self.say(f"float32: AP {whole:.4f} on {len(self.records)} pictures")
+        tuned = None if self.tune is None else self.tune()
+        form = self.form if tuned is None else tuned.form
         main = detector.artifact.model_file
         spare = self.folder.with_name(self.folder.name + ".float32")
         shutil.copytree(self.folder, spare)
@@ -157,7 +166,7 @@ class Quantising:
             for count in _ROUNDS:
                 if count and not ranking:
                     self.say("comparing what each part loses in int8")
-                    ranking = self._rank(detector)
+                    ranking = self._rank(form, detector)
                 if 2 * count > len(ranking) and count:
                     break
                 kept = tuple(one.part for one in ranking[:count])
@@ -175,6 +184,7 @@ class Quantising:
             self.calibration.source,
             (len(int8_layers(self.form, rounds[-1].kept)), _layers(self.form)),
             tuple(ranking),
+            tuned,
         )
 
     def _attempt(self, spare: Path, main: Path, kept: tuple[str, ...]) -> Round:
@@ -196,11 +206,11 @@ class Quantising:
         self.say(f"int8: AP {ap:.4f}")
         return Round(kept, ap, ap50)
 
-    def _rank(self, detector: ArtifactDetector) -> list[Sensitivity]:
+    def _rank(self, form: DeployForm, detector: ArtifactDetector) -> list[Sensitivity]:
         few = self.calibration.records[:: max(1, len(self.calibration) // RANGES)][:RANGES]
         pictures = replace(self.calibration, records=self.records[:COMPARED])
         return rank(
-            self.form,
+            form,
             replace(self.calibration, records=few),
             pictures,
             detector.read_answers,

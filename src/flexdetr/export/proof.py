@@ -140,20 +140,30 @@ def compare(folder: Path, form: DeployForm, reference: Reference, pictures: Pict
     )
 
 
+def drift_on(artifact: ArtifactDetector, reference: Reference, images: Sequence[Image]) -> Drift:
+    """How far an artifact's detections are from the model's on pictures, one by one; see ``prove``."""
+    return _one_by_one(artifact, reference, images)[0].drift
+
+
+def _one_by_one(
+    artifact: ArtifactDetector, reference: Reference, images: Sequence[Image]
+) -> tuple[_Case, list[str]]:
+    precision = artifact.metadata.precision
+    expected = [reference.predict(image) for image in images]
+    answers = [artifact.predict(image, 0.0) for image in images]
+    feed = _prepared(reference.size)
+    alone = _Case("one by one", images, expected, answers, TOLERANCES[precision], feed)
+    return _without_ties(alone, reference) if precision == "fp32" else (alone, [])
+
+
 def _cases(
     artifact: ArtifactDetector, form: DeployForm, reference: Reference, images: Sequence[Image]
 ) -> tuple[list[_Case], list[str]]:
     """Every way in which the artifact can be run."""
     metadata = artifact.metadata
     tolerance = TOLERANCES[metadata.precision]
-    feed = _prepared(reference.size)
-    expected = [reference.predict(image) for image in images]
-    answers = [artifact.predict(image, 0.0) for image in images]
-    alone = _Case("one by one", images, expected, answers, tolerance, feed)
-    notes: list[str] = []
-    if metadata.precision == "fp32":
-        alone, notes = _without_ties(alone, reference)
-    images = alone.images
+    alone, notes = _one_by_one(artifact, reference, images)
+    images, feed = alone.images, alone.feed
     cases = [alone]
     few = images[:BATCH]
     if len(few) > 1:

@@ -113,6 +113,14 @@ def find(sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None) -
     return found
 
 
+def is_film(item: Item) -> bool:
+    """Whether it gives many pictures, one after the other: a video or a camera."""
+    content = item.content
+    return isinstance(content, Camera) or (
+        isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES
+    )
+
+
 def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable]:
     """Read what ``find`` listed, one image at a time.
 
@@ -127,7 +135,7 @@ def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable
             yield Unreadable(name, content.reason)
         elif isinstance(content, Camera):
             yield from _frames(name, content.number)
-        elif isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES:
+        elif isinstance(content, Path) and is_film(Item(name, content)):
             yield from _frames(name, str(content))
         else:
             try:

@@ -1,0 +1,289 @@
+"""An artifact in the making: its files, its description, its proof."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexdetr import __version__
+from flexdetr.classes import Classes
+from flexdetr.config import Config
+from flexdetr.data.dataset import Record
+from flexdetr.export.accuracy import accuracies
+from flexdetr.export.calibration import Calibration
+from flexdetr.export.errors import ExportError
+from flexdetr.export.finetune import Tuned, fine_tune
+from flexdetr.export.formats import Format
+from flexdetr.export.half import ALWAYS_FLOAT32, beyond_half
+from flexdetr.export.int8 import Int8, Quantising
+from flexdetr.export.prepare import DeployForm, Options
+from flexdetr.export.proof import Proof, compare, prove
+from flexdetr.export.reference import Pictures, Reference
+from flexdetr.model.detector import DetectionModel
+from flexdetr.runtime.artifact import (
+    METADATA,
+    ArtifactMetadata,
+    Input,
+    Outputs,
+    describe_files,
+    write_metadata,
+)
+from flexdetr.runtime.parity import Parity
+from flexdetr.runtime.process import prepare as resize
+from flexdetr.weights.store import Metadata
+
+# Each retry keeps one more kind of layer in float32; there are not more kinds than this.
+RETRIES = 4
+
+
+class DriftError(ExportError):
+    """An artifact that does not do what the model does.
+
+    Attributes:
+        parity: how far it was off.
+        int8: how it was brought to int8, as ``metadata.json`` has it; None for another precision.
+    """
+
+    def __init__(self, message: str, parity: Parity, int8: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.parity = parity
+        self.int8 = int8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported.
+
+    Attributes:
+        model: the detector as it was trained.
+        config: its configuration.
+        classes: of its head.
+        metadata: what its checkpoint carries.
+    """
+
+    model: DetectionModel
+    config: Config
+    classes: Classes
+    metadata: Metadata
+
+
+@dataclass(frozen=True)
+class Eight:
+    """What int8 is made with.
+
+    Attributes:
+        ranges: pictures to measure ranges on.
+        max_drop: what the AP may lose.
+        epochs: of fine-tuning before; 0 does without.
+        training: pictures to fine-tune on.
+    """
+
+    ranges: Calibration
+    max_drop: float
+    epochs: int = 0
+    training: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True)
+class Writing:
+    """An artifact in the making.
+
+    Attributes:
+        feeds: pictures as the form takes them.
+    """
+
+    feeds: Sequence[tuple[torch.Tensor, ...]]
+    subject: Subject
+    format: str
+    kind: Format
+    form: DeployForm
+    precision: str
+    folder: Path
+    say: Callable[[str], None]
+
+    def finish(self, reference: Reference, pictures: Pictures, eight: Eight | None = None) -> None:
+        """Write, prove, score and describe; with ``eight``, in int8.
+
+        Raises:
+            DriftError: where the artifact does not do what the model does.
+        """
+        proof, kept = self.until_proven(lambda: prove(self.folder, self.form, reference, pictures))
+        if not proof.parity.passed:
+            raise DriftError(
+                f"the {self.format} artifact does not do what the model does, and was not kept. First wrong is "
+                f"{proof.parity.culprit}",
+                proof.parity,
+            )
+        if eight is not None:
+            replace(self, precision="int8").quantise(reference, pictures, eight)
+            return
+        self.say("scoring")
+        scored = accuracies(self.folder, reference, pictures)
+        self.describe(kept, proof.parity.model_copy(update={"accuracies": scored}))
+
+    def until_proven(self, prove_it: Callable[[], Proof]) -> tuple[Proof, tuple[str, ...]]:
+        """Write and prove; where half precision is at fault, again with the layer and its kind in float32.
+
+        Returns:
+            The last proof, and what stays in float32.
+        """
+        kept, notes = self._beyond_half()
+        for _ in range(RETRIES + 1):
+            self.say(f"writing {self.format}")
+            self.write(kept)
+            self.say("comparing with the model")
+            proof = prove_it()
+            departure = proof.departure
+            if proof.parity.passed or departure is None or self.precision == "fp32" or departure.kind in kept:
+                break
+            kept = (*kept, departure.layer, departure.kind)
+            note = f"kept in float32: {departure.layer} and every other {departure.kind}; in half precision {departure}"
+            notes.append(note)
+            self.say(note)
+        said = (*notes, *proof.parity.notes)
+        return replace(proof, parity=proof.parity.model_copy(update={"notes": said})), kept
+
+    def _beyond_half(self) -> tuple[tuple[str, ...], list[str]]:
+        """What has to stay in float32 from the start, and that in words."""
+        if self.precision != "fp16" or not self.kind.computes_in_half:
+            return (), []
+        reach = beyond_half(self.form, self.feeds)
+        notes = [
+            f"kept in float32: {path}, where values reach {value:.2g}; half precision ends at 65504"
+            for path, value in reach.items()
+        ]
+        for note in notes:
+            self.say(note)
+        return tuple(reach), notes
+
+    def quantise(self, reference: Reference, pictures: Pictures, eight: Eight) -> None:
+        """Bring the float32 files to int8, prove and describe them.
+
+        Raises:
+            DriftError: where the AP loses more than it may, or the detections are not the model's.
+        """
+        trade = accuracies(self.folder, reference, pictures) if _is_less(reference) else ()
+        int8 = Quantising(
+            self.folder,
+            self.form,
+            self.kind.quantiser.quantise,
+            lambda: self.describe((), None),
+            eight.ranges,
+            pictures.records,
+            eight.max_drop,
+            self.say,
+            partial(self._tune, eight) if eight.epochs else None,
+        ).until_accurate()
+        self.say("comparing with the model")
+        parity = compare(self.folder, self.form, reference, pictures)
+        parity = parity.model_copy(update={"accuracies": (*trade, *int8.accuracies)})
+        if not int8.passed:
+            raise DriftError(
+                f"int8 loses {int8.drop:.4f} AP where --max-drop allows {eight.max_drop:g}, and was not kept: allow "
+                "more, give more pictures with --calibration, or fine-tune with --qat EPOCHS",
+                parity.model_copy(update={"passed": False, "culprit": "the AP"}),
+                int8.describe(),
+            )
+        if not parity.passed:
+            raise DriftError(
+                f"the {self.format} artifact was not kept: {parity.culprit}", parity, int8.describe()
+            )
+        self.describe((), parity, int8=int8)
+
+    def _tune(self, eight: Eight) -> Tuned:
+        """Fine-tune the model for int8, and put its float32 files in the place of those that are there."""
+        self.say(f"fine-tuning on {len(eight.training)} pictures")
+        tuned = fine_tune(self.form, eight.training, self.subject.config, eight.epochs, say=self.say)
+        with tempfile.TemporaryDirectory(dir=self.folder.parent) as place:
+            draft = replace(self, form=tuned.form, precision="fp32", folder=Path(place))
+            draft.write(())
+            for file in Path(place).iterdir():
+                file.replace(self.folder / file.name)
+        return tuned
+
+    def write(self, float32: Sequence[str]) -> None:
+        """The model's files and, so that they can be opened, a description without a proof."""
+        files = self.kind.writer.write(self.form, self.folder, self.precision, float32)
+        self.describe(float32, None, files)
+
+    def describe(
+        self,
+        float32: Sequence[str],
+        parity: Parity | None,
+        files: Sequence[str] = (),
+        int8: Int8 | None = None,
+    ) -> None:
+        """Write ``metadata.json``."""
+        subject, options = self.subject, self.form.options
+        names = list(files) or self._files()
+        raw = options.raw
+        write_metadata(
+            self.folder,
+            ArtifactMetadata(
+                format=self.format,
+                precision=self.precision,
+                model=subject.config.model,
+                classes=[dict(row) for row in subject.classes.to_json()],
+                input=Input(
+                    sizes=None if raw else "sizes",
+                    size=options.size,
+                    dynamic_size=options.dynamic_size,
+                    smallest=options.smallest if options.dynamic_size else 1,
+                    resize="inside" if options.resize_inside else "outside",
+                    normalisation=dict(subject.metadata.normalisation),
+                ),
+                outputs=Outputs(
+                    names=self.form.output_names,
+                    box_format="cxcywh fractions" if raw else "xyxy pixels of the original picture",
+                    top=options.top,
+                ),
+                raw=raw,
+                thresholds=dict(subject.metadata.thresholds),
+                made=self._made(float32) | ({} if int8 is None else {"int8": int8.describe()}),
+                licence=subject.metadata.licence,
+                provenance=list(subject.metadata.provenance),
+                parity=parity,
+                files=describe_files(self.folder, names),
+            ),
+        )
+
+    def _files(self) -> list[str]:
+        """The files that were described before; their content may have changed since."""
+        document = json.loads((self.folder / METADATA).read_text(encoding="utf-8"))
+        return list(document["files"])
+
+    def _made(self, float32: Sequence[str]) -> dict[str, Any]:
+        options = self.form.options
+        return {
+            "by": {"flexdetr": __version__, "torch": torch.__version__},
+            "decoder_layers": options.decoder_layers,
+            "queries": options.queries,
+            "sampling": options.sampling,
+            **({} if options.target is None else {"target": options.target}),
+            "half": self.kind.half if self.precision == "fp16" else "",
+            "float32": [*ALWAYS_FLOAT32, *float32] if self.precision == "fp16" else [],
+            "training": dict(self.subject.metadata.training),
+            "config": self.subject.config.model_dump(mode="json"),
+        }
+
+
+def feeds_of(pictures: Pictures, options: Options) -> list[tuple[torch.Tensor, ...]]:
+    """Pictures in the network's size, as the form takes them."""
+    feeds: list[tuple[torch.Tensor, ...]] = []
+    for image in pictures.images:
+        planes = torch.from_numpy(resize(image, options.size)).permute(1, 2, 0)[None]
+        feeds.append((planes,) if options.raw else (planes, torch.tensor([image.shape[:2]])))
+    return feeds
+
+
+def _is_less(reference: Reference) -> bool:
+    """Whether fewer decoder layers or queries are exported than were trained."""
+    decoder = reference.model.decoder
+    return (reference.decoder_layers, reference.queries) != (decoder.eval_layers, decoder.queries)
