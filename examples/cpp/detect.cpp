@@ -103,10 +103,13 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
 
     ov::Core core;
     if (!precision.empty()) core.set_property("CPU", {{"INFERENCE_PRECISION_HINT", precision}});
-    const std::string model = (folder / metadata.at("files").keys.at(0)).string();
+    const std::string images = input.at("name").text, sizes = input.at("sizes").text;
+    const auto model = core.read_model((folder / metadata.at("files").keys.at(0)).string());
+    // For a fixed shape OpenVINO plans ahead, and int8 graphs are exact only then.
+    model->reshape({{images, ov::PartialShape(shape)}, {sizes, ov::PartialShape{1, 2}}});
     ov::InferRequest request = core.compile_model(model, "CPU").create_infer_request();
-    request.set_tensor(input.at("name").text, ov::Tensor(ov::element::u8, shape, picture.rgb.data()));
-    request.set_tensor(input.at("sizes").text, ov::Tensor(ov::element::i64, {1, 2}, size));
+    request.set_tensor(images, ov::Tensor(ov::element::u8, shape, picture.rgb.data()));
+    request.set_tensor(sizes, ov::Tensor(ov::element::i64, {1, 2}, size));
     request.infer();
     const ov::Tensor scores = request.get_tensor(names.items.at(1).text);
     const auto* box = request.get_tensor(names.items.at(0).text).data<const float>();

@@ -12,17 +12,17 @@ using System.Text.RegularExpressions;
 static class Detect
 {
     const string OV = "openvino_c", JPEG = "turbojpeg";
-    const int I64 = 10, U8 = 16;  // of OpenVINO's element types
 
-    [StructLayout(LayoutKind.Sequential)] struct Shape { public long Rank; public IntPtr Sides; }
+    [StructLayout(LayoutKind.Sequential)] struct Shape { public long Least, Most; public IntPtr Sides; }
     [StructLayout(LayoutKind.Sequential)] struct Property { public string Key, Value; }
 
     [DllImport(OV)] static extern int ov_core_create(out IntPtr core);
-    [DllImport(OV)] static extern int ov_core_compile_model_from_file_props(
-        IntPtr core, byte[] path, string device, UIntPtr count, Property[] properties, out IntPtr compiled);
+    [DllImport(OV)] static extern int ov_core_read_model(IntPtr core, byte[] path, byte[] weights, out IntPtr model);
+    [DllImport(OV)] static extern int ov_model_reshape(IntPtr model, string[] names, Shape[] shapes, UIntPtr count);
+    [DllImport(OV)] static extern int ov_partial_shape_create_static(long rank, long[] sides, out Shape made);
+    [DllImport(OV)] static extern int ov_core_compile_model_props(
+        IntPtr core, IntPtr model, string device, UIntPtr count, Property[] properties, out IntPtr compiled);
     [DllImport(OV)] static extern int ov_compiled_model_create_infer_request(IntPtr compiled, out IntPtr request);
-    [DllImport(OV)] static extern int ov_tensor_create_from_host_ptr(int type, Shape shape, IntPtr at, out IntPtr made);
-    [DllImport(OV)] static extern int ov_infer_request_set_tensor(IntPtr request, string name, IntPtr tensor);
     [DllImport(OV)] static extern int ov_infer_request_infer(IntPtr request);
     [DllImport(OV)] static extern int ov_infer_request_get_tensor(IntPtr request, string name, out IntPtr tensor);
     [DllImport(OV)] static extern int ov_tensor_data(IntPtr tensor, out IntPtr data);
@@ -72,17 +72,8 @@ static class Detect
         return rgb;
     }
 
-    static void Feed(IntPtr request, string name, int type, Array data, params long[] sides)
-    {
-        // Pinned until the process ends: OpenVINO reads them where they are.
-        var shape = new Shape { Rank = sides.Length, Sides = Pinned(sides) };
-        Check(ov_tensor_create_from_host_ptr(type, shape, Pinned(data), out IntPtr tensor));
-        Check(ov_infer_request_set_tensor(request, name, tensor));
-    }
-
-    static IntPtr Pinned(Array data) => GCHandle.Alloc(data, GCHandleType.Pinned).AddrOfPinnedObject();
-
-    static IntPtr Answer(IntPtr request, object name, out UIntPtr count)
+    // Where the values of an input or an output lie.
+    static IntPtr Values(IntPtr request, object name, out UIntPtr count)
     {
         Check(ov_infer_request_get_tensor(request, (string)name, out IntPtr tensor));
         Check(ov_tensor_get_size(tensor, out count));
@@ -95,8 +86,8 @@ static class Detect
         if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]");
         string folder = given[0], asked = given.ElementAtOrDefault(2), precision = given.ElementAtOrDefault(3);
         string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
-        var words = Regex.Matches(text, @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+").Cast<Match>();
-        object metadata = Parse(new Queue<Match>(words));
+        const string Words = @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+";
+        object metadata = Parse(new Queue<Match>(Regex.Matches(text, Words).Cast<Match>()));
         if (Find<string>(metadata, "format_version") != "1" || Find<string>(metadata, "format") != "openvino" ||
             Find<string>(metadata, "raw") != "false" || Find<string>(metadata, "input", "resize") != "inside")
             throw Refuse(folder + " is not what flexdetr export --format openvino writes by default");
@@ -109,22 +100,28 @@ static class Detect
         byte[] rgb = ReadJpeg(given[1], out int width, out int height);
         byte[] model = System.Text.Encoding.UTF8.GetBytes(paths[0] + "\0");
         var wanted = new[] { new Property { Key = "INFERENCE_PRECISION_HINT", Value = precision } };
+        string[] inputs = { Find<string>(metadata, "input", "name"), Find<string>(metadata, "input", "sizes") };
         Check(ov_core_create(out IntPtr core));
-        Check(ov_core_compile_model_from_file_props(
-            core, model, "CPU", (UIntPtr)(precision == null ? 0 : 1), wanted, out IntPtr compiled));
+        Check(ov_core_read_model(core, model, null, out IntPtr graph));
+        // For a fixed shape OpenVINO plans ahead, and int8 graphs are exact only then.
+        Check(ov_partial_shape_create_static(4, new long[] { 1, height, width, 3 }, out Shape pixels));
+        Check(ov_partial_shape_create_static(2, new long[] { 1, 2 }, out Shape sides));
+        Check(ov_model_reshape(graph, inputs, new[] { pixels, sides }, (UIntPtr)2));
+        Check(ov_core_compile_model_props(
+            core, graph, "CPU", (UIntPtr)(precision == null ? 0 : 1), wanted, out IntPtr compiled));
         Check(ov_compiled_model_create_infer_request(compiled, out IntPtr request));
-        Feed(request, Find<string>(metadata, "input", "name"), U8, rgb, 1, height, width, 3);
-        Feed(request, Find<string>(metadata, "input", "sizes"), I64, new long[] { height, width }, 1, 2);
+        Marshal.Copy(rgb, 0, Values(request, inputs[0], out _), rgb.Length);
+        Marshal.Copy(new long[] { height, width }, 0, Values(request, inputs[1], out _), 2);
         Check(ov_infer_request_infer(request));
 
         var names = Find<List<object>>(metadata, "outputs", "names");
-        IntPtr answered = Answer(request, names[1], out UIntPtr size);
+        IntPtr answered = Values(request, names[1], out UIntPtr size);
         int count = (int)size;
         float[] scores = new float[count], boxes = new float[4 * count];
         var labels = new long[count];
         Marshal.Copy(answered, scores, 0, count);
-        Marshal.Copy(Answer(request, names[0], out _), boxes, 0, 4 * count);
-        Marshal.Copy(Answer(request, names[2], out _), labels, 0, count);
+        Marshal.Copy(Values(request, names[0], out _), boxes, 0, 4 * count);
+        Marshal.Copy(Values(request, names[2], out _), labels, 0, count);
         var lines = new List<string>();
         for (int i = 0; i < count; i++)
         {
@@ -142,8 +139,7 @@ static class Detect
     {
         CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
         Console.OutputEncoding = new System.Text.UTF8Encoding(false);
-        try { Run(words); }
+        try { Run(words); return 0; }
         catch (Exception error) { Console.Error.WriteLine("Error: " + error.Message.Trim()); return 1; }
-        return 0;
     }
 }
