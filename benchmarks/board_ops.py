@@ -18,7 +18,7 @@ import torch
 from export_proof import spread
 from flexdetr.api import Detector
 from flexdetr.export.board_ops import check_ops
-from flexdetr.export.prepare import ExportError
+from flexdetr.export.errors import ExportError
 from flexdetr.export.targets import TARGETS
 from flexdetr.presets import PRESETS
 from flexdetr.runtime.board import DECODE, ENCODE
