@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,14 @@ def test_another_architecture_is_refused_in_one_sentence(file):
     config = resolve("flexdetr_nano", weights=str(file), image_size=64)
     with pytest.raises(WeightsError, match="does not fit"):
         start(config, Classes.of(["cat"]))
+
+
+def test_a_key_of_a_newer_version_is_refused_by_name(file, tmp_path):
+    state, metadata = store.load(file)
+    config = {**metadata.config, "decoder": {**metadata.config["decoder"], "sharpness": 2}}
+    newer = store.save(tmp_path / "newer.safetensors", state, replace(metadata, config=config))
+    with pytest.raises(WeightsError, match=r"newer one wrote it, update\): unknown key 'decoder\.sharpness'"):
+        restore(newer, {})
 
 
 def test_random_weights_follow_the_seed():

@@ -156,7 +156,8 @@ def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, p
         if overrides and isinstance(error, ConfigError):
             raise
         raise WeightsError(
-            f"{source.path} holds a configuration that this FlexDETR cannot use: {error}"
+            f"{source.path} holds a configuration that this FlexDETR cannot use (if a newer one wrote it, update): "
+            f"{error}"
         ) from error
     refuse_foreign_code(config, overrides, source.path)
     is_backbone = source.kind == "backbone"
