@@ -162,6 +162,7 @@ def test_an_export_is_fine_tuned(
     assert abs(len(found) - len(expected)) <= 0.3 * len(expected) + 1
 
 
+@pytest.mark.slow
 def test_the_file_answers_as_the_rounding_model(
     form: DeployForm, config: Config, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
