@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import flexdetr
 from flexdetr.cli import main
 from flexdetr.data.scenes import CLASSES, draw_scenes
+from flexdetr.weights import store
 
 TRAIN = (
     "--model",
@@ -45,7 +50,8 @@ def checkpoint(run_folder: Path) -> str:
 
 
 def test_a_run_leaves_what_the_documentation_says(run_folder: Path) -> None:
-    wanted = {"config.yaml", "metrics.csv", "best.safetensors", "last.safetensors", "log.txt"}
+    wanted = {"config.yaml", "metrics.csv", "best.safetensors", "last.safetensors", "log.txt", "report.html"}
+    wanted |= {"labels.csv", "samples.png"}
     assert wanted <= {path.name for path in run_folder.iterdir()}
 
 
@@ -100,6 +106,62 @@ def test_eval_prints_the_same_numbers_as_table_and_json(
     table = capsys.readouterr().out
     assert f"{numbers['ap50']:.3f}" in table
     assert all(name in table for name in CLASSES.names)
+
+
+def test_eval_writes_a_page_where_it_is_told_to(
+    checkpoint: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", checkpoint, str(data), "--split", "val", "--report", "--json"]) == 0
+    answer, said = capsys.readouterr()
+    assert json.loads(answer)["split"] == "val"
+    assert "best-val.html" in said
+    page = (tmp_path / "best-val.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("Confusion", "Thresholds", *CLASSES.names))
+    assert main(["eval", checkpoint, str(data), "--out", str(tmp_path / "pages" / "mine.html")]) == 0
+    assert (tmp_path / "pages" / "mine.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_predict_takes_each_class_s_best_threshold_from_the_checkpoint(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, metadata = store.load(checkpoint)
+    found = flexdetr.load(checkpoint).predict(next((data / "test").glob("*.jpg")), threshold=0.0)
+    usual = float(np.quantile(found.scores, 0.9))
+    chosen = {found.names[0]: float(found.scores[0]), "default": usual}
+    file = tmp_path / "chosen.safetensors"
+    store.save(file, state, replace(metadata, thresholds=chosen))
+    arguments = ["--threshold", "auto", "--out", str(tmp_path / "found"), "--json"]
+    assert main(["predict", str(file), str(data / "test"), *arguments]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    detector = flexdetr.load(checkpoint)
+    for image in answer["images"]:
+        everything = detector.predict(image["file"], threshold=0.0)
+        scores = zip(everything.names, everything.scores.tolist(), strict=True)
+        wanted = [name for name, score in scores if score >= chosen.get(name, usual)]
+        assert sorted(one["name"] for one in image["objects"]) == sorted(wanted)
+    assert any(image["objects"] for image in answer["images"])
+    assert main(["predict", checkpoint, str(data / "test"), *arguments]) == 2  # it has found nothing yet
+    assert "give a threshold" in capsys.readouterr().err
+    assert main(["predict", checkpoint, str(data / "test"), "--threshold", "automatic"]) == 2
+    assert "or auto; got 'automatic'" in capsys.readouterr().err
+
+
+def test_train_says_at_once_what_a_log_lacks(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(data), *TRAIN, "--out", str(out), "--set", "log=tensorboard,wandbb"]) == 2
+    assert "did you mean 'wandb'?" in capsys.readouterr().err
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlflow" else found(name))
+    assert main(["train", str(data), *TRAIN, "--out", str(out), "--set", "log=mlflow"]) == 2
+    assert "pip install 'flexdetr[mlflow]'" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_predict_writes_pictures_json_and_csv(

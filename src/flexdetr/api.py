@@ -17,7 +17,7 @@ from flexdetr.runtime.process import THRESHOLD
 if TYPE_CHECKING:
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.checkpoint import Start
-    from flexdetr.engine.fit import Run
+    from flexdetr.engine.fit import Overfit, Run
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
@@ -103,15 +103,39 @@ class Detector:
             DataError: where the data cannot be used.
             ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
         """
-        from flexdetr.config import TrainConfig
         from flexdetr.engine.checkpoint import restore
         from flexdetr.engine.fit import train
 
-        schedule = {key: changes.pop(key) for key in [*changes] if key in TrainConfig.model_fields}
-        values = merge(merge(self.config.model_dump(), {"train": schedule}), changes)
-        run = train(data, build_config(values), out=out, begun=self._begun, quiet=quiet)
+        run = train(data, self._changed(changes), out=out, begun=self._begun, quiet=quiet)
         self._take(restore(run.best, {"backbone": self.config.backbone.name}))
         return run
+
+    def overfit_one_batch(self, data: str | Path, /, *, quiet: bool = False, **changes: Any) -> Overfit:  # noqa: ANN401
+        """Whether a copy of the detector learns four images by heart; nothing is written, and this one stays as it is.
+
+        Args:
+            data: folder (or a file inside it) in COCO, VOC or YOLO format.
+            quiet: show no progress.
+            **changes: as for ``train``.
+
+        Returns:
+            ``passed``, the first and the last loss, ``ap50``, and ``hints``: what to look at where it failed.
+
+        Raises:
+            DataError: where the data cannot be used, or has no object.
+            ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
+        """
+        from flexdetr.engine.fit import overfit_one_batch
+
+        return overfit_one_batch(data, self._changed(changes), begun=self._begun, quiet=quiet)
+
+    def _changed(self, changes: Mapping[str, Any]) -> Config:
+        """The configuration with keys of its ``train`` section, or whole other sections, laid over it."""
+        from flexdetr.config import TrainConfig
+
+        schedule = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
+        sections = {key: value for key, value in changes.items() if key not in schedule}
+        return build_config(merge(merge(self.config.model_dump(), {"train": schedule}), sections))
 
     def evaluate(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -106,6 +107,51 @@ def uninterrupted(data, tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best checkpoint" in done.stdout
     return out
+
+
+@pytest.mark.slow
+def test_an_outer_torchrun_trains_in_its_processes_and_only_the_first_one_speaks(data, tmp_path):
+    command = command_line(data, tmp_path / "run")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    command[1:2] = [*torchrun, "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("best checkpoint") == 1
+    assert done.stderr.count("training samples as the network will see them") == 1
+    state = run_state.load(tmp_path / "run")
+    assert (state["epoch"], len(state["random"])) == (2, 2)
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
+SHORT_OF_MEMORY = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    from flexdetr.engine import trainer
+    real = trainer.Trainer._losses
+    def losses(self, batch, step):
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("no memory left, says a test")
+        return real(self, batch, step)
+    trainer.Trainer._losses = losses
+"""
+
+
+@pytest.mark.slow
+def test_where_one_rank_runs_out_of_memory_all_go_on_in_smaller_parts(data, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
+    done = subprocess.run(
+        command_line(data, tmp_path / "run"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train.accumulate=2; going on so from the last state" in done.stderr
+    state = run_state.load(tmp_path / "run")
+    assert (state["parts"], state["epoch"], len(state["random"])) == (2, 2, 2)
 
 
 def assert_same_state(one, other):

@@ -109,7 +109,6 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.slow
 @needs("wandb")
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
