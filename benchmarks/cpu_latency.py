@@ -27,6 +27,7 @@ from flexdetr.api import Detector
 from flexdetr.cli.bench import open_detector, show_timings, subject_of
 from flexdetr.data.scenes import draw_scene
 from flexdetr.metrics.latency import END_TO_END, Subject, Timing, machine, measure
+from flexdetr.runtime.openvino import shared_core
 from flexdetr.weights.transformers_export import to_transformers
 
 EAGER, PLAIN, PLAIN_ONNX = (
@@ -111,7 +112,7 @@ def of_transformers(folder: Path, size: tuple[int, int], threads: int, scratch: 
     subjects = [transformers_subject(EAGER, f"PyTorch, {threads} threads", processor, eager)]
     with torch.no_grad():
         graph = openvino.convert_model(bare, example_input=example, input=[1, 3, *size])
-    core = openvino.Core()
+    core = shared_core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("f32", "bf16"):
         if precision.upper().replace("F32", "FP32") in able:
@@ -145,13 +146,11 @@ def _on_openvino(compiled: Any, precision: str, processor: Any) -> Subject:
 
 def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tuple[list[Subject], list[str]]:
     """The checkpoint and its artifacts; what could not be timed is told."""
-    import openvino
-
     options = {"threads": arguments.threads, "runtime": "auto"}
     notes: list[str] = []
     subjects = [subject_of(CHECKPOINT, detector, "cpu")]
     float32 = detector.export("openvino", scratch / "fp32").path
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     folders = {"f32": float32}
     if "BF16" in able:
         folders["bf16"] = float32

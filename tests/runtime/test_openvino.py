@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,3 +161,39 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert "are not kept" in caplog.text
     assert len(runtime.infer(bright(1))) == 3
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at through Linux's C library")
+def test_a_runtime_that_dies_in_another_thread_leaves_the_signal_stack(tmp_path: Path) -> None:
+    held = [OpenVINORuntime(write(tmp_path), cache=False)]
+    held[0].infer(np.zeros((1, *SIZE, 3), np.uint8), np.array([SIZE]))
+    before = _signal_stack()
+
+    def let_go() -> None:
+        held.clear()
+        gc.collect()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    thread.join()
+    address, size = _signal_stack()
+    assert (address, size) == before
+    if address:
+        # Reading memory that was freed would end this process; the kernel answers with an error instead.
+        reader, writer = os.pipe()
+        try:
+            assert ctypes.CDLL(None, use_errno=True).write(writer, ctypes.c_void_p(address), 64) == 64
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+
+def _signal_stack() -> tuple[int | None, int]:
+    """Address and size of this thread's alternative signal stack."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    stack = Stack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack.address, stack.size

@@ -17,6 +17,7 @@ from flexdetr.export.errors import ExportError
 from flexdetr.export.half import store_in_half
 from flexdetr.export.prepare import DeployForm, example
 from flexdetr.export.program import quiet
+from flexdetr.runtime.openvino import shared_core
 
 MODEL = "model.xml"
 WEIGHTS = "model.bin"
@@ -122,7 +123,7 @@ def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> Non
 def layers(path: Path) -> dict[str, str]:
     """Where the output of each layer can be read: module path -> name of an operation in the graph."""
     found: dict[str, str] = {}
-    for node in openvino.Core().read_model(path).get_ordered_ops():
+    for node in shared_core().read_model(path).get_ordered_ops():
         scope = owner(node.get_friendly_name())
         if scope and node.get_type_name() not in ("Constant", "ShapeOf") and node.get_output_size() == 1:
             found[scope] = node.get_friendly_name()
@@ -142,7 +143,7 @@ def read_values(
     Returns:
         The values, float32.
     """
-    core = openvino.Core()
+    core = shared_core()
     graph = core.read_model(path)
     nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops()}
     ports = []

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
@@ -19,6 +18,7 @@ from flexdetr.export.compare import floors, matching_costs
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers, parts_of, quantise
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.openvino import shared_core
 from flexdetr.runtime.parity import Tolerance
 
 PARTS = 24
@@ -81,7 +81,7 @@ def distance(expected: Sequence[Detections], answers: Sequence[Detections], lowe
 
 
 def _detect(graph: Any, feeds: Sequence[Feeds], read: Read) -> list[Detections]:  # noqa: ANN401 - openvino.Model
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found: list[Detections] = []
     for feed in feeds:
         answers = compiled(feed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
@@ -22,6 +23,17 @@ _log = logging.getLogger(__name__)
 Hint = Literal["latency", "throughput"]
 Precision = Literal["auto", "f32", "bf16"]
 Shape = tuple[int, int, int]  # of a batch: pictures, height, width
+
+
+@functools.cache
+def shared_core() -> openvino.Core:
+    """The one ``openvino.Core`` of this process, for everything that compiles graphs; it is never let go.
+
+    The CPU plugin (2026.4) gives the thread that loads it a signal stack, and frees that when its core dies, in
+    whichever thread that happens: the next signal that the first thread handles (Ctrl-C, a child's end) would then
+    be a segmentation fault.
+    """
+    return openvino.Core()
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class OpenVINORuntime:
         cache: str | Path | bool | None = None,
     ) -> None:
         self.artifact = artifact
-        self._core = openvino.Core()
+        self._core = shared_core()
         self._device = _device(self._core, device)
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": hint.upper(),
