@@ -109,3 +109,12 @@ def test_channels_are_divisible(channels, rounded):
 def test_unknown_width():
     with pytest.raises(ConfigError, match="GhostNetV3 width"):
         ghostnetv3("1.0", strides=STRIDES, inserts={})
+
+
+def test_it_can_be_traced_which_openvino_does() -> None:
+    backbone = fuse(ghostnetv3("050", strides=STRIDES, inserts={}).eval())
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        traced = torch.jit.trace(backbone, x, check_trace=False)(x)
+        for one, other in zip(traced, backbone(x), strict=True):
+            torch.testing.assert_close(one, other)

@@ -120,7 +120,7 @@ class GhostModule(nn.Module):
         if self.gate is None:
             return out
         # The published floor of the halved size leaves nothing of a side of 1, which 32-pixel images reach.
-        gate = torch.sigmoid(self.gate(F.avg_pool2d(x, 2, 2, ceil_mode=min(x.shape[2:]) < 2)))
+        gate = torch.sigmoid(self.gate(F.avg_pool2d(x, 2, 2, ceil_mode=bool(min(x.shape[2:]) < 2))))
         return out * F.interpolate(gate, size=out.shape[2:], mode="nearest")
 
 
