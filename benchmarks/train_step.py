@@ -1,7 +1,9 @@
 """Optimisation steps: time, images a second and peak memory. `python benchmarks/train_step.py --help`.
 
 With `--transformers` a preset stands beside transformers' own class with the same weights, in its default float32 step
-and under bf16 autocast, and the ratios are printed.
+and under bf16 autocast, and the ratios are printed. The last line of each model is what its products of matrices and
+convolutions alone would take at the rate of a large product, as measured in the same run: no step can be faster.
+`--profile` shows what a step is made of.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from flexdetr.classes import Classes
 from flexdetr.engine.device import autocast, choose_device, choose_precision
@@ -93,6 +96,41 @@ def transformers_stepper(
     return step
 
 
+def product(device: torch.device, side: int = 2048) -> Callable[[], None]:
+    """A float32 product of two large matrices: the fastest that this machine computes anything."""
+    first, second = (torch.rand(side, side, device=device) for _ in range(2))
+
+    def multiply() -> None:
+        first @ second
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return multiply
+
+
+def operations(step: Callable[[], None]) -> int:
+    """Floating-point operations of the products and convolutions in a step, forwards and backwards."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def show_profile(name: str, step: Callable[[], None], rounds: int, rows: int = 25) -> None:
+    """What a step is made of: time inside each kind of operation, without those that it calls."""
+    step()
+    with torch.profiler.profile() as profile:
+        for _ in range(rounds):
+            step()
+    found = [
+        (max(one.self_cpu_time_total, one.self_device_time_total) / rounds / 1e3, one.count / rounds, one.key)
+        for one in profile.key_averages()
+    ]
+    total = sum(ms for ms, _, _ in found)
+    print(f"{name}: {total:.0f} ms a step, while profiled")
+    for ms, calls, key in sorted(found, reverse=True)[:rows]:
+        print(f"{ms:9.1f} ms {ms / total:6.1%} {calls:7.0f} x {key}")
+
+
 def main() -> None:
     """Print one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -105,12 +143,18 @@ def main() -> None:
     parser.add_argument(
         "--transformers", action="store_true", help="beside transformers, where it has the model"
     )
+    parser.add_argument("--profile", action="store_true", help="what a step is made of, instead")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     subjects = {
         name: stepper(name, arguments.size, arguments.batch, arguments.classes, device)
         for name in arguments.models
     }
+    if arguments.profile:
+        for name, step in subjects.items():
+            show_profile(name, step, arguments.rounds)
+        return
+    work = {name: operations(step) for name, step in subjects.items()}
     rivals = {"transformers fp32": torch.float32, "transformers bf16": torch.bfloat16}
     if arguments.transformers:
         for name in arguments.models:
@@ -118,6 +162,7 @@ def main() -> None:
                 subjects[f"{name}, {rival}"] = transformers_stepper(
                     name, arguments.size, arguments.batch, arguments.classes, device, dtype
                 )
+    subjects["product"] = product(device)
     print(machine())
     print(
         f"{arguments.size} px, batch {arguments.batch}, {arguments.classes} classes, medians of {arguments.rounds}"
@@ -125,10 +170,16 @@ def main() -> None:
     medians = {
         name: median(seconds) for name, seconds in alternate(subjects, rounds=arguments.rounds).items()
     }
+    fastest = 2 * 2048**3 / medians.pop("product")
     for name, seconds in medians.items():
         own, _, rival = name.partition(", ")
         ratio = f"  {seconds / medians[own]:5.2f} times ours" if rival else ""
         print(f"{name:36s} {seconds * 1e3:8.1f} ms a step {arguments.batch / seconds:7.1f} images/s{ratio}")
+    for name, count in work.items():
+        print(
+            f"{name}: {count / 1e9:.0f} GFLOP a step; {count / fastest * 1e3:.0f} ms at the "
+            f"{fastest / 1e9:.0f} GFLOP/s of a product of 2048 x 2048"
+        )
     print(f"peak memory of the process: {peak_memory_mib():.0f} MiB")
 
 

@@ -92,11 +92,12 @@ def test_onnx_is_plain(exported: Exported, detector: Detector) -> None:
     assert ".py" not in text, "no trace of the machine that it was made on"
 
 
-def test_openvino_resizes_inside(exported: Exported) -> None:
+def test_openvino_resizes_inside(exported: Exported, detector: Detector) -> None:
     graph = openvino.Core().read_model(exported("openvino").model_file)
     assert [str(port.get_partial_shape()) for port in graph.inputs] == ["[?,?,?,3]", "[?,2]"]
     kinds = [node.get_type_name() for node in graph.get_ops()]
-    assert kinds.count("MVN") == sum("LayerNorm" in kind for kind in kinds) + kinds.count("MVN")
+    norms = sum(isinstance(part, nn.LayerNorm) for part in detector.model.modules())
+    assert kinds.count("MVN") == norms
     modes = [
         node.get_attributes()["mode"] for node in graph.get_ops() if node.get_type_name() == "Interpolate"
     ]
@@ -187,6 +188,19 @@ def test_wrong_words_and_places_are_answered_before_any_work(subject: Subject, t
     with pytest.raises(ExportError, match="is a file"):
         export(subject, "onnx", occupied / "cat.jpg")
     assert (occupied / "cat.jpg").read_bytes() == b"x"
+
+
+def test_each_format_samples_as_its_runtimes_are_fast(
+    exported: Exported, make: Callable[..., Detector], tmp_path: Path
+) -> None:
+    kinds = {
+        node.get_type_name() for node in openvino.Core().read_model(exported("openvino").model_file).get_ops()
+    }
+    assert "GridSample" not in kinds
+    assert exported("openvino").metadata.made["sampling"] == "gather"
+    assert "GridSample" in {node.op_type for node in onnx.load(str(exported("onnx").model_file)).graph.node}
+    subject = subject_of(make((64, 64), decoder={"sampling": "discrete"}))
+    assert export(subject, "openvino", tmp_path / "nearest").metadata.made["sampling"] == "model"
 
 
 def test_gathers_compute_what_grid_samples_do(make: Callable[..., Detector]) -> None:

@@ -39,10 +39,12 @@ def test_a_refusal_shows_the_table_and_exits_1(
 
     from flexdetr.export.half import in_half  # noqa: F401 - the module is loaded before it is patched
 
+    whole = exported("openvino")  # written here, if no test asked for it before
+
     def write(form: object, folder: Path, precision: str, float32: object) -> list[str]:
-        names = list(exported("openvino").metadata.files)
+        names = list(whole.metadata.files)
         for name in names:
-            shutil.copy(exported("openvino").path / name, folder)
+            shutil.copy(whole.path / name, folder)
         return names
 
     monkeypatch.setattr(openvino_writer, "write", write)
@@ -61,7 +63,7 @@ def test_a_refusal_shows_the_table_and_exits_1(
     [
         (["--format", "openvin"], 1, "openvino"),
         (["--format", "onnx", "--precision", "int7"], 1, "fp32, fp16, int8; got 'int7'"),
-        (["--format", "onnx", "--sampling", "nearest"], 2, "model, gather or discrete"),
+        (["--format", "onnx", "--sampling", "nearest"], 2, "auto, model, gather or discrete"),
         (["--format", "onnx", "--image-size", "100"], 2, "divisible by 32"),
         (["--format", "onnx", "--data", "nowhere"], 2, "nowhere does not exist"),
         (["--format", "onnx", "--qat", "2"], 1, "qat is for precision int8; the precision is fp32"),

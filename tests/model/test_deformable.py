@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flexdetr.model import deformable
 from flexdetr.model.deformable import DeformableAttention
+from flexdetr.model.gathering import RowSums
 
 SHAPES = [(4, 6), (2, 3), (1, 2)]
 
@@ -47,7 +49,7 @@ def slow(attention: DeformableAttention, query: Tensor, reference: Tensor, memor
     value = attention.value(memory)
     width = value.shape[-1] // heads
     out = torch.zeros_like(query)
-    sample = bilinear if attention.sampling == "bilinear" else discrete
+    sample = discrete if attention.sampling == "discrete" else bilinear
     for b in range(query.shape[0]):
         levels, start = [], 0
         for rows, columns in SHAPES[: len(points)]:
@@ -69,7 +71,7 @@ def slow(attention: DeformableAttention, query: Tensor, reference: Tensor, memor
     return attention.output(out)
 
 
-@pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
+@pytest.mark.parametrize("sampling", ["bilinear", "discrete", "gather"])
 @pytest.mark.parametrize("points", [(4, 4, 4), (3, 6, 1), (2, 5)])
 def test_equals_the_equation(sampling: str, points: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -118,3 +120,60 @@ def test_bf16_values_are_read_at_precise_places() -> None:
     got = attention.gather(ramp.bfloat16(), place, one.bfloat16(), [(1, 80)])
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), want, rtol=2**-8, atol=0)
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values, places (some outside) and weights of two pictures, with gradients."""
+    torch.manual_seed(0)
+    tokens = sum(rows * columns for rows, columns in SHAPES)
+    value = torch.randn(2, tokens, 2, 4, dtype=torch.float64, requires_grad=True)
+    places = (torch.rand(2, 5, 2, 9, 2, dtype=torch.float64) * 1.6 - 0.3).requires_grad_()
+    weights = torch.rand(2, 5, 2, 9, dtype=torch.float64).softmax(-1).requires_grad_()
+    return value, places, weights
+
+
+def test_sums_of_rows_have_the_gradients_of_grid_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = DeformableAttention(8, 2, (2, 4, 3)).double()
+    inputs = _inputs()
+    outer = torch.randn(2, 5, 8, dtype=torch.float64)
+    answers = []
+    for exporting in (False, True):
+        monkeypatch.setattr(deformable, "_exporting", lambda exporting=exporting: exporting)
+        out = attention.gather(*inputs, SHAPES)
+        assert ("RowSums" in str(out.grad_fn.next_functions)) is not exporting  # type: ignore[union-attr]
+        answers.append((out, *torch.autograd.grad(out, inputs, outer)))
+    for ours, grid in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, grid, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_gradients_of_row_sums(wanted: tuple[bool, bool]) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(7, 3, dtype=torch.float64, requires_grad=wanted[0])
+    share = torch.randn(4, 5, dtype=torch.float64, requires_grad=wanted[1])
+    index = torch.randint(0, 6, (4, 5))  # the last row is read by none, others more than once
+    assert torch.autograd.gradcheck(RowSums.apply, (table, index, share))
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "gather"])
+def test_places_that_are_no_numbers_show(sampling: str) -> None:
+    """A run that diverges has to be told by its loss, not to end in an index out of range."""
+    attention = DeformableAttention(8, 2, (2, 4, 3), sampling).double()  # type: ignore[arg-type]
+    value, places, weights = (tensor.detach() for tensor in _inputs())
+    places[0, 1, 0, 3] = math.nan
+    mixed = attention.gather(value, places, weights, SHAPES)
+    assert mixed[0, 1, :4].isnan().all()
+    assert mixed.isnan().sum() == 4
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_graph_samples_grids() -> None:
+    """Readers of graphs know GridSample; "embedding_bag" is for this process only."""
+    attention = DeformableAttention(8, 2, (2, 4, 3)).double()
+
+    def sample(value: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return attention.gather(value, places, weights, SHAPES)
+
+    graph = str(torch.jit.trace(sample, _inputs()).graph)
+    assert "aten::grid_sampler" in graph
+    assert "embedding_bag" not in graph

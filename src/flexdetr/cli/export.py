@@ -43,8 +43,11 @@ def export(
         bool, typer.Option("--dynamic-size", help="Take pictures of any size divisible by 32, as they come.")
     ] = False,
     sampling: Annotated[
-        str, typer.Option(metavar="model|gather|discrete", help="gather: the decoder without GridSample.")
-    ] = "model",
+        str,
+        typer.Option(
+            metavar="auto|model|gather|discrete", help="How the decoder samples; gather: without GridSample."
+        ),
+    ] = "auto",
     calibration: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Training pictures to measure int8 ranges on [default: 200]."),
@@ -69,8 +72,8 @@ def export(
     """Write a detector for another runtime, and prove that the file does what the model does."""
     from flexdetr.runtime.artifact import ArtifactError, is_artifact
 
-    if sampling not in ("model", "gather", "discrete"):
-        raise answers.UsageError(f"--sampling must be model, gather or discrete; got {sampling!r}")
+    if sampling not in ("auto", "model", "gather", "discrete"):
+        raise answers.UsageError(f"--sampling must be auto, model, gather or discrete; got {sampling!r}")
     if is_artifact(file):
         raise ArtifactError(f"{file} is exported already; export needs the checkpoint that it was made from")
     from flexdetr.api import Detector

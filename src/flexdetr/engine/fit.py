@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml
+from flexdetr.data.dataset import Dataset
 from flexdetr.data.detect import read
 from flexdetr.engine import launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import Start, blank, start
-from flexdetr.engine.distributed import join, under_torchrun, wanted_processes
+from flexdetr.engine.distributed import Ranks, join, under_torchrun, wanted_processes
 from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
@@ -65,7 +67,7 @@ def train(
         return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
     ranks = join(config)
     folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
-    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = _read(data, config, ranks)
     if begun is not None:
         dataset = dataset.with_classes(begun.classes)
     run_state.seed_generators(config.seed)
@@ -118,7 +120,7 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     if wanted_processes(config) > 1 and not under_torchrun():
         return launch.resume(folder, config, quiet=quiet)
     ranks = join(config)
-    dataset = read(state["data"], val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = _read(state["data"], config, ranks)
     classes = Classes.from_json(state["classes"])
     begun = replace(
         blank(config, classes),
@@ -131,3 +133,13 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     trainer.restore(state)
     trainer.parts = trainer.parts if parts is None else parts
     return trainer.run()
+
+
+def _read(data: str | Path, config: Config, ranks: Ranks) -> Dataset:
+    """The data as the first rank reads it: reading looks into every image, which is enough to do once."""
+
+    def work() -> Dataset | None:
+        return read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+
+    # Where the first rank cannot read it, all of them raise.
+    return cast("Dataset", ranks.from_first(ranks.by_first(work, None)))

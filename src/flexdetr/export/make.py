@@ -42,7 +42,7 @@ def export(
     decoder_layers: int | None = None,
     queries: int | None = None,
     dynamic_size: bool = False,
-    sampling: Literal["model", "gather", "discrete"] = "model",
+    sampling: Literal["auto", "model", "gather", "discrete"] = "auto",
     calibration: int | None = None,
     max_drop: float | None = None,
     qat: int = 0,
@@ -61,7 +61,8 @@ def export(
         decoder_layers: decoder layers to run, fewer than were trained.
         queries: queries to select.
         dynamic_size: let the network see pictures of any size whose sides are divisible by 32.
-        sampling: "gather" for runtimes without GridSample; "discrete" for models trained so.
+        sampling: "model" samples as in training, "gather" does the same without GridSample, "discrete" is for models
+            trained so; "auto" is "gather" where the format's runtimes are faster with it, else "model".
         calibration: pictures of the training split to measure int8 ranges on; None is 200.
         max_drop: what the AP on the validation split may lose by int8; None is 0.003.
         qat: epochs of fine-tuning on the training split before int8, with the float model as the teacher.
@@ -92,7 +93,7 @@ def export(
         raw=raw,
         decoder_layers=decoder_layers,
         queries=queries,
-        sampling=sampling,
+        sampling=_sampling(sampling, subject, kind),
         target=target,
     )
     form = prepare(subject.model, options)
@@ -122,6 +123,15 @@ def export(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return open_artifact(out, verify=False)
+
+
+def _sampling(
+    asked: Literal["auto", "model", "gather", "discrete"], subject: Subject, kind: Format
+) -> Literal["model", "gather", "discrete"]:
+    """How the decoder samples in the file; a model trained with discrete sampling keeps to it."""
+    if asked != "auto":
+        return asked
+    return kind.sampling if subject.config.decoder.sampling == "bilinear" else "model"
 
 
 def _check_int8(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexdetr.model.gathering import gather_rows
+from flexdetr.model.gathering import gather_rows, sum_rows
 
 # "gather" computes what "bilinear" does with plain gathers; exports choose it, configurations do not.
 Sampling = Literal["bilinear", "discrete", "gather"]
@@ -99,6 +99,8 @@ class DeformableAttention(nn.Module):
         """
         if self.sampling == "gather":
             return gather_rows(value, locations, weights, shapes, self.points)
+        if self.sampling == "bilinear" and value.device.type == "cpu" and not _exporting():
+            return sum_rows(value, locations, weights, shapes, self.points).to(value.dtype)
         batch, length = locations.shape[:2]
         maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * H, D / H, S)
         places = locations.transpose(1, 2).flatten(0, 1)  # (B * H, Q, P, 2)
@@ -126,3 +128,8 @@ class DeformableAttention(nn.Module):
         row = (place[..., 1] * height + 0.5).floor().clamp(0, height - 1)
         index = (row * width + column).long().flatten(1)[:, None].expand(-1, level.shape[1], -1)
         return level.flatten(2).gather(2, index).reshape(*level.shape[:2], *place.shape[1:3])
+
+
+def _exporting() -> bool:
+    """Whether a graph is being made, whose reader knows GridSample but not how a CPU does without."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -1,10 +1,17 @@
-"""Deformable sampling with plain gathers: for runtimes and converters without GridSample."""
+"""Deformable sampling as sums of rows: for CPUs, and for runtimes and converters without GridSample.
+
+Bilinear interpolation with zeros outside is the sum of four cells with weights of their own. They are multiplied into
+the attention weights, so that all levels, points and corners are read at once, and the values stay as they lie.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,10 +22,7 @@ def gather_rows(
     shapes: Sequence[tuple[int, int]],
     points: Sequence[int],
 ) -> Tensor:
-    """The weighted sum of bilinear samples as one gather of rows and one product of matrices.
-
-    Bilinear interpolation with zeros outside is the sum of four cells with weights of their own; they are multiplied
-    into the attention weights, so that all levels, points and corners are read in one gather.
+    """The weighted sum of bilinear samples as one gather of rows and one product of matrices, to be exported.
 
     Args:
         value: (B, S, H, D / H), levels one after the other, rows first.
@@ -30,38 +34,138 @@ def gather_rows(
     Returns:
         (B, Q, D).
     """
-    batch, tokens, heads, width = value.shape
-    queries = locations.shape[1]
-    cells, shares = [], []
-    start = 0
-    for (rows, columns), place, weight in zip(
-        shapes,
-        torch.split(locations, list(points), dim=3),
-        torch.split(weights, list(points), dim=3),
-        strict=True,
-    ):
-        x, y = place[..., 0] * columns - 0.5, place[..., 1] * rows - 0.5
-        across, down = _neighbours(x, columns), _neighbours(y, rows)
-        for row, share_y in down:
-            for column, share_x in across:
-                cells.append(row * columns + column + start)
-                shares.append(share_y * share_x * weight)
-        start = start + rows * columns
-    cell = torch.cat(cells, -1).long()  # (B, Q, H, 4 P)
-    share = torch.cat(shares, -1).to(value.dtype)
-    image = torch.arange(batch, device=value.device)[:, None, None, None]
-    head = torch.arange(heads, device=value.device)[:, None]
-    index = (image * tokens + cell) * heads + head
-    taken = value.reshape(-1, width)[index.flatten()].reshape(-1, cell.shape[-1], width)
-    mixed = share.reshape(-1, 1, cell.shape[-1]) @ taken
-    return mixed.reshape(batch, queries, heads * width)
+    index, share = corners(locations, weights, value.shape[1], shapes, points)
+    width, count = value.shape[-1], index.shape[-1]
+    taken = value.reshape(-1, width)[index.flatten()].reshape(-1, count, width)
+    mixed = share.to(value.dtype).reshape(-1, 1, count) @ taken
+    return mixed.reshape(*index.shape[:2], -1)
 
 
-def _neighbours(x: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The cells before and behind a position, kept inside 0 to count - 1, with their weights; none for one outside."""
-    before = x.floor()
-    both = ((before, before + 1 - x), (before + 1, x - before))
-    return [
-        (cell.clamp(0, count - 1), share * ((cell >= 0) & (cell <= count - 1)).to(x.dtype))
-        for cell, share in both
-    ]
+def sum_rows(
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    points: Sequence[int],
+) -> Tensor:
+    """What ``gather_rows`` computes, without putting down the rows that it reads: for training and prediction on a CPU.
+
+    Args:
+        value: (B, S, H, D / H), levels one after the other, rows first.
+        locations: (B, Q, H, P, 2) xy fractions, P over all levels; float32 at least.
+        weights: (B, Q, H, P), summing to 1 over P.
+        shapes: (height, width) of each level.
+        points: sampling points on each level; they sum to P.
+
+    Returns:
+        (B, Q, D) in the type of ``locations``.
+    """
+    index, share = corners(locations, weights.to(locations.dtype), value.shape[1], shapes, points)
+    table = value.to(share.dtype).reshape(-1, value.shape[-1])
+    mixed = RowSums.apply(table, index.flatten(0, 2), share.flatten(0, 2))
+    return mixed.reshape(*index.shape[:2], -1)
+
+
+def corners(
+    locations: Tensor,
+    weights: Tensor,
+    tokens: int,
+    shapes: Sequence[tuple[int, int]],
+    points: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """The four cells around each sampling point as rows of all values, and what each of them counts.
+
+    Args:
+        locations: (B, Q, H, P, 2) xy fractions.
+        weights: (B, Q, H, P).
+        tokens: S.
+        shapes: (height, width) of each level.
+        points: sampling points on each level.
+
+    Returns:
+        int64 rows of values (B * S * H, D / H) and their weights, both (B, Q, H, 4 P).
+    """
+    batch, heads = locations.shape[0], locations.shape[2]
+
+    def each(numbers: Sequence[int]) -> Tensor:
+        """A number a level -> a number a point; products, because sizes are traced where they are dynamic."""
+        parts = [locations.new_ones(count) * number for count, number in zip(points, numbers, strict=True)]
+        return torch.cat(parts)
+
+    rows, columns = each([height for height, _ in shapes]), each([width for _, width in shapes])
+    starts = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
+    # Numbers of cells, times the heads, are whole numbers that float32 holds exactly up to 16 million.
+    head = torch.arange(heads, dtype=locations.dtype, device=locations.device)[:, None]
+    first = each(starts) * heads + head  # (H, P)
+    across = _neighbours(locations[..., 0] * columns - 0.5, columns - 1)
+    down = _neighbours(locations[..., 1] * rows - 0.5, rows - 1)
+    lines = [(row * (columns * heads) + first, share * weights) for row, share in down]
+    steps = [(column * heads, share) for column, share in across]
+    index = torch.cat([line + step for line, _ in lines for step, _ in steps], -1).long()
+    index = index.clamp(
+        min=0
+    )  # a place that is not a number makes the sum none either, and must not read elsewhere
+    share = torch.cat([part * other for _, part in lines for _, other in steps], -1)
+    image = torch.arange(batch, device=locations.device)[:, None, None, None]
+    return index + image * (tokens * heads), share
+
+
+def _neighbours(place: Tensor, last: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The cells before and behind a position, kept inside 0 to last, with their weights; none for one outside."""
+    before = place.detach().floor()
+    behind = before + 1
+    found = []
+    for cell, share in ((before, behind - place), (behind, place - before)):
+        inside = torch.minimum(cell.clamp(min=0), last)
+        found.append((inside, share * (cell == inside).to(share.dtype)))
+    return found
+
+
+class RowSums(torch.autograd.Function):
+    """``out[i] = sum over k of share[i, k] * table[index[i, k]]``, for CPUs.
+
+    ``embedding_bag`` computes it in one pass, but spends ten times as long on its gradients. Here the table's gradient
+    is a bag too, of the output's rows, ordered by the row of the table that they read.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, share: Tensor) -> Tensor:  # noqa: ANN401
+        """Table (N, C), index (R, K) int64 and share (R, K) -> (R, C)."""
+        ctx.save_for_backward(table, index, share)
+        return F.embedding_bag(index, table, per_sample_weights=share, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
+        """(R, C) -> gradients of the table and of the shares."""
+        table, index, share = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_table, of_share = None, None
+        if ctx.needs_input_grad[0]:
+            # A stable order, so that sums are the same in every run; int32 sorts in half the time.
+            order, places = index.flatten().int().sort(stable=True)
+            starts = torch.searchsorted(order, torch.arange(len(table), dtype=torch.int32))
+            of_table = F.embedding_bag(
+                places // index.shape[1],
+                grad,
+                starts,
+                per_sample_weights=share.flatten()[places],
+                mode="sum",
+            )
+        if ctx.needs_input_grad[2]:
+            of_share = _products(grad, table, index)
+        return of_table, None, of_share
+
+
+def _products(first: Tensor, second: Tensor, index: Tensor) -> Tensor:
+    """Products (R, K) of each row of the first (R, C) with its K rows of the second (N, C)."""
+    begins = torch.arange(0, index.numel() + 1, index.shape[1])
+    with warnings.catch_warnings():  # torch calls its compressed rows "beta", once in each process
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+        places = torch.sparse_csr_tensor(
+            begins,
+            index.flatten(),
+            first.new_zeros(index.numel()),
+            (len(first), len(second)),
+            check_invariants=False,  # every row has K entries
+        )
+    return torch.sparse.sampled_addmm(places, first, second.t(), beta=0.0).values().view(index.shape)
