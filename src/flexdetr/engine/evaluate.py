@@ -21,7 +21,7 @@ from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.postprocess import postprocess
+from flexdetr.model.postprocess import clip, postprocess
 from flexdetr.report.make import Subject, write_report
 
 _ALONE = Ranks()
@@ -51,7 +51,7 @@ def detect(
         progress: told how many images are done.
 
     Returns:
-        ``{image id: (boxes xyxy in pixels (K, 4), scores (K,), head indices (K,))}``.
+        ``{image id: (boxes xyxy in pixels (K, 4), clipped to the image, scores (K,), head indices (K,))}``.
     """
     model.eval().to(device)
     found: Found = {}
@@ -59,11 +59,13 @@ def detect(
         images = model.normalise(batch.images.to(device, non_blocking=True))
         with autocast(device, dtype):
             output = model(images, decoder_layers=decoder_layers, queries=queries)
-        labels, boxes, scores = (
-            part.cpu().numpy() for part in postprocess(output.final, batch.sizes.to(device))
-        )
+        sizes = batch.sizes.to(device)
+        labels, boxes_xyxy, scores = postprocess(output.final, sizes)
+        # What is scored is what "predict" and an artifact answer.
+        answers = [part.cpu().numpy() for part in (clip(boxes_xyxy, sizes), scores, labels)]
         for index, image_id in enumerate(batch.image_ids):
-            found[image_id] = (boxes[index], scores[index], labels[index])
+            boxes, score_row, label_row = (part[index] for part in answers)
+            found[image_id] = (boxes, score_row, label_row)
         if progress is not None:
             progress(len(found))
     return found

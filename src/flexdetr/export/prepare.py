@@ -15,7 +15,7 @@ from flexdetr.model.deformable import DeformableAttention
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Prediction
-from flexdetr.model.postprocess import postprocess
+from flexdetr.model.postprocess import clip, postprocess
 
 TOP = 300
 
@@ -86,8 +86,7 @@ class Postprocess(nn.Module):
     def forward(self, logits: Tensor, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, Q, C), cxcywh boxes (B, Q, 4), sizes (B, 2) -> boxes xyxy (B, K, 4), scores and labels (B, K)."""
         labels, boxes_xyxy, scores = postprocess(Prediction(logits, boxes), sizes, self.top)
-        edge = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes_xyxy.dtype)
-        return torch.minimum(boxes_xyxy.clamp(min=0), edge), scores, labels
+        return clip(boxes_xyxy, sizes), scores, labels
 
 
 class DeployForm(nn.Module):
