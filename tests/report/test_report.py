@@ -159,3 +159,10 @@ def test_a_browser_shows_the_page(page, tmp_path):
     assert busy[:3000].mean() > 0.6
     # Curves are coloured: far from grey.
     assert (np.ptp(pixels, axis=-1) > 90).sum() > 1000
+
+
+def test_small_numbers_leave_room_for_the_name_of_their_axis():
+    chart = line_chart([Line("lr", [1, 2], [0.0, 8e-4])], title="Learning rate", across="epoch", up="rate")
+    ticks = re.findall(r'text-anchor="end">([^<]*)<', chart)
+    assert "4e-4" in ticks
+    assert max(map(len, ticks)) <= 6

@@ -144,6 +144,9 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _number(value: float) -> str:
+    if 0 < abs(value) < 1e-2:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"  # "0.0004" would run into the name of its axis
     return f"{value:.4g}"
 
 
