@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-slow bench sizes clean
+.PHONY: setup demo check format test test-slow bench sizes rknn clean
 
 setup: $(READY)
 
@@ -41,5 +41,13 @@ bench: $(READY)
 sizes: $(READY)
 	$(BIN)/python scripts/measure_models.py
 
+# rknn-toolkit2, which the tests run where it is; it needs other versions than FlexDETR and so an environment of its own.
+rknn: build/rknn/.ready
+
+build/rknn/.ready: examples/boards/requirements.txt examples/boards/overrides.txt | $(READY)
+	$(BIN)/python -m venv --clear build/rknn
+	$(BIN)/uv pip install --quiet --python build/rknn/bin/python -r $(word 1,$^) --override $(word 2,$^)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build/rknn $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -103,6 +103,11 @@ def main(folder: Path, board: str, picture: str | None) -> int:
     expected = decode.run(None, {"content": content, "reference": reference, "memory": memory})
 
     (found,) = build(folder / "encode.onnx", board, [[planes]])
+    if len(found) != len(encoded):  # it leaves out what does not depend on the picture
+        raise SystemExit(
+            f"{board}: the first graph gives {len(found)} of {len(encoded)} outputs, the others are constants: "
+            "train the detector first"
+        )
     found = [one.reshape(other.shape).astype(np.float32) for one, other in zip(found, encoded, strict=True)]
     own = [*host.choose(found[1], found[2], found[3], queries), found[0]]
     same, whole = build(folder / "decode.onnx", board, [[content, reference, memory], own])

@@ -43,7 +43,6 @@ def scene() -> np.ndarray:
     return draw_scene(np.random.default_rng(3), (100, 140)).image
 
 
-@pytest.mark.slow
 def test_the_programs_do_what_the_model_does(artifact: Artifact, small: Detector, scene: np.ndarray) -> None:
     assert list(artifact.metadata.files) == ["encode.pte", "decode.pte", "host.py"]
     assert artifact.parity is not None
@@ -63,7 +62,6 @@ def test_the_programs_do_what_the_model_does(artifact: Artifact, small: Detector
         assert one.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.5)
 
 
-@pytest.mark.slow
 def test_bad_input_is_answered(artifact: Artifact) -> None:
     loaded = ArtifactDetector(artifact.path)
     assert "XNNPACK" in loaded.runtime().description
@@ -90,7 +88,6 @@ def test_options_that_do_not_go_together(subject: Subject, tmp_path: Path, optio
         export(subject, "executorch", tmp_path / "out", **options)
 
 
-@pytest.mark.slow
 def test_programs_of_another_model_are_refused(
     subject: Subject,
     artifact: Artifact,
