@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-slow bench sizes rknn clean
+.PHONY: setup demo check format test test-slow bench sizes rknn litert test-litert clean
 
 setup: $(READY)
 
@@ -49,5 +49,16 @@ build/rknn/.ready: examples/boards/requirements.txt examples/boards/overrides.tx
 	$(BIN)/uv pip install --quiet --python build/rknn/bin/python -r $(word 1,$^) --override $(word 2,$^)
 	@touch $@
 
+# LiteRT's converter, which takes torch below 2.15: also apart from what the other tests run with.
+litert: build/litert/.ready
+
+build/litert/.ready: pyproject.toml | $(READY)
+	$(BIN)/python -m venv --clear build/litert
+	$(BIN)/uv pip install --quiet --python build/litert/bin/python -e '.[all,litert]' pytest pytest-timeout hypothesis
+	@touch $@
+
+test-litert: build/litert/.ready
+	OMP_NUM_THREADS=1 build/litert/bin/python -m pytest tests/export/test_board_view.py
+
 clean:
-	rm -rf build/rknn $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build/rknn build/litert $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Hint = Literal["auto", "latency", "throughput"]
-Engine = Literal["auto", "openvino", "onnxruntime", "torch", "executorch"]
+Engine = Literal["auto", "openvino", "onnxruntime", "torch", "executorch", "litert"]
 # From this many pictures on, working on several at a time repays compiling the graph for it.
 MANY = 8
 
@@ -377,6 +377,7 @@ _READS = {
     "torch": ("torch",),
     "board": ("onnxruntime",),
     "executorch": ("executorch",),
+    "litert": ("litert",),
 }
 
 
@@ -418,6 +419,10 @@ def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa:
         from flexdetr.runtime.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(artifact, **options)
+    if engine == "litert":
+        from flexdetr.runtime.litert import open_runtime as open_litert
+
+        return open_litert(artifact, **options)
     if engine == "executorch":
         from flexdetr.export.executorch import open_runtime
 

@@ -119,6 +119,15 @@ FORMATS: Final[Mapping[str, Format]] = {
         two_graphs=True,
         sees_inside=False,
     ),
+    "litert": Format(
+        "flexdetr.export.litert",
+        resizes=False,
+        int8=False,
+        half="",
+        computes_in_half=False,
+        two_graphs=True,
+        sees_inside=False,
+    ),
 }
 
 

@@ -53,7 +53,7 @@ def export(
 
     Args:
         subject: the detector.
-        format: "onnx", "openvino", "torch" or "executorch".
+        format: "onnx", "openvino", "torch", "executorch" or "litert".
         out: the artifact's folder; an artifact that is there already is replaced once the new one has passed.
         precision: "fp32", "fp16" or "int8".
         data: a data set to prove it on, and to take the AP on; None draws pictures. int8 needs one.

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 METADATA = "metadata.json"
 SUFFIXES = (".xml", ".bin", ".onnx", ".pt2", ".pte")
 
-Format = Literal["onnx", "openvino", "torch", "board", "executorch"]
+Format = Literal["onnx", "openvino", "torch", "board", "executorch", "litert"]
 
 
 class ArtifactError(ValueError):
@@ -100,8 +100,8 @@ class ArtifactMetadata(BaseModel):
 
     Attributes:
         format_version: of this layout; a newer one than ours is refused.
-        format: of the model's files; "board" is two ONNX graphs with ``host.py`` between them, and "executorch" the
-            same as programs.
+        format: of the model's files; "board" is two ONNX graphs with ``host.py`` between them; "executorch" and
+            "litert" are the same for these runtimes.
         precision: "fp32", "fp16" or "int8": see docs/deploy.md for what is in which then.
         model: the preset's name.
         classes: ``[{"id": the data set's own id, "name": name}, ...]``, by the graph's labels.

@@ -1,4 +1,7 @@
-"""ExecuTorch programs: written, proven, and run by its own runtime."""
+"""ExecuTorch and LiteRT: two compiled graphs, written, proven, and run by the toolchain's own runtime.
+
+LiteRT's converter takes an older torch than the other tests have: `make test-litert` runs this file beside it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,23 @@ from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.errors import ExportError
+from flexdetr.export.formats import format_of
 from flexdetr.export.make import DriftError, Subject, export
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import FeedError
 
-pytest.importorskip("executorch", reason="ExecuTorch is not installed: pip install 'flexdetr[executorch]'")
+FORMATS = {
+    # name: module of the converter, files, what the runtime calls itself
+    "executorch": ("executorch", ["encode.pte", "decode.pte", "host.py"], "ExecuTorch"),
+    "litert": ("litert_torch", ["encode.tflite", "decode.tflite", "host.py"], "LiteRT"),
+}
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """A format whose converter is here."""
+    pytest.importorskip(FORMATS[request.param][0], reason=f"pip install 'flexdetr[{request.param}]'")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +49,8 @@ def subject(small: Detector) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def artifact(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export(subject, "executorch", tmp_path_factory.mktemp("executorch") / "out")
+def artifact(kind: str, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export(subject, kind, tmp_path_factory.mktemp(kind) / "out")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +58,10 @@ def scene() -> np.ndarray:
     return draw_scene(np.random.default_rng(3), (100, 140)).image
 
 
-def test_the_programs_do_what_the_model_does(artifact: Artifact, small: Detector, scene: np.ndarray) -> None:
-    assert list(artifact.metadata.files) == ["encode.pte", "decode.pte", "host.py"]
+def test_the_graphs_do_what_the_model_does(
+    kind: str, artifact: Artifact, small: Detector, scene: np.ndarray
+) -> None:
+    assert list(artifact.metadata.files) == FORMATS[kind][1]
     assert artifact.parity is not None
     assert artifact.parity.passed
     assert artifact.parity.score < 1e-3
@@ -62,12 +79,12 @@ def test_the_programs_do_what_the_model_does(artifact: Artifact, small: Detector
         assert one.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.5)
 
 
-def test_bad_input_is_answered(artifact: Artifact) -> None:
+def test_bad_input_is_answered(kind: str, artifact: Artifact) -> None:
     loaded = ArtifactDetector(artifact.path)
     assert "XNNPACK" in loaded.runtime().description
     with pytest.raises(FeedError, match="uint8"):
         loaded.runtime().infer(np.zeros((1, 64, 96, 3), np.float32))
-    with pytest.raises(ArtifactError, match="ExecuTorch has no device 'cuda'"):
+    with pytest.raises(ArtifactError, match=f"{FORMATS[kind][2]} has no device 'cuda'"):
         loaded.runtime("cuda")
     with pytest.raises(ArtifactError, match="which onnxruntime does not run"):
         ArtifactDetector(artifact.path, runtime="onnxruntime")
@@ -77,18 +94,22 @@ def test_bad_input_is_answered(artifact: Artifact) -> None:
     ("options", "said"),
     [
         ({"precision": "fp16"}, "written in fp32"),
-        ({"precision": "int8"}, "no int8 in the format executorch"),
+        ({"precision": "int8"}, "no int8 in the format"),
         ({"dynamic_size": True}, "fixed sizes"),
         ({"target": "npu"}, "a target is for format onnx"),
     ],
     ids=str,
 )
-def test_options_that_do_not_go_together(subject: Subject, tmp_path: Path, options: dict, said: str) -> None:
+@pytest.mark.parametrize("name", FORMATS)
+def test_options_that_do_not_go_together(
+    name: str, subject: Subject, tmp_path: Path, options: dict, said: str
+) -> None:
     with pytest.raises(ExportError, match=said):
-        export(subject, "executorch", tmp_path / "out", **options)
+        export(subject, name, tmp_path / "out", **options)
 
 
-def test_programs_of_another_model_are_refused(
+def test_graphs_of_another_model_are_refused(
+    kind: str,
     subject: Subject,
     artifact: Artifact,
     make: Callable[..., Detector],
@@ -99,20 +120,18 @@ def test_programs_of_another_model_are_refused(
     """The files of one detector for a detector with another norm: told at the command line, with the layer."""
     import torch
 
-    from flexdetr.export import executorch as writer
-
     def stale(form: object, folder: Path, precision: str, float32: object) -> list[str]:
         for name in artifact.metadata.files:
             (folder / name).write_bytes((artifact.path / name).read_bytes())
         return list(artifact.metadata.files)
 
-    monkeypatch.setattr(writer, "write", stale)
+    monkeypatch.setattr(format_of(kind).writer, "write", stale)
     changed = make((64, 96), decoder=subject.config.decoder.model_dump())
     with torch.no_grad():
         changed.model.get_parameter("decoder.memory_norm.weight").mul_(-1)
     file = changed.save(tmp_path / "changed.safetensors")
-    assert main(["export", str(file), "--format", "executorch", "--out", str(tmp_path / "out")]) == 1
+    assert main(["export", str(file), "--format", kind, "--out", str(tmp_path / "out")]) == 1
     assert "in or before decoder.memory_norm (LayerNorm)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(DriftError):
-        changed.export("executorch", tmp_path / "out")
+        changed.export(kind, tmp_path / "out")
