@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -17,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexdetr.classes import Classes
+from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import derive
@@ -35,13 +37,17 @@ def objects(batch: int, classes: int, device: torch.device) -> Targets:
     return Targets(labels, boxes, [*range(batch)]).to(device)
 
 
-def stepper(name: str, size: int, batch: int, classes: int, device: torch.device) -> Callable[[], None]:
+def stepper(
+    name: str, size: int, batch: int, classes: int, device: torch.device, *, compiled: bool = False
+) -> Callable[[], None]:
     """A function that does one whole optimisation step on noise with ten objects an image."""
     config = derive(
         resolve(name, image_size=size, train={"batch_size": batch}), 1000, pretrained=False
     ).config
     torch.manual_seed(0)
     model = DetectionModel(config, classes).to(device, memory_format=torch.channels_last).train()
+    if compiled:
+        compile_parts(model, device)
     optimizer = build_optimizer(model, config, pretrained=False)
     criterion = Criterion(config.loss, classes).to(device)
     dtype = choose_precision("auto", device)
@@ -143,6 +149,7 @@ def main() -> None:
     parser.add_argument(
         "--transformers", action="store_true", help="beside transformers, where it has the model"
     )
+    parser.add_argument("--compile", action="store_true", help="beside the same with train.compile")
     parser.add_argument("--profile", action="store_true", help="what a step is made of, instead")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
@@ -162,6 +169,14 @@ def main() -> None:
                 subjects[f"{name}, {rival}"] = transformers_stepper(
                     name, arguments.size, arguments.batch, arguments.classes, device, dtype
                 )
+    if arguments.compile:
+        for name in arguments.models:
+            subjects[f"{name}, compiled"] = stepper(
+                name, arguments.size, arguments.batch, arguments.classes, device, compiled=True
+            )
+            began = time.perf_counter()
+            subjects[f"{name}, compiled"]()
+            print(f"{name}: {time.perf_counter() - began:.0f} s for the first compiled step")
     subjects["product"] = product(device)
     print(machine())
     print(

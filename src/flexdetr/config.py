@@ -261,6 +261,8 @@ class TrainConfig(Part):
         report: write ``report.html`` at the end, and the best thresholds into the best checkpoint.
         stall: seconds without a step after which the run says where it hangs; 0 never does.
         channels_last: memory format of images and weights.
+        compile: compile the backbone and the encoder with torch.compile; see docs/how-to/long-runs.md for when that
+            pays.
     """
 
     epochs: int | None = Field(default=None, gt=0)
@@ -287,6 +289,7 @@ class TrainConfig(Part):
     report: bool = True
     stall: float = Field(default=900.0, ge=0)
     channels_last: bool = True
+    compile: bool = False
 
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")

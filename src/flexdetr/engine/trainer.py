@@ -20,6 +20,7 @@ from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, defaul
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch
 from flexdetr.engine.checkpoint import Start
+from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.ema import AveragedModel
@@ -121,6 +122,8 @@ class Trainer:
         self.ema = AveragedModel(self.model, config.train.ema or 0.0, config.train.ema_horizon)
         if ranks.size > 1 and config.train.sync_norms:
             synchronise_norms(self.model, self.device)
+        if config.train.compile:
+            compile_parts(self.model, self.device)
         if not ranks.first:  # what still draws from these, like dropout, draws differently on each rank
             run_state.seed_generators(config.seed + ranks.rank)
         workers, batch = config.data.workers, int(config.train.batch_size or 1)
