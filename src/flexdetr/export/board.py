@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export import onnx as onnx_writer
-from flexdetr.export.board_form import inputs_of, split, write_host
+from flexdetr.export.board_form import write_pair
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
@@ -44,15 +44,12 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     del float32  # everything
     del precision  # ``check_board`` has asked
     name = form.options.target or "generic"
-    encode, decode = split(form, plain_norms=target_of(name).plain_norms)
-    image, queries = inputs_of(form, encode)
-    _save(encode, image, folder / ENCODE)
-    _save(decode, queries, folder / DECODE)
+    files = write_pair(form, folder, (ENCODE, DECODE), _save, plain_norms=target_of(name).plain_norms)
     wrong = [finding for file in (ENCODE, DECODE) for finding in check_ops(folder / file, name)]
     if wrong:
         rows = "; ".join(dict.fromkeys(f"{one.op} in {one.layer}: {one.why}" for one in wrong))
         raise ExportError(f"this model has operations that the target {name} does not take: {rows}")
-    return [ENCODE, DECODE, write_host(folder)]
+    return files
 
 
 def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

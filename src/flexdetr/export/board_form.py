@@ -226,19 +226,35 @@ def split(form: DeployForm, *, plain_norms: bool) -> tuple[Encode, Decode]:
     return tuple(part.eval().requires_grad_(False) for part in parts)  # type: ignore[return-value]
 
 
-def inputs_of(form: DeployForm, encode: Encode) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What to trace both graphs with: (image,) and (content, reference, memory)."""
+def write_pair(
+    form: DeployForm,
+    folder: Path,
+    names: tuple[str, str],
+    save: Callable[[nn.Module, tuple[Tensor, ...], Path], None],
+    *,
+    plain_norms: bool,
+) -> list[str]:
+    """Write both graphs of a deploy form, and the numpy code that runs between them.
+
+    Args:
+        form: the float32 deploy form.
+        folder: where to write.
+        names: of the files of the first and the second graph.
+        save: writes one: the graph, what to trace it with, and its file.
+        plain_norms: spell layer norms out.
+
+    Returns:
+        Names of the files.
+    """
+    encode, decode = split(form, plain_norms=plain_norms)
     image = torch.rand(1, 3, *form.options.size) * 255
     with torch.no_grad():
         memory, tokens, _, boxes = encode(image)
     queries = min(form.options.queries or form.detector.decoder.queries, tokens.shape[1])
-    return (image,), (tokens[:, :queries], boxes[:, :queries], memory)
-
-
-def write_host(folder: Path) -> str:
-    """Put the numpy code that runs between the graphs beside them, and give the file's name."""
+    save(encode, (image,), folder / names[0])
+    save(decode, (tokens[:, :queries], boxes[:, :queries], memory), folder / names[1])
     (folder / HOST).write_text(Path(host.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    return HOST
+    return [*names, HOST]
 
 
 def _replace(module: nn.Module, plain: Callable[[nn.Module], nn.Module | None]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export import board_view
-from flexdetr.export.board_form import inputs_of, split, write_host
+from flexdetr.export.board_form import write_pair
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import quiet
@@ -47,11 +47,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         ExportError: where ExecuTorch cannot express the model.
     """
     del precision, float32  # everything
-    encode, decode = split(form, plain_norms=False)
-    image, queries = inputs_of(form, encode)
-    _save(encode, image, folder / ENCODE)
-    _save(decode, queries, folder / DECODE)
-    return [ENCODE, DECODE, write_host(folder)]
+    return write_pair(form, folder, (ENCODE, DECODE), _save, plain_norms=False)
 
 
 def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
