@@ -102,9 +102,8 @@ def corners(
     lines = [(row * (columns * heads) + first, share * weights) for row, share in down]
     steps = [(column * heads, share) for column, share in across]
     index = torch.cat([line + step for line, _ in lines for step, _ in steps], -1).long()
-    index = index.clamp(
-        min=0
-    )  # a place that is not a number makes the sum none either, and must not read elsewhere
+    # A place that is not a number makes the sum none either, and must not read elsewhere.
+    index = index.clamp(min=0)
     share = torch.cat([part * other for _, part in lines for _, other in steps], -1)
     image = torch.arange(batch, device=locations.device)[:, None, None, None]
     return index + image * (tokens * heads), share

@@ -19,7 +19,7 @@ from flexdetr.runtime.parity import Parity
 
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
-SUFFIXES = (".xml", ".bin", ".onnx", ".pt2", ".pte")
+SUFFIXES = (".xml", ".bin", ".onnx", ".pt2", ".pte", ".tflite")
 
 Format = Literal["onnx", "openvino", "torch", "board", "executorch", "litert"]
 
