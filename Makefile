@@ -31,8 +31,10 @@ format: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+# All of them take hours, mostly the same for every preset and backbone; .ci/run names those that CI takes.
+SLOW ?= tests
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow $(SLOW)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
