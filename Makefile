@@ -43,7 +43,7 @@ bench: $(READY)
 sizes: $(READY)
 	$(BIN)/python scripts/measure_models.py
 
-# rknn-toolkit2, which the tests run where it is; it needs other versions than FlexDETR and so an environment of its own.
+# rknn-toolkit2, which the slow tests run where it is; it needs other versions than FlexDETR and so an environment of its own.
 rknn: build/rknn/.ready
 
 build/rknn/.ready: examples/boards/requirements.txt examples/boards/overrides.txt | $(READY)
@@ -60,7 +60,7 @@ build/litert/.ready: pyproject.toml | $(READY)
 	@touch $@
 
 test-litert: build/litert/.ready
-	OMP_NUM_THREADS=1 build/litert/bin/python -m pytest tests/export/test_board_view.py
+	OMP_NUM_THREADS=1 build/litert/bin/python -m pytest -m "" tests/export/test_board_view.py
 
 clean:
 	rm -rf build/rknn build/litert $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

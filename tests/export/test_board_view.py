@@ -58,6 +58,7 @@ def scene() -> np.ndarray:
     return draw_scene(np.random.default_rng(3), (100, 140)).image
 
 
+@pytest.mark.slow
 def test_the_graphs_do_what_the_model_does(
     kind: str, artifact: Artifact, small: Detector, scene: np.ndarray
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_graphs_do_what_the_model_does(
         assert one.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.5)
 
 
+@pytest.mark.slow
 def test_bad_input_is_answered(kind: str, artifact: Artifact) -> None:
     loaded = ArtifactDetector(artifact.path)
     assert "XNNPACK" in loaded.runtime().description
@@ -108,6 +110,7 @@ def test_options_that_do_not_go_together(
         export(subject, name, tmp_path / "out", **options)
 
 
+@pytest.mark.slow
 def test_graphs_of_another_model_are_refused(
     kind: str,
     subject: Subject,

@@ -17,9 +17,13 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "boards" / "rknn_build.py"
 PYTHON = os.environ.get("FLEXDETR_RKNN_PYTHON", str(ROOT / "build" / "rknn" / "bin" / "python"))
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(PYTHON) is None, reason="rknn-toolkit2 is not installed: make rknn, see examples/README.md"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which(PYTHON) is None,
+        reason="rknn-toolkit2 is not installed: make rknn, see examples/README.md",
+    ),
+]
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
