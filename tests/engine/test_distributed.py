@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -171,15 +172,33 @@ def _same(one, other):
     return one == other or (one != one and other != other)
 
 
-def test_two_processes_killed_and_resumed_equal_two_uninterrupted(data, uninterrupted, tmp_path):
+def kill_all(process):
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.kill()
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        pytest.param(kill_all, -signal.SIGKILL, id="kill -9"),
+        pytest.param(
+            lambda process: process.send_signal(signal.SIGTERM), 130, id="SIGTERM", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda process: process.send_signal(signal.SIGINT), 130, id="Ctrl-C", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_two_processes_interrupted_and_resumed_equal_two_uninterrupted(
+    data, uninterrupted, tmp_path, how, status
+):
     out = tmp_path / "run"
     process = subprocess.Popen(command_line(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + PATIENCE
     while not (out / run_state.FILE).exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.02)
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        one.kill()
-    process.wait()
+    how(process)
+    assert process.wait(PATIENCE) == status
     assert run_state.load(out)["epoch"] < 2
     resumed = subprocess.run(
         [sys.executable, "-m", "flexdetr", "train", "--resume", str(out)],

@@ -90,8 +90,12 @@ def test_the_seed_gives_the_same_run(data, uninterrupted, tmp_path):
     assert_same_run(uninterrupted.folder, tmp_path / "again")
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_stopped_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path, monkeypatch, stop_after):
+@pytest.mark.parametrize(
+    ("stop_after", "how"), [(1, signal.SIGINT), (3, signal.SIGTERM), (5, signal.SIGINT)], ids=str
+)
+def test_stopped_and_resumed_equals_uninterrupted(
+    data, uninterrupted, tmp_path, monkeypatch, stop_after, how
+):
     steps = 0
     step = fit.Trainer._step
 
@@ -100,7 +104,7 @@ def test_stopped_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path,
         step(self, batch)
         steps += 1
         if steps == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), how)
 
     monkeypatch.setattr(fit.Trainer, "_step", counted)
     with pytest.raises(fit.Interrupted, match="--resume"):
