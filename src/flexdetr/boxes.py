@@ -49,21 +49,18 @@ def cxcywh_to_xywh(boxes: Tensor) -> Tensor:
     return torch.stack([cx - width / 2, cy - height / 2, width, height], -1)
 
 
-def clip_xyxy(boxes_xyxy: Tensor, size: tuple[int, int]) -> Tensor:
+def clip_xyxy(boxes_xyxy: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
     """Boxes cut off at the image's border.
 
     Args:
         boxes_xyxy: (..., 4) left, top, right, bottom in pixels.
-        size: (height, width) of the image in pixels.
+        size: (height, width) of the image in pixels, or (..., 2) of them for the boxes of several images.
 
     Returns:
         (..., 4) of the same format; a box outside of the image gets zero width or height.
     """
-    height, width = size
-    left, top, right, bottom = boxes_xyxy.unbind(-1)
-    return torch.stack(
-        [left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)], -1
-    )
+    edge = (size if isinstance(size, Tensor) else torch.tensor(size)).flip(-1).to(boxes_xyxy)
+    return torch.minimum(boxes_xyxy.clamp(min=0), torch.cat([edge, edge], -1))
 
 
 class Pair(NamedTuple):

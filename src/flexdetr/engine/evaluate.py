@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flexdetr.boxes import clip_xyxy
 from flexdetr.classes import Classes
 from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
@@ -21,7 +22,7 @@ from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.postprocess import clip, postprocess
+from flexdetr.model.postprocess import postprocess
 from flexdetr.report.make import Subject, write_report
 
 _ALONE = Ranks()
@@ -62,10 +63,9 @@ def detect(
         sizes = batch.sizes.to(device)
         labels, boxes_xyxy, scores = postprocess(output.final, sizes)
         # What is scored is what "predict" and an artifact answer.
-        answers = [part.cpu().numpy() for part in (clip(boxes_xyxy, sizes), scores, labels)]
-        for index, image_id in enumerate(batch.image_ids):
-            boxes, score_row, label_row = (part[index] for part in answers)
-            found[image_id] = (boxes, score_row, label_row)
+        answers = (clip_xyxy(boxes_xyxy, sizes[:, None]), scores, labels)
+        rows = zip(*(part.cpu().numpy() for part in answers), strict=True)
+        found.update(zip(batch.image_ids, rows, strict=True))
         if progress is not None:
             progress(len(found))
     return found

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexdetr.boxes import clip_xyxy
 from flexdetr.export.errors import ExportError
 from flexdetr.model.deformable import DeformableAttention
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Prediction
-from flexdetr.model.postprocess import clip, postprocess
+from flexdetr.model.postprocess import postprocess
 
 TOP = 300
 
@@ -86,7 +87,7 @@ class Postprocess(nn.Module):
     def forward(self, logits: Tensor, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, Q, C), cxcywh boxes (B, Q, 4), sizes (B, 2) -> boxes xyxy (B, K, 4), scores and labels (B, K)."""
         labels, boxes_xyxy, scores = postprocess(Prediction(logits, boxes), sizes, self.top)
-        return clip(boxes_xyxy, sizes), scores, labels
+        return clip_xyxy(boxes_xyxy, sizes[:, None]), scores, labels
 
 
 class DeployForm(nn.Module):

@@ -28,17 +28,3 @@ def postprocess(prediction: Prediction, sizes: Tensor, top: int = 300) -> tuple[
     scale = sizes.flip(-1)[:, None].to(boxes)
     low, high = (centre - half) * scale, (centre + half) * scale
     return labels, torch.cat([low, high], -1), scores
-
-
-def clip(boxes_xyxy: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes cut off at their pictures' borders, which the published post-processing leaves to the caller.
-
-    Args:
-        boxes_xyxy: (B, K, 4) pixels.
-        sizes: (B, 2) height and width of the pictures.
-
-    Returns:
-        (B, K, 4).
-    """
-    edge = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes_xyxy.dtype)
-    return torch.minimum(boxes_xyxy.clamp(min=0), edge)
