@@ -113,7 +113,7 @@ class ArtifactDetector:
         with self._starting:
             if (device, hint) not in self._runtimes:
                 self._runtimes[device, hint] = _start(
-                    self._engine, self.artifact, device=device, hint=hint, **self._options
+                    self._engine, self.artifact, hint, device=device, **self._options
                 )
                 _log.info("%s: %s, %s", self.artifact.path, self._runtimes[device, hint].description, hint)
             return self._runtimes[device, hint]
@@ -406,11 +406,17 @@ def _engine(artifact: Artifact, asked: Engine) -> str:
     return asked
 
 
-def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa: ANN401 - of the runtimes
+def _start(
+    engine: str,
+    artifact: Artifact,
+    hint: Literal["latency", "throughput"],
+    **options: Any,  # noqa: ANN401 - of the runtimes
+) -> Runtime:
+    """Start a runtime; only OpenVINO and onnxruntime can give their threads to several pictures at a time."""
     if engine == "openvino":
         from flexdetr.runtime.openvino import OpenVINORuntime
 
-        return OpenVINORuntime(artifact, **options)
+        return OpenVINORuntime(artifact, hint=hint, **options)
     if engine == "onnxruntime" and artifact.metadata.format == "board":
         from flexdetr.runtime.board import on_onnxruntime
 
@@ -418,7 +424,7 @@ def _start(engine: str, artifact: Artifact, **options: Any) -> Runtime:  # noqa:
     if engine == "onnxruntime":
         from flexdetr.runtime.onnxruntime import OnnxRuntime
 
-        return OnnxRuntime(artifact, **options)
+        return OnnxRuntime(artifact, hint=hint, **options)
     if engine == "litert":
         from flexdetr.runtime.litert import open_runtime as open_litert
 

@@ -1,49 +1,84 @@
-"""Where a pair of graphs departs from the model, told by what the graphs answer.
+"""The writer of toolchains that compile two graphs, and where such a pair departs from the model.
 
-Toolchains that compile a graph leave nothing inside it to be read; the first of its outputs that is wrong still tells
-which part to look at.
+A compiled graph leaves nothing inside it to be read; the first of its outputs that is wrong still tells which part to
+look at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from flexdetr.runtime.artifact import open_artifact
+from flexdetr.export.board_form import write_pair
+from flexdetr.export.prepare import DeployForm
+from flexdetr.runtime.artifact import Artifact, open_artifact
 from flexdetr.runtime.board import OUTPUTS, BoardRuntime
 
 
-def layers(path: Path) -> dict[str, str]:
-    """The layers whose outputs are outputs of a graph: module path -> "0" or "1" for the graph, and its output."""
-    last = open_artifact(path, verify=False).metadata.made["decoder_layers"] - 1
-    return {
-        "detector.decoder.memory_norm": "0:tokens",
-        "detector.decoder.encoder_score": "0:scores",
-        f"detector.decoder.scores.{last}": "1:logits",
-    }
+@dataclass(frozen=True)
+class PairWriter:
+    """Writes and reads both graphs of a format; see ``formats.Writer``.
 
-
-def read_outputs(
-    runtime: BoardRuntime, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
-) -> list[NDArray[np.floating]]:
-    """Run the graphs and give some of their outputs.
-
-    Args:
-        runtime: of the artifact.
-        names: as ``layers`` gives them.
-        feeds: ``images`` (1, H, W, 3) uint8.
-
-    Returns:
-        The values, float32.
+    Attributes:
+        names: of the files of the first and the second graph.
+        save: writes one, or raises ExportError: the graph, what to trace it with, and its file.
+        open_runtime: what runs an artifact of the format.
     """
-    answers = runtime.run(feeds["images"][0])
-    values = {
-        f"{graph}:{name}": value
-        for graph, (found, known) in enumerate(zip(answers, OUTPUTS, strict=True))
-        for name, value in zip(known, found, strict=True)
-    }
-    return [np.asarray(values[name], np.float32) for name in names]
+
+    names: tuple[str, str]
+    save: Callable[[nn.Module, tuple[Tensor, ...], Path], None]
+    open_runtime: Callable[[Artifact], BoardRuntime]
+
+    def write(self, form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
+        """Write both graphs and ``host.py``; all of it is in float32.
+
+        Args:
+            form: the float32 deploy form.
+            folder: where to write.
+            precision: "fp32".
+            float32: not used.
+
+        Returns:
+            Names of the files.
+
+        Raises:
+            ExportError: where the toolchain cannot express the model.
+        """
+        del precision, float32  # everything
+        return write_pair(form, folder, self.names, self.save, plain_norms=False)
+
+    def layers(self, path: Path) -> dict[str, str]:
+        """The layers whose outputs are outputs of a graph: module path -> "0" or "1" for the graph, and its output."""
+        last = open_artifact(path, verify=False).metadata.made["decoder_layers"] - 1
+        return {
+            "detector.decoder.memory_norm": "0:tokens",
+            "detector.decoder.encoder_score": "0:scores",
+            f"detector.decoder.scores.{last}": "1:logits",
+        }
+
+    def read_values(
+        self, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[np.floating]]:
+        """Run the graphs and give some of their outputs.
+
+        Args:
+            path: of either graph.
+            names: as ``layers`` gives them.
+            feeds: ``images`` (1, H, W, 3) uint8.
+
+        Returns:
+            The values, float32.
+        """
+        answers = self.open_runtime(open_artifact(path, verify=False)).run(feeds["images"][0])
+        values = {
+            f"{graph}:{name}": value
+            for graph, (found, known) in enumerate(zip(answers, OUTPUTS, strict=True))
+            for name, value in zip(known, found, strict=True)
+        }
+        return [np.asarray(values[name], np.float32) for name in names]

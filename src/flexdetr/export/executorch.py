@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
@@ -18,36 +17,13 @@ from executorch.runtime import Program, Runtime
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flexdetr.export import board_view
-from flexdetr.export.board_form import write_pair
+from flexdetr.export.board_view import PairWriter
 from flexdetr.export.errors import ExportError
-from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import quiet
-from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
+from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.board import BoardRuntime, Graph, check_device
 
 ENCODE, DECODE = "encode.pte", "decode.pte"
-
-layers: Callable[[Path], dict[str, str]] = board_view.layers
-
-
-def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
-    """Write ``encode.pte``, ``decode.pte`` and ``host.py``.
-
-    Args:
-        form: the float32 deploy form.
-        folder: where to write.
-        precision: "fp32".
-        float32: not used.
-
-    Returns:
-        Names of the files.
-
-    Raises:
-        ExportError: where ExecuTorch cannot express the model.
-    """
-    del precision, float32  # everything
-    return write_pair(form, folder, (ENCODE, DECODE), _save, plain_norms=False)
 
 
 def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
@@ -73,18 +49,10 @@ def _hushed() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def read_values(
-    path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
-) -> list[NDArray[np.floating]]:
-    """Run the written programs and give some of their outputs; see ``board_view``."""
-    return board_view.read_outputs(open_runtime(open_artifact(path, verify=False)), names, feeds)
-
-
 def open_runtime(
     artifact: Artifact,
     *,
     device: str = "auto",
-    hint: Literal["latency", "throughput"] = "latency",
     threads: int | None = None,
 ) -> BoardRuntime:
     """Both programs on ExecuTorch's own runtime, which needs torch.
@@ -92,13 +60,11 @@ def open_runtime(
     Args:
         artifact: of format "executorch".
         device: "auto" or "cpu".
-        hint: taken for the same call as the other runtimes.
         threads: CPU threads, of the whole process; None leaves them as they are.
 
     Raises:
         ArtifactError: where ExecuTorch cannot read a file, or the device is another.
     """
-    del hint
     check_device("ExecuTorch", device)
     if threads is not None:
         portable_lib._unsafe_reset_threadpool(threads)
@@ -126,3 +92,7 @@ def _load(path: Path) -> Program:
         return Runtime.get().load_program(path)
     except RuntimeError as error:
         raise ArtifactError(f"{path} cannot be read by ExecuTorch: {error}") from error
+
+
+_writer = PairWriter((ENCODE, DECODE), _save, open_runtime)
+write, layers, read_values = _writer.write, _writer.layers, _writer.read_values

@@ -96,7 +96,6 @@ class TorchProgramRuntime:
     Args:
         artifact: of format "torch".
         device: "auto" or "cpu": the program was traced there.
-        hint: taken for the same call as the other runtimes; torch gives all threads to one batch.
         threads: CPU threads, of the whole process; None leaves them as they are.
 
     Attributes:
@@ -106,10 +105,7 @@ class TorchProgramRuntime:
         ArtifactError: where torch cannot read the file, or the device is another.
     """
 
-    def __init__(
-        self, artifact: Artifact, *, device: str = "auto", hint: str = "latency", threads: int | None = None
-    ) -> None:
-        del hint
+    def __init__(self, artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> None:
         if device not in ("auto", "cpu"):
             raise ArtifactError(f"{artifact.path} was exported for the cpu; got device {device!r}")
         if threads is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,6 @@ def on_onnxruntime(
     artifact: Artifact,
     *,
     device: str = "auto",
-    hint: Literal["latency", "throughput"] = "latency",
     threads: int | None = None,
 ) -> BoardRuntime:
     """The graphs of ``--target``, on onnxruntime to check them.
@@ -81,7 +80,6 @@ def on_onnxruntime(
     Args:
         artifact: of format "board".
         device: "auto" or "cpu".
-        hint: taken for the same call as the other runtimes.
         threads: CPU threads; None takes all cores.
 
     Raises:
@@ -89,7 +87,6 @@ def on_onnxruntime(
     """
     import onnxruntime
 
-    del hint
     check_device("onnxruntime", device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1

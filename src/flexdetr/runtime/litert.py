@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ def open_runtime(
     artifact: Artifact,
     *,
     device: str = "auto",
-    hint: Literal["latency", "throughput"] = "latency",
     threads: int | None = None,
 ) -> BoardRuntime:
     """Both graphs on LiteRT's interpreter, which needs no torch.
@@ -29,13 +28,11 @@ def open_runtime(
     Args:
         artifact: of format "litert".
         device: "auto" or "cpu".
-        hint: taken for the same call as the other runtimes.
         threads: CPU threads; None takes all cores.
 
     Raises:
         ArtifactError: where LiteRT cannot read a file, or the device is another.
     """
-    del hint
     check_device("LiteRT", device)
     encode, decode = (
         _runner(artifact.path / name, threads or os.cpu_count() or 1) for name in (ENCODE, DECODE)
