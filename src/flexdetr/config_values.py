@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from flexdetr.yaml_text import LONGEST, YamlError, parse_yaml
 
 
 class ConfigError(ValueError):
@@ -100,8 +100,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not sign or not path.strip():
             raise ConfigError(f"override {text!r} is not of the form key.sub=value")
         try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
+            value = parse_yaml(raw)
+        except YamlError as error:
             raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
         nested = merge(nested, nest(path.strip(), _with_numbers(value)))
     return nested
@@ -138,8 +138,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: where the file is missing, is no YAML, or holds something else than a mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            content = parse_yaml(file.read(LONGEST + 1))
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     if content is None:
         return {}

@@ -18,6 +18,7 @@ RANKS = {
     "boxes": 0,
     "classes": 0,
     "config_values": 0,
+    "yaml_text": 0,
     "config": 0,
     "recipes": 1,
     "presets": 1,
@@ -39,7 +40,7 @@ RANKS = {
     "__main__": 8,
 }
 # These never import torch, not even inside a function.
-NO_TORCH = ("config", "config_values", "classes", "presets", "runtime", "draw", "data.dataset")
+NO_TORCH = ("config", "config_values", "yaml_text", "classes", "presets", "runtime", "draw", "data.dataset")
 # These may, but only inside a function: a base install without torch has to import them.
 LAZY_TORCH = (
     *NO_TORCH,
@@ -277,3 +278,13 @@ def test_torch_load_never_unpickles_code() -> None:
         if not any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
     ]
     assert not wrong, "pass weights_only=True"
+
+
+def test_one_reader_of_yaml() -> None:
+    wrong = [
+        f"{name}:{node.lineno} {ast.unparse(node.func)}"
+        for name, node in nodes(ast.Call)
+        if isinstance(node, ast.Call) and name != "yaml_text"
+        if ast.unparse(node.func) in {"yaml.load", "yaml.safe_load", "yaml.full_load", "yaml.unsafe_load"}
+    ]
+    assert not wrong, "read YAML with flexdetr.yaml_text, which refuses texts that stand for huge values"

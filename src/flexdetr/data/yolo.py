@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flexdetr.classes import ClassError, Classes
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
 from flexdetr.data.images import IMAGE_SUFFIXES
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
+from flexdetr.yaml_text import YamlError, parse_yaml
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # A coordinate beyond this is in pixels, not a fraction that strays over the edge.
@@ -164,15 +163,15 @@ def _labels(image: Path, classes: Classes, defects: list[Defect]) -> tuple[list[
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the YAML file holds
     try:
-        return yaml.safe_load(read_text(path))
-    except (TextError, yaml.YAMLError):
+        return parse_yaml(read_text(path))
+    except (TextError, YamlError):
         return None
 
 
 def _load(path: Path) -> DataYaml:
     try:
-        content = yaml.safe_load(read_text(path))
-    except (TextError, yaml.YAMLError) as error:
+        content = parse_yaml(read_text(path))
+    except (TextError, YamlError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path} needs a key 'names': a list of class names, or a mapping from id to name")
