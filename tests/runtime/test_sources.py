@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from flexdetr.runtime import sources
+from flexdetr.runtime.folders import IMAGE_SUFFIXES
 from flexdetr.runtime.sources import Camera, Picture, Unreadable, find, read
 
 
@@ -156,4 +157,23 @@ def test_reading_is_lazy(folder):
 
     next(read(find(folder), counting))
     assert len(asked) == 1
-    assert sources.IMAGE_SUFFIXES.isdisjoint(sources.VIDEO_SUFFIXES)
+
+
+def test_suffixes_of_pictures_and_of_videos_differ():
+    assert IMAGE_SUFFIXES.isdisjoint(sources.VIDEO_SUFFIXES)
+
+
+def test_a_folder_gives_no_hidden_files_and_follows_links(folder, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    Image.new("RGB", (2, 2)).save(store / "e.png")
+    (folder / "cam9").symlink_to(store)
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "b-checkpoint.png").write_bytes((folder / "b.png").read_bytes())
+    (folder / "._b.png").write_bytes(b"\0\5\x16\7 of another system")
+    (folder / "loop").symlink_to(folder)
+    assert names(find(folder)) == ["a.JPG", "b.png", "c.webp", "d.bmp", "broken.jpg", "e.png"]
+
+
+def test_a_folder_names_links_that_lead_nowhere(folder):
+    (folder / "gone").symlink_to(folder / "nowhere")
+    assert find(folder)[-1].content == sources.Missing(f"{folder / 'gone'}: a link that leads nowhere")

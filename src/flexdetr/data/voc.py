@@ -12,9 +12,9 @@ import numpy as np
 from flexdetr.classes import Classes
 from flexdetr.config import nearest
 from flexdetr.data.dataset import SPLITS, DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.images import IMAGE_SUFFIXES
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
+from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations", "xmls", "labels")
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")

@@ -8,9 +8,9 @@ from typing import Any
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.images import IMAGE_SUFFIXES
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
+from flexdetr.runtime.folders import IMAGE_SUFFIXES
 from flexdetr.yaml_text import YamlError, parse_yaml
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from flexdetr.runtime.folders import IMAGE_SUFFIXES, list_files
+
 _log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
@@ -88,9 +87,9 @@ class Unreadable:
 def find(sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None) -> list[Item]:
     """List what sources hold, without reading any image file yet.
 
-    A text is a file, a folder (with everything below it), a glob, ``-`` for standard input (an image, or
-    paths, one on each line or separated by NUL), or a number for a camera. A file that is found twice is
-    listed once. What leads nowhere is listed too: reading it gives ``Unreadable``.
+    A text is a file, a folder (with everything below it but hidden and system files), a glob, ``-`` for standard
+    input (an image, or paths, one on each line or separated by NUL), or a number for a camera. A file that is found
+    twice is listed once. What leads nowhere is listed too: reading it gives ``Unreadable``.
 
     Args:
         sources: one or many texts, paths, PIL images or arrays.
@@ -151,10 +150,10 @@ def _from_text(text: str) -> list[Item]:
     path = Path(text)
     if path.is_dir():
         known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        below = sorted(one for one in path.rglob("*") if one.suffix.lower() in known and one.is_file())
-        return [Item(str(one), one) for one in below] or [
-            Item(text, Missing(f"{text}: the folder holds no image"))
-        ]
+        listing = list_files(path)
+        below = [Item(str(one), one) for one in listing.files if one.suffix.lower() in known]
+        unread = [Item(str(one), Missing(f"{one}: {reason}")) for one, reason in listing.unread]
+        return below + unread or [Item(text, Missing(f"{text}: the folder holds no image"))]
     if path.exists():
         return [Item(text, path)]
     if text.isdecimal():
