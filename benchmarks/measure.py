@@ -47,7 +47,7 @@ def machine() -> str:
 
     import torch
 
-    from flexdetr.metrics.latency import processor
+    from flexdetr.runtime.cpu import processor
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{processor()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}, Python {platform.python_version()}"

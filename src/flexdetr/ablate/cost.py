@@ -20,9 +20,9 @@ from flexdetr.api import Detector
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
 from flexdetr.engine.predict import detect_images
-from flexdetr.metrics.latency import processor
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
+from flexdetr.runtime.cpu import processor
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from flexdetr.runtime.cpu import cpu_features, processor
+
 STAGES = ("decode", "prepare", "infer", "finish")
 END_TO_END = "end to end"
 PERCENTILES = (50, 90, 99)
@@ -212,28 +214,10 @@ def start_of(code: str, environment: Mapping[str, str] | None = None) -> Start:
 
 def machine() -> dict[str, Any]:
     """Where this runs: timings mean nothing without it."""
-    flags = set(_cpu_information("flags").split())
-    telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "units": [flag for flag in telling if flag in flags],
+        "units": list(cpu_features()),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
-
-
-def processor() -> str:
-    """The name of this machine's CPU."""
-    return _cpu_information("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_information(wanted: str) -> str:
-    """What Linux says of the first core under a key; nothing elsewhere."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == wanted:
-                return value.strip()
-    return ""

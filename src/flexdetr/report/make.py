@@ -16,11 +16,11 @@ import numpy as np
 from flexdetr import __version__
 from flexdetr.metrics.calibration import calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, rank_detections
-from flexdetr.metrics.latency import processor
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
 from flexdetr.report.charts import Line, line_chart, matrix
 from flexdetr.report.page import page, row, table, tiles
 from flexdetr.report.pictures import gallery
+from flexdetr.runtime.cpu import processor
 from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
