@@ -85,7 +85,7 @@ def _sysctl(key: str) -> str:
 
 
 def _openvino_features() -> tuple[str, ...]:
-    """Windows names no feature beyond AVX-512, but OpenVINO, which looks at the CPU itself, knows whether it has bf16."""
+    """Windows names no feature beyond AVX-512; OpenVINO looks at the CPU itself and knows whether it has bf16."""
     from flexdetr.runtime.openvino import shared_core
 
     return ("bf16",) if "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ()
