@@ -9,6 +9,7 @@ from flexdetr.engine.checkpoint import blank, restore, start
 from flexdetr.presets import resolve
 from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError
+from flexdetr.weights.trained import TrainedParts
 
 TINY = {"image_size": 64, "decoder": {"denoising": 10}}
 
@@ -42,7 +43,8 @@ def test_other_classes_take_over_the_rows_of_the_same_name(file):
         assert torch.equal(new[name][2], old[name][0])
     assert not torch.equal(new["decoder.scores.2.weight"][0], old["decoder.scores.2.weight"][0])
     assert torch.equal(new["encoder.input_proj.0.conv.weight"], old["encoder.input_proj.0.conv.weight"])
-    assert begun.pretrained
+    assert begun.trained == TrainedParts.whole(begun.model)
+    assert begun.trained.all_trained
     assert any("bird" in note and "cat" in note for note in begun.notes)
     assert begun.metadata.provenance
 

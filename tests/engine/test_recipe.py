@@ -5,12 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexdetr.config import ConfigError
-from flexdetr.engine.recipe import derive, phase, rate_factor
+from flexdetr.engine.recipe import derive, multipliers, phase, rate_factor
 from flexdetr.presets import resolve
+from flexdetr.weights.trained import TrainedParts
+
+PARTS = ("backbone", "encoder", "decoder")
+OWN = 0.1  # what a backbone says of itself
+NOTHING, WHOLE = TrainedParts(random=PARTS), TrainedParts(trained=PARTS)
+BACKBONE = TrainedParts(trained=PARTS[:1], random=PARTS[1:])
 
 
 def recipe(images=205, **train):
-    return derive(resolve("flexdetr_nano", train=train), images, pretrained=False)
+    return derive(resolve("flexdetr_nano", train=train), images, NOTHING, OWN)
 
 
 def test_every_gap_is_filled_and_explained():
@@ -55,12 +61,54 @@ def test_small_and_large_data_get_sound_schedules(images, batch):
     assert 0 < train.lr <= 2.4e-3  # twice the base rate, however large the batch
 
 
-def test_pretrained_backbones_learn_more_slowly():
-    config = resolve("flexdetr_nano")
+def rates(parts, own_rate=OWN, **changes):
+    """The peak rate of each part."""
+    derived = derive(resolve("flexdetr_nano", train={"batch_size": 16}, **changes), 500, parts, own_rate)
+    config = derived.config
+    found = {
+        part: config.train.lr * rate for part, rate in multipliers(parts, config.backbone.lr_mult).items()
+    }
+    return found, derived
+
+
+def test_rates_follow_from_what_is_trained():
+    """flexdetr_nano's own multiplier is 0.5."""
+    assert rates(NOTHING)[0] == pytest.approx(dict.fromkeys(PARTS, 1.2e-3))
+    assert rates(WHOLE)[0] == pytest.approx({"backbone": 5e-5, "encoder": 1e-4, "decoder": 1e-4})
+    assert rates(BACKBONE)[0] == pytest.approx({"backbone": 6e-4, "encoder": 1.2e-3, "decoder": 1.2e-3})
+
+
+def test_a_new_head_learns_fast_and_what_was_trained_for_detection_slowly():
+    head = TrainedParts(trained=("backbone", "encoder"), random=("head",))
+    assert rates(head)[0] == pytest.approx({"backbone": 5e-5, "encoder": 1e-4, "head": 1.2e-3})
+    backbone = TrainedParts(trained=("encoder", "head"), random=("backbone",))
+    assert rates(backbone)[0] == pytest.approx({"backbone": 1.2e-3, "encoder": 1e-4, "head": 1e-4})
+
+
+def test_a_swapped_backbone_brings_its_own_rate_and_a_written_one_wins():
+    found, derived = rates(BACKBONE, own_rate=0.25, backbone="ghostnetv3_050")
+    assert found["backbone"] == pytest.approx(3e-4)
+    assert derived.config.backbone.lr_mult == 0.25  # config.yaml has every derived value
+    assert rates(BACKBONE, backbone={"lr_mult": 0.3})[0]["backbone"] == pytest.approx(3.6e-4)
+
+
+def test_rates_are_printed_with_the_reason():
+    reasons = "\n".join(rates(BACKBONE)[1].reasons)
     assert (
-        derive(config, 500, pretrained=True).config.train.lr
-        < derive(config, 500, pretrained=False).config.train.lr
+        "lr 0.0012: the backbone is trained, the encoder and the decoder are not; 0.0012 at 16 images"
+        in reasons
     )
+    assert "rate of the backbone 0.0006: 0.5 of lr, because it is trained" in reasons
+    assert "lr 0.0001: the whole detector is trained" in "\n".join(rates(WHOLE)[1].reasons)
+    assert "lr 0.0012: nothing is trained yet" in "\n".join(rates(NOTHING)[1].reasons)
+    fresh = TrainedParts(trained=PARTS, fresh=frozenset({"backbone.inserts.16.conv.weight"}))
+    assert "the whole detector is trained but for 1 new weight" in "\n".join(rates(fresh)[1].reasons)
+
+
+def test_what_is_not_frozen_is_said():
+    frozen = resolve("rtdetr_r50")
+    assert any("nothing is frozen" in reason for reason in derive(frozen, 500, NOTHING, OWN).reasons)
+    assert not any("nothing is frozen" in reason for reason in derive(frozen, 500, BACKBONE, OWN).reasons)
 
 
 def test_rates_rise_stay_and_fall():
@@ -82,19 +130,20 @@ def test_phases_are_shares_of_the_run():
 
 def test_random_weights_begin_calmly_and_with_more_positives():
     config = resolve("flexdetr_nano")
-    random, trained = (derive(config, 500, pretrained=pretrained).config for pretrained in (False, True))
-    assert phase(random, 0) == "plain"
-    assert phase(trained, 0) == "mosaic"
-    assert (random.loss.encoder_copies, trained.loss.encoder_copies) == (4, 1)
+    for parts in (NOTHING, BACKBONE):
+        random = derive(config, 500, parts, OWN).config
+        assert (phase(random, 0), random.loss.encoder_copies) == ("plain", 4)
+    trained = derive(config, 500, WHOLE, OWN).config
+    assert (phase(trained, 0), trained.loss.encoder_copies) == ("mosaic", 1)
 
 
 def test_without_mosaic_the_first_phase_is_strong():
-    config = derive(resolve("flexdetr_nano", data={"mosaic": 0.0, "mixup": 0.0}), 100, pretrained=True).config
+    config = derive(resolve("flexdetr_nano", data={"mosaic": 0.0, "mixup": 0.0}), 100, WHOLE, OWN).config
     assert phase(config, 0) == "strong"
 
 
 def test_the_published_recipe_is_taken_whole():
-    config = derive(resolve("rtdetr_r50", overrides=["recipe=coco"]), 118_287, pretrained=True).config
+    config = derive(resolve("rtdetr_r50", overrides=["recipe=coco"]), 118_287, WHOLE, OWN).config
     train, data = config.train, config.data
     assert (train.epochs, train.batch_size, train.lr, train.weight_decay, train.clip) == (
         72,
@@ -113,7 +162,7 @@ def test_the_published_recipe_is_taken_whole():
 
 
 def test_the_second_version_warms_up_and_ends_without_augmentation():
-    derived = derive(resolve("rtdetrv2_s", recipe="coco"), 118_287, pretrained=True)
+    derived = derive(resolve("rtdetrv2_s", recipe="coco"), 118_287, WHOLE, OWN)
     config = derived.config
     assert config.train.warmup * derived.steps == pytest.approx(2000)
     assert [phase(config, epoch) for epoch in (116, 117)] == ["strong", "plain"]

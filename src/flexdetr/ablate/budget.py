@@ -13,6 +13,7 @@ from flexdetr.config import Config, ConfigError
 from flexdetr.engine import fit
 from flexdetr.engine.recipe import derive
 from flexdetr.weights.store import replacing
+from flexdetr.weights.trained import TrainedParts
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def epochs_within(
     fitting = 0
     for epochs in range(1, min(_MOST_EPOCHS, int(60 * minutes / max(epoch_seconds, 1e-3))) + 1):
         planned = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
-        every = derive(_with_batch(planned), images, pretrained=False).config.train.eval_every or 1
+        every = derive(_with_batch(planned), images, TrainedParts(), 1.0).config.train.eval_every or 1
         if epochs * epoch_seconds + -(-epochs // every) * evaluation_seconds <= 60 * minutes:
             fitting = epochs
     if not fitting:

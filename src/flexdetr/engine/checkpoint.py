@@ -19,6 +19,7 @@ from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
 from flexdetr.weights.manifest import Published
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
+from flexdetr.weights.trained import TrainedParts
 from flexdetr.weights.transfer import carry_over, match_classes
 
 
@@ -31,7 +32,7 @@ class Start:
         config: the configuration that it was built from.
         classes: of its head.
         metadata: what its checkpoints carry.
-        pretrained: whether the backbone has trained weights.
+        trained: which parts have trained weights.
         notes: what was loaded and what was left, one sentence each.
     """
 
@@ -39,7 +40,7 @@ class Start:
     config: Config
     classes: Classes
     metadata: Metadata
-    pretrained: bool = False
+    trained: TrainedParts
     notes: tuple[str, ...] = ()
 
     def describe(self, config: Config, training: Mapping[str, Any]) -> Metadata:
@@ -64,7 +65,7 @@ def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -
         normalisation={"scale": 1 / 255, "mean": list(part.mean), "std": list(part.std)},
         licence="Apache-2.0",
     )
-    return Start(model, config, classes, metadata, notes=("weights: random",))
+    return Start(model, config, classes, metadata, TrainedParts.of(model), notes=("weights: random",))
 
 
 def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
@@ -80,11 +81,20 @@ def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -
         files.append((config.backbone.weights, None))
     if config.weights != "none":
         files.append(_file(config))
+    names: set[str] = set()
     for file, published in files:
         loaded = load_any(file, backbone=config.backbone)
         loaded.metadata = credited(loaded, published)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
-    return begun
+        names |= _placed(loaded, begun.model)
+    return replace(begun, trained=TrainedParts.of(begun.model, names))
+
+
+def _placed(loaded: Loaded, model: DetectionModel) -> set[str]:
+    """The parameters of a model that came from a file."""
+    own = {name for name, _ in model.named_parameters()}
+    prefix = "backbone." if loaded.is_backbone else ""
+    return own & {prefix + name.removeprefix(prefix) for name in loaded.tensors}
 
 
 def _file(config: Config) -> tuple[str | Path, Published | None]:
@@ -153,7 +163,7 @@ def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
         licence=loaded.metadata.licence,
         provenance=[*loaded.metadata.provenance, *begun.metadata.provenance],
     )
-    return replace(begun, metadata=metadata, pretrained=True, notes=notes)
+    return replace(begun, metadata=metadata, notes=notes)
 
 
 def restore(path: str | Path, changes: Mapping[str, Any]) -> Start:
@@ -167,11 +177,12 @@ def restore(path: str | Path, changes: Mapping[str, Any]) -> Start:
         WeightsError: where the file cannot be used.
     """
     loaded = load_any(path, overrides=changes)
+    model = loaded.build()
     return Start(
-        loaded.build(),
+        model,
         loaded.config,
         loaded.classes,
         loaded.metadata,
-        pretrained=True,
+        TrainedParts.whole(model),
         notes=(str(loaded.report),),
     )

@@ -21,6 +21,7 @@ from flexdetr.engine.trainer import Run, Trainer
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
+from flexdetr.weights.trained import TrainedParts
 
 __all__ = [
     "Interrupted",
@@ -125,7 +126,7 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     begun = replace(
         blank(config, classes),
         metadata=Metadata.from_json(state["metadata"]),
-        pretrained=state["pretrained"],
+        trained=TrainedParts.from_json(state["trained"]),
         notes=(),
     )
     set_norm_eps(begun.model, begun.metadata.norm_eps)

@@ -60,7 +60,7 @@ def train(data: str | Path, config: Config, *, out: Path, begun: Start | None, q
             store.save(
                 weights, begun.model.state_dict(), replace(begun.metadata, config=_plain(begun.config))
             )
-            task["begun"] = {"file": str(weights), "pretrained": begun.pretrained, "notes": begun.notes}
+            task["begun"] = {"file": str(weights), "trained": begun.trained.to_json(), "notes": begun.notes}
         return _run(task, config, Path(place), out)
 
 

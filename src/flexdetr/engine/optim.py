@@ -1,4 +1,4 @@
-"""Parameter groups with their own rates, and AdamW over them."""
+"""Which parameters learn and at which rates, and AdamW over them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from flexdetr.config import Config, ConfigError
+from flexdetr.engine.recipe import multipliers
 from flexdetr.model.detector import DetectionModel
+from flexdetr.weights.trained import TrainedParts
 
 # Where parts of a backbone stand, by the names that our own and timm's networks give them.
 _STAGE = re.compile(r"(?:^|\.)(?:stages|layers?|blocks)[._]?(\d+)\.")
@@ -18,16 +20,16 @@ _BEFORE_STAGES = ("stem", "body.")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
-def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool) -> list[dict[str, Any]]:
+def parameter_groups(model: DetectionModel, config: Config, parts: TrainedParts) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning-rate multiplier and weight decay.
 
-    Norms, biases and learnable affine blocks (all that is a scalar or a vector) get no weight decay. The backbone's
-    multiplier applies only where it starts from trained weights: from random weights it learns at the full rate.
+    Norms, biases and learnable affine blocks (all that is a scalar or a vector) get no weight decay. What starts from
+    random weights learns at the full rate, also inside a part that is trained; see ``recipe.multipliers`` for the rest.
 
     Args:
         model: the detector.
         config: a run's configuration without gaps.
-        pretrained: whether the backbone starts from trained weights.
+        parts: what starts from trained weights.
 
     Returns:
         Groups with "params", "lr" (the peak), "weight_decay" and "multiplier".
@@ -35,8 +37,8 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
     train = config.train
     if train.lr is None:
         raise ValueError("the learning rate is not settled; derive the recipe first")
-    # The backbone's own, where the configuration names none.
-    whole = model.backbone.lr_mult if pretrained else 1.0
+    own_rate = config.backbone.lr_mult
+    rates = multipliers(parts, model.backbone.lr_mult if own_rate is None else own_rate)
     own = model.backbone.lr_multipliers()
     decays = _stage_decays(model, config.backbone.lr_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
@@ -45,8 +47,10 @@ def parameter_groups(model: DetectionModel, config: Config, *, pretrained: bool)
         if not parameter.requires_grad or parameter in seen:
             continue
         seen.add(parameter)
-        below = name.removeprefix("backbone.")
-        multiplier = whole * own.get(below, 1.0) * decays.get(below, 1.0) if below != name else 1.0
+        part, _, below = name.partition(".")
+        multiplier = 1.0 if name in parts.fresh else rates[part] * decays.get(name, 1.0)
+        if part == "backbone":
+            multiplier *= own.get(below, 1.0)
         groups[multiplier, parameter.ndim > 1].append(parameter)
     return [
         {
@@ -78,11 +82,29 @@ def _stage_decays(model: DetectionModel, decay: float) -> dict[str, float]:
         raise ConfigError(
             f"backbone.lr_decay={decay}: {model.backbone.name} does not number its stages; use backbone.lr_mult"
         )
-    return {name: decay ** (last - depth) for name, depth in depths.items()}
+    return {f"backbone.{name}": decay ** (last - depth) for name, depth in depths.items()}
 
 
-def build_optimizer(model: DetectionModel, config: Config, *, pretrained: bool) -> torch.optim.AdamW:
+def freeze(model: DetectionModel, config: Config, parts: TrainedParts) -> None:
+    """Keep the backbone's parts that the configuration names as they are; what starts from random weights learns.
+
+    Args:
+        model: the detector, changed in place.
+        config: the run's configuration.
+        parts: what starts from trained weights.
+
+    Raises:
+        ConfigError: where the backbone does not have the parts.
+    """
+    if "backbone" not in parts.trained:  # freezing it would freeze noise
+        return
+    part = config.backbone
+    learns = [one for name, one in model.named_parameters() if name in parts.fresh and one.requires_grad]
+    model.backbone.freeze(stem=part.freeze_stem, stages=part.freeze_stages, norms=part.freeze_norms)
+    for parameter in learns:
+        parameter.requires_grad_(True)
+
+
+def build_optimizer(model: DetectionModel, config: Config, parts: TrainedParts) -> torch.optim.AdamW:
     """AdamW with one fused kernel over each group."""
-    return torch.optim.AdamW(
-        parameter_groups(model, config, pretrained=pretrained), betas=(0.9, 0.999), fused=True
-    )
+    return torch.optim.AdamW(parameter_groups(model, config, parts), betas=(0.9, 0.999), fused=True)

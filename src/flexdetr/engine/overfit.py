@@ -26,7 +26,7 @@ _STEPS, _BETWEEN = 300, 50  # steps at most, and between two looks at the result
 _RATES = {
     True: 3e-4,
     False: 1e-3,
-}  # by whether the weights are trained; for where the configuration gives none
+}  # by whether the whole detector is trained; for where the configuration gives none
 _WARMUP = 20
 _COLLAPSED, _FOUND = 0.5, 0.9  # of the first loss at most; AP50 at least
 _SMALL = 8  # pixels of an object's side, at the network's size, below which it can hardly be found
@@ -123,7 +123,7 @@ def _plain(config: Config, begun: Start, images: int) -> Config:
         "batch_size": images,
         "accumulate": 1,
         "epochs": _STEPS,
-        "lr": config.train.lr or _RATES[begun.pretrained],
+        "lr": config.train.lr or _RATES[begun.trained.all_trained],
         "processes": None,
     }
     data = {"flip": 0.0, "multi_scale": False, "workers": 0}

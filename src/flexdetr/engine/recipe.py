@@ -8,12 +8,15 @@ from typing import NamedTuple
 from flexdetr.config import Config
 from flexdetr.data.batches import Phase
 from flexdetr.recipes import warmup_steps
+from flexdetr.weights.trained import TrainedParts
 
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
 _VIEWS = 20_000
 _EPOCHS = (50, 200)
 # Below this many images more, smaller steps are worth more than smooth ones.
 _FEW = 5_000
+# Peak rates at 16 images a step, by what a part starts from.
+_RANDOM_RATE, _TRAINED_RATE = 1.2e-3, 1e-4
 
 
 class Recipe(NamedTuple):
@@ -35,13 +38,14 @@ class Recipe(NamedTuple):
         return self.steps_per_epoch * (self.config.train.epochs or 0)
 
 
-def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
+def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float) -> Recipe:
     """Fill what the configuration leaves open.
 
     Args:
         config: the run's configuration; ``train.batch_size`` is a number.
         num_images: training images.
-        pretrained: whether the backbone starts from trained weights.
+        parts: what starts from trained weights.
+        own_rate: a trained backbone's own learning rate relative to the detector's; the configuration's wins.
 
     Returns:
         The recipe. Values that the user set are kept.
@@ -74,18 +78,23 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
     )
     epochs = train.epochs or epochs
     steps = steps_per_epoch * epochs
-    base = 1e-4 if pretrained else 1.2e-3
+    base = _TRAINED_RATE if parts.all_trained else _RANDOM_RATE
     lr = base * min(2.0, math.sqrt(batch / 16))
-    settle(
-        train_changes, "lr", train.lr, lr, f"{base:g} at 16 images a step, scaled by the root of the batch"
-    )
+    why = f"{parts}; {base:g} at 16 images a step, scaled by the root of the batch"
+    settle(train_changes, "lr", train.lr, lr, why)
+    slower = config.backbone.lr_mult if config.backbone.lr_mult is not None else own_rate
+    reasons += _rates(parts, slower, train.lr or lr)
+    part = config.backbone
+    if "backbone" not in parts.trained and (part.freeze_stem or part.freeze_stages or part.freeze_norms):
+        reasons.append("nothing is frozen: the backbone is not trained yet")
     published = warmup_steps(config.model) if config.recipe == "coco" else 0
     warmup = min(0.5, published / steps) if published else min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
-    calm, copies = (0.0, 1) if pretrained else (0.15, 4)
-    why = "the weights are trained" if pretrained else "random weights learn faster on whole images first"
+    trained = parts.all_trained
+    calm, copies = (0.0, 1) if trained else (0.15, 4)
+    why = "the weights are trained" if trained else "random weights learn faster on whole images first"
     settle(train_changes, "augment_from", train.augment_from, calm, why)
-    why = "the weights are trained" if pretrained else "random weights learn faster from more positives"
+    why = "the weights are trained" if trained else "random weights learn faster from more positives"
     settle(loss_changes, "encoder_copies", loss.encoder_copies, copies, why)
     horizon = max(10.0, 0.04 * steps)
     decay = min(0.9999, 1 - 1 / horizon)
@@ -100,9 +109,37 @@ def derive(config: Config, num_images: int, *, pretrained: bool) -> Recipe:
             "train": train.model_copy(update=train_changes),
             "data": data.model_copy(update=data_changes),
             "loss": loss.model_copy(update=loss_changes),
+            "backbone": part.model_copy(update={"lr_mult": slower}),
         }
     )
     return Recipe(filled, steps_per_epoch, tuple(reasons))
+
+
+def multipliers(parts: TrainedParts, backbone: float) -> dict[str, float]:
+    """Learning rate of each part relative to the peak.
+
+    A part from random weights learns at the peak. Where one does, the peak is higher than a trained detector bears:
+    parts that were trained for detection keep the rate that they would have in a detector that is trained as a whole.
+    A backbone that was not (trained by itself, say on ImageNet) has more to learn, and follows the peak.
+
+    Args:
+        parts: what starts from trained weights.
+        backbone: rate of a trained backbone relative to the detector's.
+    """
+    tuned = _TRAINED_RATE / _RANDOM_RATE if parts.random else 1.0
+    rates = dict.fromkeys(parts.random, 1.0) | dict.fromkeys(parts.trained, tuned)
+    if "backbone" in parts.trained:
+        rates["backbone"] = backbone * (tuned if len(parts.trained) > 1 else 1.0)
+    return rates
+
+
+def _rates(parts: TrainedParts, backbone: float, lr: float) -> list[str]:
+    """The peak rate of each part that does not learn at the detector's."""
+    return [
+        f"rate of the {part} {lr * rate:.4g}: {rate:.3g} of lr, because it is trained"
+        for part, rate in multipliers(parts, backbone).items()
+        if rate != 1
+    ]
 
 
 def phase(config: Config, epoch: int) -> Phase:

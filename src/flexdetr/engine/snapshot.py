@@ -22,7 +22,7 @@ def snapshot(run: Trainer) -> dict[str, Any]:
         "data": str(run.dataset.root.resolve()),
         "classes": run.classes.to_json(),
         "metadata": run.begun.metadata.to_json(),
-        "pretrained": run.begun.pretrained,
+        "trained": run.begun.trained.to_json(),
         "fingerprint": fingerprint(run.train_records),
         "model": run.model.state_dict(),
         "criterion": run.criterion.state_dict(),

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 FILE = "state.pt"
 FORMER = "state.former.pt"
-_VERSION = 2
+_VERSION = 3
 
 
 class StateError(RuntimeError):

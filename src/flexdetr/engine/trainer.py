@@ -26,7 +26,7 @@ from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.ema import AveragedModel
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.norms import synchronise_norms
-from flexdetr.engine.optim import build_optimizer
+from flexdetr.engine.optim import build_optimizer, freeze
 from flexdetr.engine.pace import Pace
 from flexdetr.engine.preflight import check_space, introduce
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
@@ -103,20 +103,18 @@ class Trainer:
             fits = largest_batch(begun.model.to(self.device), config, self.device, self.dtype)
             fits = ranks.size * int(min(row[0] for row in ranks.table([fits])))
             config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": fits})})
-        self.recipe: Recipe = derive(config, len(self.train_records), pretrained=begun.pretrained)
+        self.recipe: Recipe = derive(
+            config, len(self.train_records), begun.trained, begun.model.backbone.lr_mult
+        )
         self.config = config = self.recipe.config
         if ranks.size > 1:  # --resume starts as many again
             changed = config.train.model_copy(update={"processes": ranks.size})
             self.config = config = config.model_copy(update={"train": changed})
         self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = begun.model.to(self.device).to(memory_format=self.format)
-        if begun.pretrained:  # freezing what starts at random would freeze noise
-            part = config.backbone
-            self.model.backbone.freeze(
-                stem=part.freeze_stem, stages=part.freeze_stages, norms=part.freeze_norms
-            )
+        freeze(self.model, config, begun.trained)
         self.criterion = Criterion(config.loss, len(self.classes)).to(self.device)
-        self.optimizer = build_optimizer(self.model, config, pretrained=begun.pretrained)
+        self.optimizer = build_optimizer(self.model, config, begun.trained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)
         self.ema = AveragedModel(self.model, config.train.ema or 0.0, config.train.ema_horizon)

@@ -20,6 +20,7 @@ from flexdetr.engine.checkpoint import restore
 from flexdetr.engine.distributed import leave
 from flexdetr.engine.launch import LAUNCHER
 from flexdetr.engine.stop import Interrupted
+from flexdetr.weights.trained import TrainedParts
 
 
 def main(place: Path) -> int:
@@ -64,7 +65,9 @@ def _work(task: dict[str, Any]) -> fit.Run:
     if "begun" in task:
         start = task["begun"]
         begun = replace(
-            restore(start["file"], {}), pretrained=start["pretrained"], notes=tuple(start["notes"])
+            restore(start["file"], {}),
+            trained=TrainedParts.from_json(start["trained"]),
+            notes=tuple(start["notes"]),
         )
     return fit.train(task["data"], build(task["config"]), out=task["out"], begun=begun, quiet=task["quiet"])
 
