@@ -1,6 +1,5 @@
-import errno
 import random
-from pathlib import Path
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -54,18 +53,32 @@ def test_only_torn_files_say_so(tmp_path):
         state.load(tmp_path)
 
 
-def test_a_full_disk_leaves_the_former_state(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_former_state(tmp_path, full_disk):
     state.save(tmp_path, {"epoch": 1})
-
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(state.StateError, match="No space left"):
-        state.save(tmp_path, {"epoch": 2})
-    monkeypatch.undo()
+    with (
+        full_disk(10_000),
+        pytest.raises(state.StateError, match=r"cannot write .*state\.pt.*File too large.*--resume"),
+    ):
+        state.save(tmp_path, {"epoch": 2, "weights": torch.zeros(10_000)})
     assert state.load(tmp_path)["epoch"] == 1
     assert not [file for file in tmp_path.iterdir() if file.suffix == ".part"]
+
+
+def test_weights_are_written_without_a_second_copy_in_memory(tmp_path):
+    weights = torch.zeros(2**22)
+    tracemalloc.start()
+    try:
+        state.save(tmp_path, {"weights": weights})
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < weights.nbytes / 8
+
+
+def test_a_failure_that_is_no_file_systems_is_not_explained_away(tmp_path):
+    with pytest.raises(RuntimeError, match="a defect") as caught, state.writing(tmp_path / "file"):
+        raise RuntimeError("a defect")
+    assert not isinstance(caught.value, state.StateError)
 
 
 def test_code_in_a_state_file_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import Start, blank, start
 from flexdetr.engine.distributed import Ranks, join, under_torchrun, wanted_processes
 from flexdetr.engine.overfit import Overfit, overfit
+from flexdetr.engine.snapshot import reading
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
 from flexdetr.loss.matcher import NonFiniteError
@@ -121,14 +122,11 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     if wanted_processes(config) > 1 and not under_torchrun():
         return launch.resume(folder, config, quiet=quiet)
     ranks = join(config)
-    dataset = _read(state["data"], config, ranks)
-    classes = Classes.from_json(state["classes"])
-    begun = replace(
-        blank(config, classes),
-        metadata=Metadata.from_json(state["metadata"]),
-        trained=TrainedParts.from_json(state["trained"]),
-        notes=(),
-    )
+    with reading(folder):
+        data, classes = str(state["data"]), Classes.from_json(state["classes"])
+        metadata, trained = Metadata.from_json(state["metadata"]), TrainedParts.from_json(state["trained"])
+    dataset = _read(data, config, ranks)
+    begun = replace(blank(config, classes), metadata=metadata, trained=trained, notes=())
     set_norm_eps(begun.model, begun.metadata.norm_eps)
     trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet, ranks=ranks)
     trainer.restore(state)

@@ -55,9 +55,8 @@ def introduce(run: Trainer) -> None:
         lines.append(f"resumed at epoch {run.epoch + 1}, step {run.batch_index}")
     elif run.ranks.first:
         lines += _labels(run)
-        lines.append(
-            f"{write_samples(run)} training samples as the network will see them: {run.folder / SAMPLES}"
-        )
+        if count := write_samples(run):
+            lines.append(f"{count} training samples as the network will see them: {run.folder / SAMPLES}")
     for line in lines:
         run.say(line)
     if run.ranks.first and not resumed:
@@ -122,7 +121,12 @@ def _labels(run: Trainer) -> Iterator[str]:
     )
     classes = run.classes
     rows = [_Row(*row) for row in zip(classes.names, classes.ids, training, validation, strict=True)]
-    with (run.folder / LABELS).open("w", newline="", encoding="utf-8") as file:
+    path = run.folder / LABELS
+    with (
+        run_state.trying_to_write(path, "the training goes on without it"),
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["class", "id", "train_objects", "train_images", "val_objects", "val_images"])
         for row in rows:
@@ -145,7 +149,7 @@ def write_samples(run: Trainer) -> int:
     sample is one that the run will train on.
 
     Returns:
-        How many: 16, or as many as the run has.
+        How many: 16, or as many as the run has; 0 where the file cannot be written.
     """
     epochs = range(run.config.train.epochs or 1)
     by_phase: dict[Phase, list[int]] = {}
@@ -164,9 +168,11 @@ def write_samples(run: Trainer) -> int:
             if not share:
                 break
     sheet = contact_sheet(pictures, cell=_SIDE, captions=captions)
-    with replacing(run.folder / SAMPLES) as temporary:
+    path = run.folder / SAMPLES
+    with run_state.trying_to_write(path, "the training goes on without it"), replacing(path) as temporary:
         sheet.save(temporary, format="PNG", compress_level=1)  # twice as fast
-    return len(pictures)
+        return len(pictures)
+    return 0
 
 
 def draw_sample(batch: Batch, place: int, classes: Classes) -> Image.Image:

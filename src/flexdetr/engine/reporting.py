@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import resource
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 import torchvision
 
 from flexdetr.config import to_yaml
 from flexdetr.data.loader import EvaluationLoader
+from flexdetr.engine import state as run_state
 from flexdetr.engine.evaluate import detect
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.fuse import fuse
@@ -64,16 +65,28 @@ def report_run(run: Trainer, metrics: Metrics) -> None:
         },
         history=run.folder / "metrics.csv",
     )
-    thresholds = write_report(run.folder / FILE, subject)
-    store.save(best, state, replace(metadata, thresholds=thresholds))
+    path = run.folder / FILE
+    again = f"the run is whole without it: flexdetr eval {best} {run.dataset.root} --split val --report FILE makes it"
+    with run_state.trying_to_write(path, again):
+        thresholds = write_report(path, subject)
+        store.save(best, state, replace(metadata, thresholds=thresholds))
 
 
 def machine_facts(device: torch.device) -> dict[str, str]:
     """Versions, and the most memory that this process has used."""
     facts = {"PyTorch": torch.__version__, "torchvision": torchvision.__version__}
-    unit = 1 if sys.platform == "darwin" else 1024
-    facts["peak memory"] = f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:,.0f} MiB"
+    facts["peak memory"] = f"{_peak_memory() / 2**20:,.0f} MiB"
     if device.type == "cuda":
         facts["GPU"] = torch.cuda.get_device_name(device)
         facts["peak GPU memory"] = f"{torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB"
     return facts
+
+
+def _peak_memory() -> int:
+    """The most bytes of memory that this process has used."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows lacks
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flexdetr.data.loader import Batch
 from flexdetr.engine.distributed import Ranks
+from flexdetr.engine.state import trying_to_write
 from flexdetr.loss.criterion import Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.model.outputs import Output
@@ -110,14 +111,16 @@ def judge(
 def dump(batch: Batch, folder: Path, number: int, ranks: Ranks) -> Path:
     """Write a batch as it went into the model; ``torch.load`` reads it."""
     path = folder / FOLDER / f"step-{number}-rank-{ranks.rank}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "images": batch.images,
         "labels": batch.targets.labels,
         "boxes": batch.targets.boxes,
         "image_ids": batch.image_ids,
     }
-    torch.save(content, path)
+    with trying_to_write(path, "the batch is not kept"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            torch.save(content, file)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,25 +21,57 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flexdetr.engine.state import trying_to_write, writing
+from flexdetr.weights.store import replacing
+
+_log = logging.getLogger(__name__)
+
 
 class CsvSink:
     """``metrics.csv``: one row an epoch. A resumed run drops the rows of epochs that are run again."""
 
     def __init__(self, path: Path, *, keep_epochs: int = 0) -> None:
         self.path = path
-        self.rows: list[dict[str, str]] = []
-        if keep_epochs and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= keep_epochs]
+        self.rows = _rows(path, keep_epochs) if keep_epochs and path.exists() else []
 
     def write(self, row: Mapping[str, float | int]) -> None:
-        """Add an epoch; the file is rewritten whole, since evaluation columns come and go."""
+        """Add an epoch; the file is replaced by a whole new one, since evaluation columns come and go.
+
+        Raises:
+            StateError: where the disk is full or cannot be written; the former file is still there.
+        """
         self.rows.append({key: _text(value) for key, value in row.items()})
         columns = list(dict.fromkeys(key for known in self.rows for key in known))
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        with (
+            writing(self.path),
+            replacing(self.path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _rows(path: Path, epochs: int) -> list[dict[str, str]]:
+    """The rows of the first epochs. They are a record, not a part of the state: a damaged one stops no run."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file, strict=True) if int(row["epoch"]) <= epochs]
+        for row in rows:
+            for value in filter(None, row.values()):
+                float(value)
+        return rows
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+        path.replace(aside)
+        _log.warning(
+            "%s cannot be read (%s): it is kept as %s, and the new one begins with epoch %d",
+            path,
+            error,
+            aside.name,
+            epochs + 1,
+        )
+        return []
 
 
 def _text(value: float) -> str:
@@ -91,8 +124,16 @@ class TrainingDisplay:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Everything that the package logs inside goes to ``path`` too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with writing(path):
+        handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def give_up(_record: logging.LogRecord) -> None:
+        """Say once that the file takes no more; logging's own answer is a traceback for each line."""
+        handler.setLevel(logging.CRITICAL + 1)
+        _log.warning("cannot write %s: %s; the run goes on without its log", path, sys.exc_info()[1])
+
+    handler.handleError = give_up  # type: ignore[method-assign, assignment]
     logger = logging.getLogger("flexdetr")
     former = logger.level
     logger.addHandler(handler)
@@ -103,4 +144,5 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         logger.setLevel(former)
         logger.removeHandler(handler)
-        handler.close()
+        with trying_to_write(path, "its last lines may be missing"):
+            handler.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexdetr.data.dataset import DataError, fingerprint
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from flexdetr.engine.trainer import Trainer
 
 _log = logging.getLogger(__name__)
+
+_LONGEST = 300  # letters of a reason: torch's lists every tensor
 
 
 def snapshot(run: Trainer) -> dict[str, Any]:
@@ -45,22 +49,54 @@ def take_up(run: Trainer, state: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: where the training images or their boxes have changed since.
+        StateError: where something is missing in the state, or has another form or shape than in the run.
     """
+    with reading(run.folder):
+        _take_up(run, state)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Inside, a state is used that anything may have happened to.
+
+    Raises:
+        StateError: in place of what Python and torch say of a value that is missing or has another form.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if type(error).__module__ != "builtins":  # one of ours, which is a sentence already
+            raise
+        reason = " ".join(str(error).split())[:_LONGEST]
+        reason = f"it lacks {reason}" if isinstance(error, LookupError) else reason
+        raise run_state.StateError(
+            f"{folder / run_state.FILE} is not a whole state of the run in {folder}: {reason}. Take it away and "
+            f"--resume looks for {run_state.FORMER}; or begin a new run with --weights {folder / 'last.safetensors'}"
+        ) from error
+
+
+def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
     if state["fingerprint"] != fingerprint(run.train_records):
         raise DataError(
             f"{run.dataset.root} has changed since {run.folder} began, so the run cannot go on exactly; put the "
             "data back, or begin a new run with --weights and the folder's last.safetensors"
         )
-    run.parts, run.rolled_back = state["parts"], state["rolled_back"]
+    run.parts, run.rolled_back = int(state["parts"]), bool(state["rolled_back"])
     if run.rolled_back:
         run.use_full_precision()
     run.model.load_state_dict(state["model"])
     run.criterion.load_state_dict(state["criterion"])
     run.ema.load_state_dict(state["ema"])
     run.optimizer.load_state_dict(state["optimizer"])
+    _check_moments(run)
     run.scaler.load_state_dict(state["scaler"])
-    run.epoch, run.batch_index, run.seconds = state["epoch"], state["batch"], state["seconds"]
-    run.best_ap, run.best_epoch = state["best"]
+    run.epoch, run.batch_index, run.seconds = (
+        int(state["epoch"]),
+        int(state["batch"]),
+        float(state["seconds"]),
+    )
+    best_ap, best_epoch = state["best"]
+    run.best_ap, run.best_epoch = float(best_ap), int(best_epoch)
     saved, sums = state["random"], state["sums"]
     run.sums = defaultdict(float, sums[run.ranks.rank] if run.ranks.rank < len(sums) else {})
     if run.ranks.rank < len(saved):
@@ -71,3 +107,15 @@ def take_up(run: Trainer, state: Mapping[str, Any]) -> None:
             len(saved),
             run.ranks.size,
         )
+
+
+def _check_moments(run: Trainer) -> None:
+    """Torch's optimisers take up moments of any shape, and would fail at the first step."""
+    for parameter, own in run.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if own[name].shape != parameter.shape:
+                raise ValueError(
+                    f"the optimiser's {name} has shape {list(own[name].shape)}, its parameter {list(parameter.shape)}"
+                )
+        if own["step"].ndim:
+            raise ValueError(f"the optimiser's step has shape {list(own['step'].shape)}")

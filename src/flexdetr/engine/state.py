@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
 import random
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexdetr.weights.container import WeightsError
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
@@ -78,17 +77,52 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
         StateError: where the disk is full or cannot be written; the former state is still there.
     """
     path = folder / FILE
-    buffer = io.BytesIO()
-    torch.save({"version": _VERSION, **content}, buffer)
+    with writing(path), replacing(path) as temporary:
+        with temporary.open("wb") as file:  # tensor by tensor: no second copy of the weights in memory
+            torch.save({"version": _VERSION, **content}, file)
+        if path.exists():
+            path.replace(folder / FORMER)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, a file is written without which a run cannot go on.
+
+    Raises:
+        StateError: where the disk is full or cannot be written, in a sentence.
+    """
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-            if path.exists():
-                path.replace(folder / FORMER)
-    except OSError as error:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (reason := _system_error(error)) is None:
+            raise
         raise StateError(
-            f"cannot write {path}: {error}; the state of before is intact, free some space and use --resume {folder}"
+            f"cannot write {path}: {reason}; what was saved before is intact: free some space and use --resume "
+            f"{path.parent}"
         ) from error
+
+
+@contextmanager
+def trying_to_write(path: Path, without: str) -> Iterator[None]:
+    """Inside, a file is written that a run can do without: where that fails, it is said and the run goes on.
+
+    Args:
+        path: the file.
+        without: how things stand without it, as the second half of a sentence.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, WeightsError) as error:
+        if (reason := _system_error(error)) is None:
+            raise
+        _log.warning("cannot write %s: %s; %s", path, reason, without)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """What the file system said, where that is at the bottom of an error; torch's own tells of archives instead."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -106,7 +140,9 @@ def load(folder: Path) -> dict[str, Any]:
             if not zipfile.is_zipfile(path):  # a torn archive lacks the table at its end
                 raise EOFError("the file is not whole")
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__}")
+        except Exception as error:  # there is no end to what a damaged archive makes torch raise
             _log.warning("%s cannot be read (%s)", path, error)
             tried.append(str(path))
             continue

@@ -147,15 +147,17 @@ class Trainer:
         """Train to the end. Nothing is written before; what is refused leaves no folder behind."""
         check_installed(self.config.log)
         self.ranks.by_first(lambda: check_space(self), None)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with run_state.writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with log_file(self.folder / "log.txt") if self.ranks.first else nullcontext():
             return self._run()
 
     def _run(self) -> Run:
         if self.ranks.first:
-            with store.replacing(self.folder / "config.yaml") as temporary:
+            file = self.folder / "config.yaml"
+            with run_state.writing(file), store.replacing(file) as temporary:
                 temporary.write_text(to_yaml(self.config), encoding="utf-8")
-        self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
+            self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
         done = self.epoch * self.steps_per_epoch + self.batch_index
         began = time.monotonic() - self.seconds
         end = end_process if self.ranks.size > 1 else None

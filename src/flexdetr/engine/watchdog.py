@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from flexdetr.engine.state import trying_to_write
+
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -74,7 +76,8 @@ class Watchdog:
 
     def _tell(self, still: float) -> None:
         path = self.folder / FILE
-        with path.open("w", encoding="utf-8") as file:
+        without = "it would say where every thread stands"
+        with trying_to_write(path, without), path.open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         _log.error(
             "nothing has moved for %.0f s while %s. %s. Where every thread stands is in %s",
