@@ -31,7 +31,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def spread(model: nn.Module) -> None:
     """Random weights whose scores reach from 0 to 1."""
     draw = torch.Generator().manual_seed(0)
-    decoder: Any = model.get_submodule("decoder")
+    decoder: Any = model.get_submodule("head")
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d) and part.running_var is not None:

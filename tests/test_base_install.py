@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=["cat"],
         image_size=64,
         backbone="hgnetv2_atto",
-        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
     )
     return detector.save(tmp_path_factory.mktemp("base") / "best.safetensors")
 

@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
         image_size=64,
         backbone="hgnetv2_atto",
         encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
     )
     artifact = detector.export("openvino", folder / "tiny-openvino").path
     pictures = folder / "pictures"

@@ -53,7 +53,7 @@ def test_yaml_round_trip(
             "image_size": [32 * side for side in size],
             "train": {"lr": lr},
             "backbone": {"name": "b", "options": options},
-            "decoder": {"points": points},
+            "head": {"points": points},
             "attention": {"backbone.16": insert},
         }
     )
@@ -97,10 +97,10 @@ def test_frozen() -> None:
         ({"encoder": {"strides": []}}, "strides must double"),
         ({"encoder": {"width": 100}}, "encoder: width 100 must be divisible by heads (8)"),
         ({"encoder": {"width": 8, "expansion": 0.1}}, "expansion 0.1 of width 8 leaves no channels"),
-        ({"decoder": {"width": 100}}, "decoder: width 100 is not divisible by heads (8)"),
-        ({"decoder": {"eval_layers": 7}}, "eval_layers 7 is more than the 6 layers that are trained"),
-        ({"decoder": {"points": 0}}, "every level needs at least one point; got 0"),
-        ({"decoder": {"points": [4, 4]}}, "decoder.points gives 2 numbers for 3 levels"),
+        ({"head": {"width": 100}}, "head: width 100 is not divisible by heads (8)"),
+        ({"head": {"eval_layers": 7}}, "eval_layers 7 is more than the 6 layers that are trained"),
+        ({"head": {"points": 0}}, "every level needs at least one point; got 0"),
+        ({"head": {"points": [4, 4]}}, "head.points gives 2 numbers for 3 levels"),
         ({"backbone": 3}, "backbone: Input should be a valid dictionary"),
         ({"loss": {"box_options": {"ratio": "x"}}}, "loss.box_options.ratio: Input should be a valid number"),
     ],
@@ -118,7 +118,7 @@ def test_every_mistake_is_told() -> None:
 
 
 def test_heads_matter_for_attention_only() -> None:
-    assert build({"encoder": {"intra": "sppf", "width": 100}, "decoder": {"width": 128}}).encoder.width == 100
+    assert build({"encoder": {"intra": "sppf", "width": 100}, "head": {"width": 128}}).encoder.width == 100
 
 
 def test_known_keys_are_dotted() -> None:
@@ -133,7 +133,7 @@ def test_known_keys_are_dotted() -> None:
         ("train.lr=1e-4", {"train": {"lr": 1e-4}}),
         ("train.lr=-2.5E+3", {"train": {"lr": -2500.0}}),
         ("train.epochs=50", {"train": {"epochs": 50}}),
-        ("decoder.points=[3,6,3]", {"decoder": {"points": [3, 6, 3]}}),
+        ("head.points=[3,6,3]", {"head": {"points": [3, 6, 3]}}),
         ("backbone.options.rates=[1e-3, a, 2]", {"backbone": {"options": {"rates": [1e-3, "a", 2]}}}),
         ("backbone.options={a: 1e-3}", {"backbone": {"options": {"a": 1e-3}}}),
         ("data.skip_bad=true", {"data": {"skip_bad": True}}),
@@ -251,3 +251,20 @@ def test_yaml_files_that_cannot_be_read(content: str, tmp_path: Path) -> None:
         read_yaml(file)
     with pytest.raises(ConfigError, match=r"missing\.yaml"):
         read_yaml(tmp_path / "missing.yaml")
+
+
+def test_the_former_name_of_the_heads_section_is_understood() -> None:
+    assert build({"decoder": {"queries": 50}}) == build({"head": {"queries": 50}})
+    assert merge({"head": {"queries": 50}}, {"decoder": {"layers": 2}}) == {
+        "head": {"queries": 50, "layers": 2}
+    }
+    with pytest.raises(ConfigError, match="'decoder' is the former name of 'head'"):
+        build({"decoder": {}, "head": {}})
+
+
+def test_a_heads_name_is_short_for_its_section() -> None:
+    assert build({"head": "rtdetr"}).head == build({}).head
+    with pytest.raises(ConfigError, match=r"head: unknown head 'rtdtr'; did you mean 'rtdetr'"):
+        build({"head": "rtdtr"})
+    with pytest.raises(ConfigError, match=r"unknown key 'head.querys'; did you mean 'head.queries'"):
+        build({"head": {"querys": 3}})

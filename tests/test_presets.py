@@ -51,8 +51,8 @@ def test_order_of_precedence(tmp_path: Path) -> None:
     )
     config = resolve("rtdetr_r18", file, ["train.lr=1e-5", "seed=3"], train={"lr": 1e-4, "epochs": 5}, seed=2)
     assert (config.train.lr, config.train.epochs, config.train.clip, config.seed) == (1e-5, 5, 0.2, 3)
-    assert config.decoder.queries == 50
-    assert config.decoder.layers == preset("rtdetr_r18").decoder.layers
+    assert config.head.queries == 50
+    assert config.head.layers == preset("rtdetr_r18").head.layers
     assert config.backbone == preset("rtdetr_r18").backbone
 
 
@@ -83,13 +83,13 @@ def test_another_backbone_is_not_frozen_like_the_former(text: str) -> None:
     assert not changed.backbone.freeze_stem
     assert not changed.backbone.freeze_norms
     assert resolve("rtdetr_r50", backbone="timm/convnext_atto") == changed
-    assert changed.decoder == preset("rtdetr_r50").decoder
+    assert changed.head == preset("rtdetr_r50").head
 
 
 def test_published_architectures() -> None:
     """Expansion, widths and layers of FACTS 7.1."""
     facts = {
-        name: (c.encoder.width, c.encoder.ffn, c.encoder.intra_layers, c.encoder.expansion, c.decoder.layers)
+        name: (c.encoder.width, c.encoder.ffn, c.encoder.intra_layers, c.encoder.expansion, c.head.layers)
         for name, c in PRESETS.items()
         if name.startswith("rtdetr")
     }
@@ -100,11 +100,11 @@ def test_published_architectures() -> None:
     assert facts["rtdetr_r50"] == facts["rtdetrv2_l"] == facts["rtdetr_hgnetv2_l"] == (*full, 6)
     assert facts["rtdetr_r101"] == facts["rtdetrv2_x"] == facts["rtdetr_hgnetv2_x"] == (*wide, 6)
     assert facts["rtdetr_hgnetv2_h"] == (512, 2048, 2, 1.0, 6)
-    assert preset("rtdetr_r50m").decoder.eval_layers == 3
+    assert preset("rtdetr_r50m").head.eval_layers == 3
     for name in facts:  # ours on other backbones too
-        decoder = preset(name).decoder
-        assert (decoder.width, decoder.ffn, decoder.queries, decoder.heads) == (256, 1024, 300, 8)
-        assert (decoder.denoising, decoder.label_noise, decoder.box_noise) == (100, 0.5, 1.0)
+        head = preset(name).head
+        assert (head.width, head.ffn, head.queries, head.heads) == (256, 1024, 300, 8)
+        assert (head.denoising, head.label_noise, head.box_noise) == (100, 0.5, 1.0)
 
 
 def test_light_backbones_differ_in_nothing_else() -> None:
@@ -112,7 +112,7 @@ def test_light_backbones_differ_in_nothing_else() -> None:
     wanted = preset("rtdetr_r18")
     for name in ("ghostnetv3_050", "ghostnetv3_160", "ghostnet_100", "mobilenetv1_100", "hgnet_tiny"):
         found = preset(f"rtdetr_{name}")
-        assert (found.encoder, found.decoder, found.train) == (wanted.encoder, wanted.decoder, wanted.train)
+        assert (found.encoder, found.head, found.train) == (wanted.encoder, wanted.head, wanted.train)
         assert found.backbone.name == name
 
 

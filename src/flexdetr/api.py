@@ -390,7 +390,7 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
             hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
         runtime: what predicts; see ``Detector.runtime`` and ``ArtifactDetector``.
         **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
-            ``decoder={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
+            ``head={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
     Raises:
         WeightsError: where the checkpoint cannot be used.

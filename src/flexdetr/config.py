@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from flexdetr.config_part import Part
 from flexdetr.config_values import (
     ConfigError,
+    current_sections,
     merge,
     nearest,
     parse_names,
@@ -22,13 +24,14 @@ from flexdetr.config_values import (
     parse_size,
     read_yaml,
 )
+from flexdetr.model.heads import DEFAULT, HEADS, owners_of
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 
 __all__ = [
     "BackboneConfig",
     "Config",
     "ConfigError",
     "DataConfig",
-    "DecoderConfig",
     "EncoderConfig",
     "LossConfig",
     "Part",
@@ -43,12 +46,6 @@ __all__ = [
     "read_yaml",
     "to_yaml",
 ]
-
-
-class Part(BaseModel):
-    """Base of every section: immutable, and no key goes unread."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class BackboneConfig(Part):
@@ -120,53 +117,6 @@ class EncoderConfig(Part):
             raise ValueError(
                 f"width {self.width} must be divisible by heads ({self.heads}) and by 4 for aifi"
             )
-        return self
-
-
-class DecoderConfig(Part):
-    """The decoder: query selection, deformable attention layers, heads and denoising.
-
-    Attributes:
-        width: channels of queries and memory.
-        layers: decoder layers that are trained.
-        eval_layers: decoder layers that run at inference; None runs all.
-        queries: selected queries.
-        heads: attention heads.
-        ffn: hidden width of the feed-forward networks.
-        points: sampling points of each head, one number for each level or one for all.
-        sampling: "bilinear", or RT-DETRv2's "discrete".
-        denoising: denoising queries aimed at in each group (0 trains without denoising).
-        label_noise: share of denoising labels at risk; half of them are flipped.
-        box_noise: size of the denoising boxes' noise, relative to half the box.
-    """
-
-    width: int = Field(default=256, gt=0)
-    layers: int = Field(default=6, gt=0)
-    eval_layers: int | None = Field(default=None, gt=0)
-    queries: int = Field(default=300, gt=0)
-    heads: int = Field(default=8, gt=0)
-    ffn: int = Field(default=1024, gt=0)
-    points: int | tuple[int, ...] = 4
-    sampling: Literal["bilinear", "discrete"] = "bilinear"
-    denoising: int = Field(default=100, ge=0)
-    label_noise: float = Field(default=0.5, ge=0, le=1)
-    box_noise: float = Field(default=1.0, ge=0)
-
-    @field_validator("points")
-    @classmethod
-    def _some_points(cls, points: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if any(count < 1 for count in (points if isinstance(points, tuple) else (points,))):
-            raise ValueError(f"every level needs at least one point; got {points}")
-        return points
-
-    @model_validator(mode="after")
-    def _layers_fit(self) -> DecoderConfig:
-        if self.eval_layers is not None and self.eval_layers > self.layers:
-            raise ValueError(
-                f"eval_layers {self.eval_layers} is more than the {self.layers} layers that are trained"
-            )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads ({self.heads})")
         return self
 
 
@@ -292,6 +242,13 @@ class TrainConfig(Part):
     compile: bool = False
 
 
+# One section per head: ``name`` says which.
+if TYPE_CHECKING:
+    from flexdetr.model.heads import HeadOptions as HeadOptions
+else:
+    _SECTIONS = Union[tuple(row.options for row in HEADS.values())]  # noqa: UP007 - made from the table
+    HeadOptions = Annotated[_SECTIONS, Field(discriminator="name")] if len(HEADS) > 1 else _SECTIONS
+
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
 
@@ -304,7 +261,7 @@ class Config(Part):
         image_size: (height, width) that the network sees, both divisible by 32.
         backbone: see BackboneConfig; a plain string is its name.
         encoder: see EncoderConfig.
-        decoder: see DecoderConfig.
+        head: a section of ``flexdetr.model.heads``; a plain string is its name.
         attention: inserts by place: ``backbone.16`` is after the backbone's stride-16 stage, ``encoder.8`` after the
             encoder's stride-8 level.
         loss: see LossConfig.
@@ -320,7 +277,7 @@ class Config(Part):
     image_size: tuple[int, int] = (640, 640)
     backbone: BackboneConfig = BackboneConfig()
     encoder: EncoderConfig = EncoderConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    head: HeadOptions = RTDETROptions()
     attention: dict[str, Insert] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
@@ -340,6 +297,17 @@ class Config(Part):
     def _short_backbone(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("head", mode="before")
+    @classmethod
+    def _short_head(cls, value: object) -> object:
+        section = {"name": value} if isinstance(value, str) else value
+        if not isinstance(section, Mapping):
+            return section
+        name = section.get("name", DEFAULT)
+        if name not in HEADS:
+            raise ValueError(nearest(str(name), HEADS, "head"))
+        return {**section, "name": name}
+
     @field_validator("image_size", mode="before")
     @classmethod
     def _short_size(cls, value: object) -> object:
@@ -356,12 +324,7 @@ class Config(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
-        points = self.decoder.points
-        if isinstance(points, tuple) and len(points) != len(self.encoder.strides):
-            raise ValueError(
-                f"decoder.points gives {len(points)} numbers for {len(self.encoder.strides)} levels "
-                f"(encoder.strides {list(self.encoder.strides)}); give one for each level, or a single number"
-            )
+        self.head.check_levels(self.encoder.strides)
         return self
 
 
@@ -372,7 +335,7 @@ def build(values: Mapping[str, Any]) -> Config:
         ConfigError: naming each wrong key with the nearest right one, and each wrong value.
     """
     try:
-        return Config.model_validate(dict(values))
+        return Config.model_validate(current_sections(values))
     except ValidationError as error:
         # Where a key takes several kinds of values, there is a problem for each kind: one line for all.
         reasons: dict[str, list[str]] = {}
@@ -391,7 +354,7 @@ def _key(location: Sequence[int | str]) -> str:
     """The dotted key of a problem, without the names that pydantic gives to alternatives."""
     key = ""
     known = {*known_keys()}
-    for part in location:
+    for part in _without_tag(location):
         longer = f"{key}.{part}" if key else str(part)
         if longer not in known and key not in ("", *_OPEN):
             break
@@ -399,9 +362,21 @@ def _key(location: Sequence[int | str]) -> str:
     return key
 
 
+def _without_tag(location: Sequence[int | str]) -> Sequence[int | str]:
+    """A problem's place without the head's name that pydantic puts behind ``head``."""
+    tagged = len(location) > 1 and location[0] == "head" and location[1] in HEADS
+    return (location[0], *location[2:]) if tagged else location
+
+
 def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own error dictionary
     if problem["type"] == "extra_forbidden":
-        return nearest(".".join(map(str, problem["loc"])), [*known_keys()], "key")
+        place = _without_tag(problem["loc"])
+        if len(place) == 2 and place[0] == "head" and (owners := owners_of(str(place[1]))):
+            return (
+                f"head.{place[1]}: this head has no such option; {' and '.join(map(repr, owners))} "
+                f"{'has' if len(owners) == 1 else 'have'} it"
+            )
+        return nearest(".".join(map(str, place)), [*known_keys()], "key")
     if problem["type"] == "literal_error":
         expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return nearest(str(problem["input"]), expected, "value")
@@ -417,6 +392,10 @@ def known_keys(section: type[Part] = Config, prefix: str = "") -> Iterable[str]:
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, Part):
             yield from known_keys(annotation, f"{prefix}{name}.")
+        elif name == "head" and section is Config:
+            yield from dict.fromkeys(
+                key for row in HEADS.values() for key in known_keys(row.options, "head.")
+            )
 
 
 def to_yaml(config: Config) -> str:

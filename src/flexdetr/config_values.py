@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexdetr.model.heads import shared_options
 from flexdetr.yaml_text import LONGEST, YamlError, parse_yaml
 
 
@@ -67,25 +68,49 @@ def parse_names(value: object, known: Sequence[str], what: str) -> object:
     return value
 
 
+# Sections under their former names, which runs and files of earlier versions hold.
+_FORMER = {"decoder": "head"}
+
+
+def current_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a whole configuration with its sections under today's names.
+
+    Raises:
+        ConfigError: if a section is given under both its names.
+    """
+    for old, new in _FORMER.items():
+        if old in values and new in values:
+            raise ConfigError(f"{old!r} is the former name of {new!r}: give one of them")
+    return {_FORMER.get(key, key): value for key, value in values.items()}
+
+
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``change`` laid over it, section by section; neither is modified.
 
-    Another backbone's name starts its section anew: options, rate and freezing were meant for the former one.
+    Another backbone's name starts its section anew: options, rate and freezing were meant for the former one. Another
+    head takes over the options that it has too.
     """
+    return _merge(current_sections(base), current_sections(change))
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
-        if key == "backbone" and isinstance(value, str):
-            value = {"name": value}
         below = merged.get(key)
-        if key == "backbone" and isinstance(below, str):
-            below = {"name": below}
+        if key in ("backbone", "head"):
+            below, value = _named(below), _named(value)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            other = (
-                key == "backbone" and "name" in below and value.get("name", below["name"]) != below["name"]
-            )
-            value = merge({} if other else below, value)
+            name = value.get("name", below.get("name"))
+            if key in ("backbone", "head") and "name" in below and name != below["name"]:
+                below = shared_options(below, str(name)) if key == "head" else {}
+            value = _merge(below, value)
         merged[key] = value
     return merged
+
+
+def _named(section: Any) -> Any:  # noqa: ANN401 - any configuration value
+    """``backbone=NAME`` is short for ``backbone.name=NAME``; the head likewise."""
+    return {"name": section} if isinstance(section, str) else section
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

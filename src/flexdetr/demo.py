@@ -138,7 +138,7 @@ def _config(plan: Plan) -> Config:
         plan.model,
         image_size=plan.image_size,
         seed=plan.seed,
-        decoder={"queries": plan.queries, "denoising": plan.denoising},
+        head={"queries": plan.queries, "denoising": plan.denoising},
         loss={"classification_weight": plan.classification_weight},
         train={
             "epochs": plan.epochs,

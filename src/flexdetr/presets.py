@@ -15,7 +15,6 @@ from flexdetr.config import (
     BackboneConfig,
     Config,
     ConfigError,
-    DecoderConfig,
     EncoderConfig,
     build,
     merge,
@@ -23,6 +22,7 @@ from flexdetr.config import (
     parse_overrides,
     read_yaml,
 )
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.recipes import coco
 
 _R18 = BackboneConfig(name="resnet18_vd", lr_mult=0.1)
@@ -48,34 +48,34 @@ def _light(backbone: str, lr_mult: float = 0.1, layers: int = 3) -> Config:
         model=f"rtdetr_{backbone}",
         backbone=BackboneConfig(name=backbone, lr_mult=lr_mult),
         encoder=_HALF,
-        decoder=DecoderConfig(layers=layers),
+        head=RTDETROptions(layers=layers),
     )
 
 
 def _ours(
-    name: str, backbone: str, encoder: EncoderConfig, decoder: DecoderConfig, image_size: int = 640
+    name: str, backbone: str, encoder: EncoderConfig, head: RTDETROptions, image_size: int = 640
 ) -> Config:
     return Config(
         model=name,
         image_size=(image_size, image_size),
         backbone=BackboneConfig(name=backbone, lr_mult=0.5),
         encoder=encoder,
-        decoder=decoder,
+        head=head,
     )
 
 
 _ROWS: Final[tuple[Config, ...]] = (
-    Config(model="rtdetr_r18", backbone=_R18, encoder=_HALF, decoder=DecoderConfig(layers=3)),
-    Config(model="rtdetr_r34", backbone=_R34, encoder=_HALF, decoder=DecoderConfig(layers=4)),
-    Config(model="rtdetr_r50m", backbone=_R50, encoder=_HALF, decoder=DecoderConfig(eval_layers=3)),
+    Config(model="rtdetr_r18", backbone=_R18, encoder=_HALF, head=RTDETROptions(layers=3)),
+    Config(model="rtdetr_r34", backbone=_R34, encoder=_HALF, head=RTDETROptions(layers=4)),
+    Config(model="rtdetr_r50m", backbone=_R50, encoder=_HALF, head=RTDETROptions(eval_layers=3)),
     Config(model="rtdetr_r50", backbone=_R50, encoder=_FULL),
     Config(model="rtdetr_r101", backbone=_R101, encoder=_WIDE),
     Config(model="rtdetr_hgnetv2_l", backbone=_hgnetv2("l", 0.05), encoder=_FULL),
     Config(model="rtdetr_hgnetv2_x", backbone=_hgnetv2("x", 0.01), encoder=_WIDE),
     Config(model="rtdetr_hgnetv2_h", backbone=_hgnetv2("h", 0.01), encoder=_HUGE),
-    Config(model="rtdetrv2_s", backbone=_R18, encoder=_HALF, decoder=DecoderConfig(layers=3)),
-    Config(model="rtdetrv2_m", backbone=_R34, encoder=_HALF, decoder=DecoderConfig(layers=4)),
-    Config(model="rtdetrv2_ml", backbone=_R50, encoder=_HALF, decoder=DecoderConfig(eval_layers=3)),
+    Config(model="rtdetrv2_s", backbone=_R18, encoder=_HALF, head=RTDETROptions(layers=3)),
+    Config(model="rtdetrv2_m", backbone=_R34, encoder=_HALF, head=RTDETROptions(layers=4)),
+    Config(model="rtdetrv2_ml", backbone=_R50, encoder=_HALF, head=RTDETROptions(eval_layers=3)),
     Config(model="rtdetrv2_l", backbone=_R50, encoder=_FULL),
     Config(model="rtdetrv2_x", backbone=_R101, encoder=_WIDE),
     _light("ghostnetv3_050", lr_mult=0.5),
@@ -97,33 +97,33 @@ _ROWS: Final[tuple[Config, ...]] = (
         "flexdetr_atto",
         "hgnetv2_atto",
         EncoderConfig(strides=(16, 32), width=64, ffn=128, expansion=0.34, depth=0.34),
-        DecoderConfig(width=64, layers=3, ffn=128, queries=100, denoising=50),
+        RTDETROptions(width=64, layers=3, ffn=128, queries=100, denoising=50),
         image_size=320,
     ),
     _ours(
         "flexdetr_femto",
         "hgnetv2_femto",
         EncoderConfig(strides=(16, 32), width=96, ffn=192, expansion=0.34, depth=0.34),
-        DecoderConfig(width=96, layers=3, ffn=192, queries=100, denoising=50),
+        RTDETROptions(width=96, layers=3, ffn=192, queries=100, denoising=50),
         image_size=416,
     ),
     _ours(
         "flexdetr_pico",
         "hgnetv2_b0",
         EncoderConfig(strides=(16, 32), width=128, ffn=256, expansion=0.34, depth=0.34),
-        DecoderConfig(width=128, layers=3, ffn=256, queries=100, denoising=50),
+        RTDETROptions(width=128, layers=3, ffn=256, queries=100, denoising=50),
     ),
     _ours(
         "flexdetr_nano",
         "hgnetv2_b0",
         EncoderConfig(strides=(16, 32), width=128, ffn=512, expansion=0.5, depth=0.67),
-        DecoderConfig(width=128, layers=3, ffn=512, queries=150, denoising=50),
+        RTDETROptions(width=128, layers=3, ffn=512, queries=150, denoising=50),
     ),
     _ours(
         "flexdetr_small",
         "hgnetv2_b0",
         EncoderConfig(width=192, ffn=768, expansion=0.5, depth=0.67),
-        DecoderConfig(width=192, layers=3, ffn=768),
+        RTDETROptions(width=192, layers=3, ffn=768),
     ),
 )
 

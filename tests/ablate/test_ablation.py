@@ -26,7 +26,7 @@ BASE = {
     "image_size": 64,
     "data.workers": 0,
     "train": {"batch_size": 3, "eval_every": 1},
-    "decoder": {"layers": 1, "queries": 20, "denoising": 0},
+    "head": {"layers": 1, "queries": 20, "denoising": 0},
 }
 
 

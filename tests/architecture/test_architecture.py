@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "boxes": 0,
     "classes": 0,
+    "config_part": 0,
     "config_values": 0,
     "yaml_text": 0,
     "config": 0,
@@ -40,7 +41,17 @@ RANKS = {
     "__main__": 8,
 }
 # These never import torch, not even inside a function.
-NO_TORCH = ("config", "config_values", "yaml_text", "classes", "presets", "runtime", "draw", "data.dataset")
+NO_TORCH = (
+    "config",
+    "config_part",
+    "config_values",
+    "yaml_text",
+    "classes",
+    "presets",
+    "runtime",
+    "draw",
+    "data.dataset",
+)
 # These may, but only inside a function: a base install without torch has to import them.
 LAZY_TORCH = (
     *NO_TORCH,
@@ -150,7 +161,14 @@ def part(name: str) -> str:
     return name.split(".")[0]
 
 
+def is_table(name: str) -> bool:
+    """Names of parts and their options, of which the configuration is composed."""
+    return name == "model.heads" or (name.startswith("model.heads.") and name.endswith(".options"))
+
+
 def rank(name: str) -> int:
+    if is_table(name):
+        return 0
     top = part(name)
     return RANKS["cli"] if top.startswith("cli") else RANKS[top]
 

@@ -21,7 +21,7 @@ NAME = "my_nets:SmallNet"
 SMALL = {
     "image_size": 64,
     "encoder": {"strides": [16, 32], "width": 32, "ffn": 48, "heads": 4},
-    "decoder": {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 10, "denoising": 0},
+    "head": {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 10, "denoising": 0},
 }
 
 

@@ -11,7 +11,7 @@ from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.trained import TrainedParts
 
-TINY = {"image_size": 64, "decoder": {"denoising": 10}}
+TINY = {"image_size": 64, "head": {"denoising": 10}}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def test_other_classes_take_over_the_rows_of_the_same_name(file):
     old, _ = store.load(file)
     new = begun.model.state_dict()
     for name in (
-        "decoder.encoder_score.weight",
-        "decoder.scores.2.bias",
-        "decoder.denoising.embedding.weight",
+        "head.encoder_score.weight",
+        "head.scores.2.bias",
+        "head.denoising.embedding.weight",
     ):
         assert torch.equal(new[name][1], old[name][2])
         assert torch.equal(new[name][2], old[name][0])
-    assert not torch.equal(new["decoder.scores.2.weight"][0], old["decoder.scores.2.weight"][0])
+    assert not torch.equal(new["head.scores.2.weight"][0], old["head.scores.2.weight"][0])
     assert torch.equal(new["encoder.input_proj.0.conv.weight"], old["encoder.input_proj.0.conv.weight"])
     assert begun.trained == TrainedParts.whole(begun.model)
     assert begun.trained.all_trained
@@ -57,9 +57,9 @@ def test_another_architecture_is_refused_in_one_sentence(file):
 
 def test_a_key_of_a_newer_version_is_refused_by_name(file, tmp_path):
     state, metadata = store.load(file)
-    config = {**metadata.config, "decoder": {**metadata.config["decoder"], "sharpness": 2}}
+    config = {**metadata.config, "head": {**metadata.config["head"], "sharpness": 2}}
     newer = store.save(tmp_path / "newer.safetensors", state, replace(metadata, config=config))
-    with pytest.raises(WeightsError, match=r"newer one wrote it, update\): unknown key 'decoder\.sharpness'"):
+    with pytest.raises(WeightsError, match=r"newer one wrote it, update\): unknown key 'head\.sharpness'"):
         restore(newer, {})
 
 

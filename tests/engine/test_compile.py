@@ -22,7 +22,7 @@ def config(**train: object) -> Config:
         image_size=64,
         backbone="hgnetv2_atto",
         encoder={"strides": (16, 32), "width": 16, "ffn": 16, "heads": 2},
-        decoder={"width": 16, "ffn": 16, "heads": 2, "layers": 1, "queries": 10, "denoising": 0},
+        head={"width": 16, "ffn": 16, "heads": 2, "layers": 1, "queries": 10, "denoising": 0},
         data={"workers": 0, "multi_scale": False},
         train={"epochs": 2, "batch_size": 2, "report": False, **train},
     )

@@ -18,7 +18,7 @@ def test_what_is_scored_is_what_predict_answers(tmp_path):
     records = read(draw_scenes(tmp_path / "data", train=1, val=3, test=0, size=(96, 112))).splits["val"]
     torch.manual_seed(0)
     detector = Detector("flexdetr_pico", classes=["ball", "crate"], image_size=64)
-    decoder = detector.model.decoder
+    decoder = detector.model.head
     with torch.no_grad():
         for score in decoder.scores:
             score.weight.normal_(0, 0.5)

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     def poisoned(self, batch, step):
         if step.number == 4:
             with torch.no_grad():
-                self.model.decoder.scores[0].weight.fill_(float("nan"))
+                self.model.head.scores[0].weight.fill_(float("nan"))
         return losses(self, batch, step)
 
     monkeypatch.setattr(fit.Trainer, "_losses", poisoned)

@@ -15,7 +15,7 @@ from flexdetr.presets import resolve
 from flexdetr.weights import store
 from flexdetr.weights.trained import TrainedParts
 
-PARTS = ("backbone", "encoder", "decoder")
+PARTS = ("backbone", "encoder", "head")
 NOTHING, WHOLE = TrainedParts(random=PARTS), TrainedParts(trained=PARTS)
 
 
@@ -58,7 +58,7 @@ def test_norms_biases_and_affine_blocks_do_not_decay(config, model):
 def test_affine_blocks_learn_at_a_hundredth_and_a_trained_backbone_at_its_own_rate(config, model):
     lr, backbone = config.train.lr, config.backbone.lr_mult
     groups = by_name(model, parameter_groups(model, config, WHOLE))
-    assert groups["decoder.scores.0.weight"]["lr"] == pytest.approx(lr)
+    assert groups["head.scores.0.weight"]["lr"] == pytest.approx(lr)
     assert groups["backbone.stem.stem1.conv.weight"]["lr"] == pytest.approx(lr * backbone)
     assert groups["backbone.stem.stem1.lab.scale"]["lr"] == pytest.approx(lr * backbone * 0.01)
 
@@ -109,7 +109,7 @@ def trained_backbone(tmp_path_factory):
 def test_fresh_parts_in_a_trained_backbone_learn_at_the_full_rate(trained_backbone):
     begun = start(resolve("flexdetr_atto", weights=str(trained_backbone), **ADDED), Classes.of(["a"]))
     parts = begun.trained
-    assert (parts.trained, parts.random) == (("backbone",), ("encoder", "decoder"))
+    assert (parts.trained, parts.random) == (("backbone",), ("encoder", "head"))
     assert {name.split(".")[1] for name in parts.fresh} == {"inserts", "levels"}
     assert any(".norm." in name for name in parts.fresh)
     settled = derive(begun.config, 100, parts, 0.1).config
@@ -184,4 +184,4 @@ def test_stages_learn_slower_the_nearer_they_are_to_the_image(config, model):
         ]
         rates = [groups[name]["lr"] for name in names]
         assert rates == pytest.approx([whole * 0.5 ** (last - 1 - stage)] * len(rates))
-    assert groups["decoder.scores.0.weight"]["lr"] == pytest.approx(config.train.lr)
+    assert groups["head.scores.0.weight"]["lr"] == pytest.approx(config.train.lr)

@@ -9,7 +9,7 @@ from flexdetr.engine.recipe import derive, multipliers, phase, rate_factor
 from flexdetr.presets import resolve
 from flexdetr.weights.trained import TrainedParts
 
-PARTS = ("backbone", "encoder", "decoder")
+PARTS = ("backbone", "encoder", "head")
 OWN = 0.1  # what a backbone says of itself
 NOTHING, WHOLE = TrainedParts(random=PARTS), TrainedParts(trained=PARTS)
 BACKBONE = TrainedParts(trained=PARTS[:1], random=PARTS[1:])
@@ -74,8 +74,8 @@ def rates(parts, own_rate=OWN, **changes):
 def test_rates_follow_from_what_is_trained():
     """flexdetr_nano's own multiplier is 0.5."""
     assert rates(NOTHING)[0] == pytest.approx(dict.fromkeys(PARTS, 1.2e-3))
-    assert rates(WHOLE)[0] == pytest.approx({"backbone": 5e-5, "encoder": 1e-4, "decoder": 1e-4})
-    assert rates(BACKBONE)[0] == pytest.approx({"backbone": 6e-4, "encoder": 1.2e-3, "decoder": 1.2e-3})
+    assert rates(WHOLE)[0] == pytest.approx({"backbone": 5e-5, "encoder": 1e-4, "head": 1e-4})
+    assert rates(BACKBONE)[0] == pytest.approx({"backbone": 6e-4, "encoder": 1.2e-3, "head": 1.2e-3})
 
 
 def test_a_new_head_learns_fast_and_what_was_trained_for_detection_slowly():
@@ -95,8 +95,7 @@ def test_a_swapped_backbone_brings_its_own_rate_and_a_written_one_wins():
 def test_rates_are_printed_with_the_reason():
     reasons = "\n".join(rates(BACKBONE)[1].reasons)
     assert (
-        "lr 0.0012: the backbone is trained, the encoder and the decoder are not; 0.0012 at 16 images"
-        in reasons
+        "lr 0.0012: the backbone is trained, the encoder and the head are not; 0.0012 at 16 images" in reasons
     )
     assert "rate of the backbone 0.0006: 0.5 of lr, because it is trained" in reasons
     assert "lr 0.0001: the whole detector is trained" in "\n".join(rates(WHOLE)[1].reasons)

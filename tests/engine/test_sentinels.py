@@ -92,12 +92,12 @@ def test_a_fault_names_terms_images_and_the_file(trainer, tmp_path):
 
 def test_a_gradient_that_is_not_finite_names_parameters_unless_scaling_expects_it(trainer, tmp_path):
     batch = next(iter(trainer.loader.epoch(0, "plain")))
-    weight = trainer.model.decoder.scores[0].weight
+    weight = trainer.model.head.scores[0].weight
     weight.grad = torch.full_like(weight, float("inf"))
     common = {"model": trainer.model, "batch": batch, "number": 3, "folder": tmp_path, "ranks": Ranks()}
     judge(torch.tensor(float("inf")), [], **common, overflow_is_normal=True)
     judge(torch.tensor(1.0), [], **common, overflow_is_normal=False)
-    with pytest.raises(NonFiniteError, match=r"decoder.scores.0.weight") as caught:
+    with pytest.raises(NonFiniteError, match=r"head.scores.0.weight") as caught:
         judge(torch.tensor(float("inf")), [], **common, overflow_is_normal=False)
     assert list(caught.value.image_ids) == batch.image_ids
 

@@ -91,9 +91,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_size=(64, 96),
         backbone="hgnetv2_atto",
         encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        decoder={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
     )
-    decoder: Any = detector.model.decoder
+    decoder: Any = detector.model.head
     with torch.no_grad():
         for part in detector.model.modules():  # else every place of an untrained network looks the same
             if isinstance(part, nn.BatchNorm2d):

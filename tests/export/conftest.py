@@ -34,7 +34,7 @@ def _one_thread() -> Iterator[None]:
 def spread(model: nn.Module) -> None:
     """Weights as after training: scores from 0 to 1, boxes of many sizes, nothing that is 0 or 1 in a norm."""
     draw = torch.Generator().manual_seed(0)
-    decoder: Any = model.get_submodule("decoder")
+    decoder: Any = model.get_submodule("head")
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d):
@@ -58,7 +58,7 @@ def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
         "image_size": size,
         "backbone": "hgnetv2_atto",
         "encoder": {"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        "decoder": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        "head": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
     } | changes
     detector = Detector("flexdetr_pico", classes=CLASSES, **changes)
     spread(detector.model)

@@ -129,7 +129,7 @@ def test_other_forms_compute_the_same(make: Callable[..., Detector], sampling: s
     model = make(
         (64, 96),
         encoder={"strides": (8, 16, 32), "width": 32, "ffn": 48, "heads": 4},
-        decoder={
+        head={
             "width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0, "points": (2, 3, 1),
         },
     ).model  # fmt: skip
@@ -165,7 +165,7 @@ def test_a_graph_that_was_changed_is_refused_with_the_layer(
         return names
 
     monkeypatch.setattr(writer, "write", broken)
-    with pytest.raises(DriftError, match=r"decoder\.memory_proj"):
+    with pytest.raises(DriftError, match=r"head\.memory_proj"):
         export(subject, "onnx", tmp_path / "board", target="rockchip")
     assert not (tmp_path / "board").exists()
 

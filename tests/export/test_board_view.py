@@ -39,8 +39,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def small(make: Callable[..., Detector]) -> Detector:
-    decoder = {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0}
-    return make((64, 96), decoder=decoder)
+    head = {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0}
+    return make((64, 96), head=head)
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +129,12 @@ def test_graphs_of_another_model_are_refused(
         return list(artifact.metadata.files)
 
     monkeypatch.setattr(format_of(kind).writer, "write", stale)
-    changed = make((64, 96), decoder=subject.config.decoder.model_dump())
+    changed = make((64, 96), head=subject.config.head.model_dump())
     with torch.no_grad():
-        changed.model.get_parameter("decoder.memory_norm.weight").mul_(-1)
+        changed.model.get_parameter("head.memory_norm.weight").mul_(-1)
     file = changed.save(tmp_path / "changed.safetensors")
     assert main(["export", str(file), "--format", kind, "--out", str(tmp_path / "out")]) == 1
-    assert "in or before decoder.memory_norm (LayerNorm)" in capsys.readouterr().err
+    assert "in or before head.memory_norm (LayerNorm)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(DriftError):
         changed.export(kind, tmp_path / "out")

@@ -107,10 +107,8 @@ def test_what_drifts_is_left_to_pytorch(
     real = converted.Writing.write
 
     def wrong(self: converted.Writing, float32: tuple[str, ...]) -> None:
-        broken = make(
-            decoder={"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0}
-        )
-        broken.model.decoder.scores[-1].bias.data += 0.05
+        broken = make(head={"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0})
+        broken.model.head.scores[-1].bias.data += 0.05
         form = converted.prepare(broken.model, self.form.options)
         real(dataclasses.replace(self, form=form), float32)
 

@@ -199,7 +199,7 @@ def test_each_format_samples_as_its_runtimes_are_fast(
     assert "GridSample" not in kinds
     assert exported("openvino").metadata.made["sampling"] == "gather"
     assert "GridSample" in {node.op_type for node in onnx.load(str(exported("onnx").model_file)).graph.node}
-    subject = subject_of(make((64, 64), decoder={"sampling": "discrete"}))
+    subject = subject_of(make((64, 64), head={"sampling": "discrete"}))
     assert export(subject, "openvino", tmp_path / "nearest").metadata.made["sampling"] == "model"
 
 

@@ -22,7 +22,7 @@ from flexdetr.export.reference import Reference, pictures_of
 from flexdetr.runtime.artifact import METADATA, ArtifactMetadata, describe_files, write_metadata
 
 FolderOf = Callable[[str], Path]
-NORM = "detector.decoder.layers.0.norm1"
+NORM = "detector.head.layers.0.norm1"
 
 
 def proof_of(folder: Path, detector: Detector, classes: Classes | None = None) -> Proof:
@@ -144,14 +144,14 @@ def test_a_norm_that_overflows_in_half_precision_onnx(folder_of: FolderOf, detec
     folder = folder_of("onnx")
     overflow_onnx(folder)
     proof = proof_of(folder, detector)
-    assert refused(proof).startswith("decoder.layers.0.norm1 (LayerNorm): its output is not finite")
+    assert refused(proof).startswith("head.layers.0.norm1 (LayerNorm): its output is not finite")
 
 
 def test_a_norm_that_overflows_in_half_precision_openvino(folder_of: FolderOf, detector: Detector) -> None:
     folder = folder_of("openvino")
     overflow_openvino(folder)
     culprit = refused(proof_of(folder, detector))
-    assert culprit.startswith("decoder.layers.0.norm1 (LayerNorm): its output is not finite")
+    assert culprit.startswith("head.layers.0.norm1 (LayerNorm): its output is not finite")
 
 
 @pytest.mark.parametrize(("kind", "swap"), [("onnx", swap_onnx), ("openvino", swap_openvino)])

@@ -56,7 +56,7 @@ def test_a_detector_that_was_never_trained_is_told(make: Callable[..., Detector]
     """Its first boxes do not depend on the picture, and the toolkit leaves such an output out of the file."""
     detector = make()
     with torch.no_grad():
-        detector.model.get_parameter("decoder.encoder_box.layers.2.weight").zero_()  # as it begins
+        detector.model.get_parameter("head.encoder_box.layers.2.weight").zero_()  # as it begins
     done = run(detector.export("onnx", tmp_path / "board", target="rockchip").path)
     assert done.returncode == 1
     assert "gives 3 of 4 outputs" in done.stderr

@@ -107,7 +107,7 @@ def test_one_set_of_weights_in_other_spellings(golden: ModuleType, tmp_path: Pat
     folder.mkdir()
     save_file(memory, folder / "weights.safetensors", metadata={"format": "pt"})
     loaded = load_any(folder / "weights.safetensors")
-    assert loaded.config.decoder.points == 4
+    assert loaded.config.head.points == 4
     assert loaded.report.left["class_embed.0.weight"] == "a copy of the decoder's heads"
     again = loaded.state()
     assert again.keys() == reference.keys()
@@ -125,9 +125,9 @@ def test_names_and_settings_of_a_transformers_config(golden: ModuleType, tmp_pat
     loaded = load_any(folder)
     assert loaded.classes.names[:2] == ("thing 79", "thing 78")
     assert loaded.classes.ids[:2] == (0, 1)
-    assert (loaded.config.decoder.queries, loaded.config.image_size) == (77, (320, 512))
+    assert (loaded.config.head.queries, loaded.config.image_size) == (77, (320, 512))
     model = loaded.build()
-    assert model.encoder.input_proj[0].norm.eps == model.decoder.input_proj[0].norm.eps == 1e-3
+    assert model.encoder.input_proj[0].norm.eps == model.head.input_proj[0].norm.eps == 1e-3
     assert model.backbone.stem[0].norm.eps == 1e-5
     config["decoder_activation_function"] = "silu"
     (folder / "config.json").write_text(json.dumps(config))

@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {
     "image_size": [64, 96],
     "backbone": {"name": "hgnetv2_atto"},
     "encoder": {"strides": [8, 16], "width": 32, "ffn": 48, "heads": 4, "expansion": 0.5, "depth": 0.34},
-    "decoder": {"width": 32, "layers": 3, "ffn": 48, "heads": 4, "queries": 20, "denoising": 10},
+    "head": {"width": 32, "layers": 3, "ffn": 48, "heads": 4, "queries": 20, "denoising": 10},
 }
 
 

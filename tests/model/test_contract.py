@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "image_size": [64, 96],
     "backbone": {"name": "hgnetv2_atto"},
     "encoder": {"strides": [16, 32], "width": 32, "ffn": 48, "heads": 4, "expansion": 0.5, "depth": 0.34},
-    "decoder": {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 10, "denoising": 4},
+    "head": {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 10, "denoising": 4},
 }
 # Another size of a row that is not here, or another name for one; most take over a second for each step.
 HEAVY = {
@@ -53,7 +53,7 @@ PARTS: dict[str, dict[str, Any]] = {
     **{name: {"encoder": {"fusion": name}} for name in choices("fusion")},
     **{name: {"encoder": {"intra": name}} for name in choices("intra")},
     "stride 4": {"encoder": {"strides": [4, 8, 16]}},
-    "discrete": {"decoder": {"sampling": "discrete"}},
+    "discrete": {"head": {"sampling": "discrete"}},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     **{name: {"loss": {"box": name, "matcher_box": name}} for name in BOX_LOSSES},
@@ -115,7 +115,7 @@ def test_every_part_learns(
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     untaught = [name for name, grad in gradients.items() if grad is None]
     # Sampling at whole pixels has no gradient for where it samples (RT-DETRv2).
-    assert not [name for name in untaught if chosen.decoder.sampling == "bilinear" or ".offsets." not in name]
+    assert not [name for name in untaught if chosen.head.sampling == "bilinear" or ".offsets." not in name]
     assert all(torch.isfinite(grad).all() for grad in gradients.values() if grad is not None)
     first = next(grad for name, grad in gradients.items() if name.startswith("backbone."))
     assert first is not None

@@ -86,7 +86,7 @@ def test_a_preset_answers_for_any_size(
     built: tuple[str, DetectionModel], image: Callable[..., Tensor]
 ) -> None:
     name, model = built
-    queries = preset(name).decoder.queries
+    queries = preset(name).head.queries
     strides = preset(name).encoder.strides
     tokens = sum(-(-64 // stride) * -(-96 // stride) for stride in strides)
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_it_is_exported_without_data_dependence(
     sampling: str,
 ) -> None:
     """torch.export follows every Python branch once: batch sizes stay open, and the graph answers the same."""
-    model = randomise(DetectionModel(small(decoder={"sampling": sampling}), 4)).eval()
+    model = randomise(DetectionModel(small(head={"sampling": sampling}), 4)).eval()
     fused = fuse(model)
     batch = torch.export.Dim("batch", min=1, max=8)
     program = torch.export.export(fused, (image(2),), dynamic_shapes={"images": {0: batch}}, strict=False)

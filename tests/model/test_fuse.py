@@ -119,7 +119,7 @@ def test_decoder_layers_are_dropped_where_asked(model: DetectionModel, image: Ca
     with torch.no_grad():
         want, got = model(image(), decoder_layers=2).final.boxes, fused(image()).final.boxes
     assert difference([got], [want]) <= 1e-4
-    assert len(fused.decoder.layers) == 2
+    assert len(fused.head.layers) == 2
     with pytest.raises(FuseError, match="between 1 and 3; got 4"):
         fuse(model, decoder_layers=4)
 

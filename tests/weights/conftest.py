@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexdetr.config import BackboneConfig, Config, DecoderConfig, EncoderConfig
+from flexdetr.config import BackboneConfig, Config, EncoderConfig
 from flexdetr.model.detector import DetectionModel
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 
 State = dict[str, Tensor]
 SMALL = Config(
     backbone=BackboneConfig(name="hgnetv2_b0"),
     encoder=EncoderConfig(width=64, ffn=96, expansion=0.5),
-    decoder=DecoderConfig(width=64, ffn=80, layers=2, queries=20),
+    head=RTDETROptions(width=64, ffn=80, layers=2, queries=20),
 )
 
 
@@ -34,9 +35,9 @@ def make_model(config: Config = SMALL, num_classes: int = 5, seed: int = 0) -> D
                 torch.rand_like(tensor) - 0.5 if name.endswith("running_var") else torch.randn_like(tensor)
             )
             tensor.add_(0.1 * noise)
-    if model.decoder.denoising is not None:
+    if model.head.denoising is not None:
         with torch.no_grad():
-            model.decoder.denoising.embedding.weight[-1] = 0
+            model.head.denoising.embedding.weight[-1] = 0
     return model.eval()
 
 
@@ -50,28 +51,29 @@ _LYUWENYU = (
     (r"encoder\.downsample\.", "encoder.downsample_convs."),
     (r"encoder\.top_down\.", "encoder.fpn_blocks."),
     (r"encoder\.bottom_up\.", "encoder.pan_blocks."),
-    (r"decoder\.layers\.(\d+)\.attention\.", r"decoder.decoder.layers.\1.self_attn."),
-    (r"decoder\.layers\.(\d+)\.feed_forward\.", r"decoder.decoder.layers.\1."),
+    (r"head\.layers\.(\d+)\.attention\.", r"decoder.decoder.layers.\1.self_attn."),
+    (r"head\.layers\.(\d+)\.feed_forward\.", r"decoder.decoder.layers.\1."),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.offsets\.",
+        r"head\.layers\.(\d+)\.cross_attention\.offsets\.",
         r"decoder.decoder.layers.\1.cross_attn.sampling_offsets.",
     ),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.weights\.",
+        r"head\.layers\.(\d+)\.cross_attention\.weights\.",
         r"decoder.decoder.layers.\1.cross_attn.attention_weights.",
     ),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.(value|output)\.",
+        r"head\.layers\.(\d+)\.cross_attention\.(value|output)\.",
         r"decoder.decoder.layers.\1.cross_attn.\2_proj.",
     ),
-    (r"decoder\.layers\.", "decoder.decoder.layers."),
-    (r"decoder\.denoising\.embedding\.", "decoder.denoising_class_embed."),
-    (r"decoder\.query_position\.", "decoder.query_pos_head."),
-    (r"decoder\.memory_(proj|norm)\.", r"decoder.enc_output.\1."),
-    (r"decoder\.encoder_score\.", "decoder.enc_score_head."),
-    (r"decoder\.encoder_box\.", "decoder.enc_bbox_head."),
-    (r"decoder\.scores\.", "decoder.dec_score_head."),
-    (r"decoder\.boxes\.", "decoder.dec_bbox_head."),
+    (r"head\.layers\.", "decoder.decoder.layers."),
+    (r"head\.denoising\.embedding\.", "decoder.denoising_class_embed."),
+    (r"head\.query_position\.", "decoder.query_pos_head."),
+    (r"head\.memory_(proj|norm)\.", r"decoder.enc_output.\1."),
+    (r"head\.encoder_score\.", "decoder.enc_score_head."),
+    (r"head\.encoder_box\.", "decoder.enc_bbox_head."),
+    (r"head\.scores\.", "decoder.dec_score_head."),
+    (r"head\.boxes\.", "decoder.dec_bbox_head."),
+    (r"head\.", "decoder."),
 )
 
 

@@ -87,12 +87,12 @@ def test_a_partial_match_is_refused_unless_told_otherwise(
     source, out = save_torch(names), tmp_path / "x.safetensors"
     assert main(["convert", str(source), "--out", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "1 tensors are missing (decoder.scores.1.bias)" in error
+    assert "1 tensors are missing (head.scores.1.bias)" in error
     assert "--partial" in error
     assert error.count("\n") == 1
     assert not out.exists()
     assert main(["convert", str(source), "--partial", "--out", str(out)]) == 0
-    assert "missing: decoder.scores.1.bias" in capsys.readouterr().out
+    assert "missing: head.scores.1.bias" in capsys.readouterr().out
     assert flexdetr.load(out).model.state_dict().keys() == state.keys()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from flexdetr.classes import Classes
 from flexdetr.config import build, merge
+from flexdetr.weights import coco_classes, store
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
 from flexdetr.weights.transformers_export import to_transformers
@@ -114,7 +116,7 @@ def test_a_training_checkpoint_with_everything_in_it(
     }  # fmt: skip
     loaded = load_any(save_torch(content))
     assert same(loaded.state(), state)
-    assert (loaded.report.branch, loaded.config.decoder.points) == ("EMA", 4)
+    assert (loaded.report.branch, loaded.config.head.points) == ("EMA", 4)
 
 
 def test_a_folder_in_shards(state: dict[str, Tensor], dialects: SimpleNamespace, tmp_path: Path) -> None:
@@ -165,10 +167,10 @@ def test_a_folder_with_a_pickle(state: dict[str, Tensor], dialects: SimpleNamesp
 def test_a_file_inside_a_folder_of_transformers(
     state: dict[str, Tensor], dialects: SimpleNamespace, tmp_path: Path
 ) -> None:
-    config = build(merge(dialects.small.model_dump(), {"decoder": {"queries": 33, "sampling": "discrete"}}))
+    config = build(merge(dialects.small.model_dump(), {"head": {"queries": 33, "sampling": "discrete"}}))
     folder = to_transformers(state, config, CLASSES, tmp_path / "folder")
     loaded = load_any(folder / "model.safetensors")
-    assert (loaded.config.decoder.queries, loaded.config.decoder.sampling) == (33, "discrete")
+    assert (loaded.config.head.queries, loaded.config.head.sampling) == (33, "discrete")
     assert loaded.classes == CLASSES
 
 
@@ -179,7 +181,7 @@ def test_other_sampling_points_of_transformers_v2(
 ) -> None:
     """As its own save_pretrained writes it: no entry of ours in config.json."""
     sampling = "discrete" if method == "discrete" else "bilinear"
-    change = {"model": "rtdetrv2_s", "decoder": {"points": points, "sampling": sampling}}
+    change = {"model": "rtdetrv2_s", "head": {"points": points, "sampling": sampling}}
     config = build(merge(dialects.small.model_dump(), change))
     state = dict(dialects.make_model(config).state_dict())
     folder = to_transformers(state, config, CLASSES, tmp_path / "folder")
@@ -188,9 +190,9 @@ def test_other_sampling_points_of_transformers_v2(
     (folder / "config.json").write_text(json.dumps(described))
     loaded = load_any(folder)
     assert same(loaded.state(), state)
-    assert (loaded.config.decoder.points, loaded.config.decoder.sampling) == (points, sampling)
+    assert (loaded.config.head.points, loaded.config.head.sampling) == (points, sampling)
     (folder / "config.json").unlink()
-    assert load_any(folder).config.decoder.points == points
+    assert load_any(folder).config.head.points == points
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -224,3 +226,19 @@ def test_other_byte_orders_are_refused(
     (tmp_path / "big.pdparams").write_bytes(pickle.dumps({"backbone.a": array}, protocol=4))
     with pytest.raises(WeightsError, match="numpy type >f4"):
         load_any(tmp_path / "big.pdparams")
+
+
+def test_files_of_before_heads_were_parts_still_load(dialects: SimpleNamespace, tmp_path: Path) -> None:
+    """Their section, their tensors and their norms' paths are called ``decoder``."""
+    model = dialects.make_model(num_classes=80)
+    config = dialects.small.model_dump(mode="json")
+    config["decoder"] = {key: value for key, value in config.pop("head").items() if key != "name"}
+    state = {re.sub(r"^head\.", "decoder.", name): value for name, value in model.state_dict().items()}
+    assert any(name.startswith("decoder.") for name in state)
+    metadata = store.Metadata(config=config, classes=coco_classes.COCO.to_json(), norm_eps={"decoder": 2e-3})
+    loaded = load_any(store.save(tmp_path / "former.safetensors", state, metadata))
+    assert loaded.config == dialects.small
+    built = loaded.build()
+    assert built.head.input_proj[0].norm.eps == 2e-3
+    for name, value in built.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name

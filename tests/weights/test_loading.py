@@ -59,7 +59,7 @@ def test_every_published_size_is_inferred_from_shapes(name: str, dialects: Simpl
     points = (4, 4, 4) if family == "rtdetrv2_" else None
     for version in (1, 2):
         tensors = described(dialects.lyuwenyu(state, points=points, version=version))
-        known = {"decoder": {"points": points_per_level(tensors)}} if points else {}
+        known = {"head": {"points": points_per_level(tensors)}} if points else {}
         assert architecture(rename_detector(tensors), known, family) == wanted
     if family == "rtdetr_":
         assert architecture(rename_paddle(described(dialects.paddle(state))), {}, family) == wanted
@@ -80,19 +80,19 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor], *, counters: bool 
 
 def test_lyuwenyu_exactly(dialects: SimpleNamespace, save_torch: Save) -> None:
     for points, layers in (((1, 2, 3), 2), ((2, 2, 2), 1), (None, 3)):
-        changes = {"decoder": {"points": points or 4, "layers": layers}}
+        changes = {"head": {"points": points or 4, "layers": layers}}
         model = dialects.make_model(build(merge(dialects.small.model_dump(), changes)))
         state = dict(model.state_dict())
         other = {name: tensor + 1 for name, tensor in state.items()}
         for version in (1, 2):
             names = dialects.lyuwenyu(state, points=points, version=version)
             content = {"ema": {"module": names, "updates": 3}, "model": dialects.lyuwenyu(other)}
-            loaded = load_any(save_torch(content), overrides={"decoder": {"queries": 20}})
+            loaded = load_any(save_torch(content), overrides={"head": {"queries": 20}})
             assert same(loaded.state(), state)
             assert loaded.report.branch == "EMA"
             assert "EMA and raw weights; EMA are taken" in str(loaded.report)
-            assert loaded.config.decoder.points == (2 if points == (2, 2, 2) else points or 4)
-            assert loaded.config.decoder.eval_layers is None
+            assert loaded.config.head.points == (2 if points == (2, 2, 2) else points or 4)
+            assert loaded.config.head.eval_layers is None
         with torch.inference_mode():
             image = torch.rand(1, 3, 96, 64)
             assert torch.equal(loaded.build()(image).final.boxes, model(image).final.boxes)
@@ -167,10 +167,10 @@ def test_other_precisions_become_float32(dialects: SimpleNamespace, save_torch: 
 
 
 def test_a_detector_without_denoising(dialects: SimpleNamespace, save_torch: Save) -> None:
-    config = build(merge(dialects.small.model_dump(), {"decoder": {"denoising": 0}}))
+    config = build(merge(dialects.small.model_dump(), {"head": {"denoising": 0}}))
     state = dict(dialects.make_model(config).state_dict())
     loaded = load_any(save_torch(dialects.lyuwenyu(state)))
-    assert loaded.config.decoder.denoising == 0
+    assert loaded.config.head.denoising == 0
     assert same(loaded.state(), state)
 
 
@@ -190,14 +190,12 @@ def test_what_dsp_means_is_read_off_the_name(dialects: SimpleNamespace, save_tor
     names = dialects.lyuwenyu(dict(dialects.make_model().state_dict()), points=(4, 4, 4))
     file = save_torch({"ema": {"module": names}}, "rtdetrv2_r18vd_dsp_3x_coco.pth")
     loaded = load_any(file)
-    assert loaded.config.decoder.sampling == "discrete"
+    assert loaded.config.head.sampling == "discrete"
     assert "dsp" in str(loaded.report)
-    assert (
-        load_any(file, overrides={"decoder": {"sampling": "bilinear"}}).config.decoder.sampling == "bilinear"
-    )
-    assert load_any(save_torch(names)).config.decoder.sampling == "bilinear"
-    discrete = load_any(save_torch(names), overrides={"decoder": {"sampling": "discrete"}})
-    assert discrete.build().decoder.layers[0].cross_attention.sampling == "discrete"
+    assert load_any(file, overrides={"head": {"sampling": "bilinear"}}).config.head.sampling == "bilinear"
+    assert load_any(save_torch(names)).config.head.sampling == "bilinear"
+    discrete = load_any(save_torch(names), overrides={"head": {"sampling": "discrete"}})
+    assert discrete.build().head.layers[0].cross_attention.sampling == "discrete"
 
 
 def test_partial_matches_are_refused_unless_told_otherwise(
@@ -206,7 +204,7 @@ def test_partial_matches_are_refused_unless_told_otherwise(
     state = dict(dialects.make_model().state_dict())
     names = dialects.lyuwenyu(state)
     lacking = {name: value for name, value in names.items() if "dec_bbox_head.1.layers.2" not in name}
-    with pytest.raises(WeightsError, match=r"2 tensors are missing \(decoder\.boxes\.1\.layers\.2\.weight"):
+    with pytest.raises(WeightsError, match=r"2 tensors are missing \(head\.boxes\.1\.layers\.2\.weight"):
         load_any(save_torch(lacking))
     loaded = load_any(save_torch(lacking), partial=True)
     assert len(loaded.report.missing) == 2
@@ -282,8 +280,8 @@ def test_our_own_files(dialects: SimpleNamespace, tmp_path: Path) -> None:
     assert built.backbone.stem.stem2a.norm.eps == 1e-4
     assert built.backbone.stem.stem1.norm.eps == 1e-2
     assert not built.training
-    fewer = load_any(path, overrides={"decoder": {"eval_layers": 1}})
-    assert fewer.build().decoder.eval_layers == 1
+    fewer = load_any(path, overrides={"head": {"eval_layers": 1}})
+    assert fewer.build().head.eval_layers == 1
     other = store.save(
         tmp_path / "y.safetensors", model.state_dict(), replace(metadata, classes=metadata.classes[:4])
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flexdetr.classes import Classes
 from flexdetr.config import build, merge
 from flexdetr.engine.checkpoint import start
+from flexdetr.model.heads.rtdetr.head import RTDETRHead
 from flexdetr.weights import store
 from flexdetr.weights.coco_classes import COCO, named
 from flexdetr.weights.transfer import carry_over, depends_on_classes, match_classes
@@ -39,28 +40,28 @@ def test_rows_of_a_whole_detector(dialects: SimpleNamespace, tmp_path: Path) -> 
     model, state = begun.model, old.state_dict()
     assert any("Traffic-Light, dog; begun anew: unicorn" in note for note in begun.notes)
     for name, tensor in model.state_dict().items():
-        if depends_on_classes(name):
+        if depends_on_classes(name, model.head.class_rows()):
             assert torch.equal(tensor[[0, 2]], state[name][[9, 16]]), name
             assert not any(torch.equal(tensor[1], row) for row in state[name]), name
         else:
             assert torch.equal(tensor, state[name]), name
-    assert model.decoder.denoising.embedding.weight.shape == (4, 64)
-    assert not model.decoder.denoising.embedding.weight[-1].any()
-    rare = float(model.decoder.scores[0].bias[1].detach())
+    assert model.head.denoising.embedding.weight.shape == (4, 64)
+    assert not model.head.denoising.embedding.weight[-1].any()
+    rare = float(model.head.scores[0].bias[1].detach())
     assert rare == pytest.approx(-4.595, abs=1e-3)  # the bias of a class that has not been seen
 
 
 def test_a_detector_without_denoising_takes_no_embedding() -> None:
     old = {
-        "decoder.denoising.embedding.weight": torch.ones(3, 2),
-        "decoder.encoder_score.bias": torch.arange(2.0),
+        "head.denoising.embedding.weight": torch.ones(3, 2),
+        "head.encoder_score.bias": torch.arange(2.0),
     }
-    fresh = {"decoder.encoder_score.bias": torch.zeros(2)}
+    fresh = {"head.encoder_score.bias": torch.zeros(2)}
     transfer = match_classes(Classes.of(["a", "b"]), Classes.of(["b", "c"]))
-    state = carry_over(old, fresh, transfer)
-    assert state.keys() == {"decoder.encoder_score.bias"}
-    assert state["decoder.encoder_score.bias"].tolist() == [1, 0]
-    assert not fresh["decoder.encoder_score.bias"].any()
+    state = carry_over(old, fresh, transfer, RTDETRHead.class_rows())
+    assert state.keys() == {"head.encoder_score.bias"}
+    assert state["head.encoder_score.bias"].tolist() == [1, 0]
+    assert not fresh["head.encoder_score.bias"].any()
 
 
 WORDS = st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(Classes.of)

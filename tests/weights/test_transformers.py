@@ -26,14 +26,14 @@ def variants(small: Config) -> dict[str, Config]:
     values = small.model_dump()
     return {
         "v1": small,
-        "v2 discrete": build(merge(values, {"decoder": {"sampling": "discrete", "points": 3}})),
+        "v2 discrete": build(merge(values, {"head": {"sampling": "discrete", "points": 3}})),
         "two levels": build(merge(values, {"encoder": {"strides": (8, 16)}, "image_size": (192, 160)})),
         "bottleneck": build(merge(values, {"backbone": {"name": "resnet50_vd", "freeze_norms": True}})),
         "basic": build(merge(values, {"backbone": "resnet18_vd"})),
         "narrow": build(
             merge(
                 values,
-                {"encoder": {"width": 32, "expansion": 1.0, "intra_layers": 2}, "decoder": {"denoising": 0}},
+                {"encoder": {"width": 32, "expansion": 1.0, "intra_layers": 2}, "head": {"denoising": 0}},
             )
         ),
     }
@@ -72,7 +72,7 @@ def test_round_trip_and_same_boxes(name: str, dialects: SimpleNamespace, tmp_pat
     assert again.keys() == state.keys()
     assert all(torch.equal(again[key], state[key]) for key in state.keys() - frozen)
     assert loaded.classes == CLASSES
-    for section in ("encoder", "decoder"):
+    for section in ("encoder", "head"):
         assert getattr(loaded.config, section) == getattr(config, section)
     assert (loaded.config.backbone.name, loaded.config.image_size) == (
         config.backbone.name,
@@ -106,7 +106,7 @@ def test_golden_weights_through_transformers(golden: ModuleType, tmp_path: Path)
 
 def test_other_eps_become_the_same_function(dialects: SimpleNamespace, tmp_path: Path) -> None:
     model = dialects.make_model()
-    for eps in ({"": 1e-3}, {"encoder": 2e-3, "decoder": 2e-3}, {"backbone.stem": 1e-2, "backbone": 1e-4}):
+    for eps in ({"": 1e-3}, {"encoder": 2e-3, "head": 2e-3}, {"backbone.stem": 1e-2, "backbone": 1e-4}):
         set_norm_eps(model, {"": 1e-5})
         set_norm_eps(model, eps)
         folder = to_transformers(
@@ -122,10 +122,10 @@ def test_other_eps_become_the_same_function(dialects: SimpleNamespace, tmp_path:
 
 
 def test_layers_that_do_not_run_are_not_written(dialects: SimpleNamespace, tmp_path: Path) -> None:
-    config = build(merge(dialects.small.model_dump(), {"decoder": {"eval_layers": 1}}))
+    config = build(merge(dialects.small.model_dump(), {"head": {"eval_layers": 1}}))
     model = dialects.make_model(config)
     loaded = load_any(to_transformers(model.state_dict(), config, CLASSES, tmp_path / "folder"))
-    assert (loaded.config.decoder.layers, loaded.config.decoder.eval_layers) == (1, None)
+    assert (loaded.config.head.layers, loaded.config.head.eval_layers) == (1, None)
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded.build()(image).final.boxes, model(image).final.boxes)
@@ -138,7 +138,7 @@ def test_layers_that_do_not_run_are_not_written(dialects: SimpleNamespace, tmp_p
         ({"encoder": {"depth": 0.67}}, "encoder.depth=0.67"),
         ({"encoder": {"intra": "sppf"}}, "encoder.intra=sppf"),
         ({"encoder": {"strides": (16, 32)}}, r"encoder.strides=\[16, 32\]"),
-        ({"decoder": {"points": (3, 6, 3)}}, "decoder.points"),
+        ({"head": {"points": (3, 6, 3)}}, "head.points"),
         ({"attention": {"backbone.16": "ese"}}, "attention inserts"),
         ({"backbone": {"name": "hgnetv2_b0", "options": {"pool_padding": "paddle"}}}, "pool_padding"),
     ],
@@ -160,7 +160,7 @@ def test_every_published_preset_has_a_place_for_every_tensor(name: str, tmp_path
     with torch.device("meta"):
         state = {key: torch.empty(value.shape) for key, value in skeleton(config, 5).state_dict().items()}
     described = describe(config, CLASSES)
-    layers = config.decoder.eval_layers or config.decoder.layers
+    layers = config.head.eval_layers or config.head.layers
     names = renamed_state(state, layers, frozen=described["freeze_backbone_batch_norms"])
     assert f"model.decoder.class_embed.{layers - 1}.weight" in names
     assert f"model.decoder.class_embed.{layers}.weight" not in names

@@ -30,7 +30,7 @@ def weights() -> dict[str, Tensor]:
     for name, tensor in state.items():
         drawn = torch.randn(tensor.shape, generator=generator) / 64
         values[name] = drawn.half().float() if tensor.is_floating_point() else tensor
-    values["decoder.denoising.embedding.weight"][-1] = 0
+    values["head.denoising.embedding.weight"][-1] = 0
     return values
 
 
@@ -138,8 +138,8 @@ def test_a_training_checkpoint_gives_its_average(
     file = save_torch(checkpoint(raw, ema=module_of(names, stand_ins, 1e-3)), "last.pt")
     loaded = load_any(file)
     assert loaded.report.branch == "EMA"
-    assert torch.equal(loaded.tensors["decoder.scores.5.weight"].read(), weights["decoder.scores.5.weight"])
-    assert not load_any(file, prefer="raw").tensors["decoder.scores.5.weight"].read().any()
+    assert torch.equal(loaded.tensors["head.scores.5.weight"].read(), weights["head.scores.5.weight"])
+    assert not load_any(file, prefer="raw").tensors["head.scores.5.weight"].read().any()
 
 
 def test_one_odd_norm_keeps_its_own_eps(

@@ -144,7 +144,7 @@ def _pictures(job: Job) -> list[NDArray[np.uint8]]:
 
 def _architecture(job: Job) -> dict[str, Any]:
     """What a variant's cost depends on."""
-    parts = {"image_size", "backbone", "encoder", "decoder", "attention"}
+    parts = {"image_size", "backbone", "encoder", "head", "attention"}
     return job.config.model_dump(mode="json", include=parts)
 
 

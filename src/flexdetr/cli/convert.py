@@ -36,7 +36,7 @@ def convert(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="What the file does not say, like decoder.sampling=discrete."
+            "--set", metavar="KEY=VALUE", help="What the file does not say, like head.sampling=discrete."
         ),
     ] = None,
 ) -> None:

@@ -178,7 +178,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
     """A configuration in short; the sizes are those with ``num_classes`` classes."""
-    encoder, decoder = config.encoder, config.decoder
+    encoder = config.encoder
     height, width = config.image_size
     facts: dict[str, Any] = {
         "model": config.model,
@@ -189,8 +189,7 @@ def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
             f"stride {stride}": f"{encoder.width}x{height // stride}x{width // stride}"
             for stride in encoder.strides
         },
-        "decoder": f"{decoder.eval_layers or decoder.layers} layers, {decoder.queries} queries, "
-        f"width {decoder.width}",
+        "head": f"{config.head.name}, {config.head.summary()}",
         "attention": dict(config.attention),
         "num_classes": num_classes,
     }

@@ -63,4 +63,4 @@ def inference(decoder_layers: int | None, queries: int | None) -> dict[str, Any]
     """The changes of the configuration that two options stand for; none where neither is given."""
     given = {"eval_layers": decoder_layers, "queries": queries}
     chosen = {key: value for key, value in given.items() if value is not None}
-    return {"decoder": chosen} if chosen else {}
+    return {"head": chosen} if chosen else {}

@@ -138,7 +138,7 @@ def _with_detector(begun: Start, loaded: Loaded) -> Start:
     """The detector with another one's weights; rows of the heads go along with the names of the classes."""
     transfer = match_classes(loaded.classes, begun.classes)
     fresh = begun.model.state_dict()
-    state = carry_over(loaded.state(), fresh, transfer)
+    state = carry_over(loaded.state(), fresh, transfer, begun.model.head.class_rows())
     for name, value in fresh.items():
         if is_addition(name):
             state.setdefault(name, value)

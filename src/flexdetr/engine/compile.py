@@ -18,7 +18,7 @@ _GRAPHS = 4
 def compile_parts(model: DetectionModel, device: torch.device) -> None:
     """Compile the backbone and the encoder in place, each on its own; names of weights stay as they are.
 
-    The decoder is left as it is: the number of its queries follows the objects of each batch, and it would be compiled
+    The head is left as it is: the number of its queries follows the objects of each batch, and it would be compiled
     again and again. Compiled kernels are kept on disk (``TORCHINDUCTOR_CACHE_DIR``), so that a resumed run starts at
     once.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexdetr.data.dataset import DataError, fingerprint
 from flexdetr.engine import state as run_state
+from flexdetr.weights.store import current_names
 
 if TYPE_CHECKING:
     from flexdetr.engine.trainer import Trainer
@@ -84,9 +85,9 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
     run.parts, run.rolled_back = int(state["parts"]), bool(state["rolled_back"])
     if run.rolled_back:
         run.use_full_precision()
-    run.model.load_state_dict(state["model"])
+    run.model.load_state_dict(current_names(state["model"]))
     run.criterion.load_state_dict(state["criterion"])
-    run.ema.load_state_dict(state["ema"])
+    run.ema.load_state_dict({**state["ema"], "model": current_names(state["ema"]["model"])})
     run.optimizer.load_state_dict(state["optimizer"])
     _check_moments(run)
     run.scaler.load_state_dict(state["scaler"])

@@ -32,9 +32,9 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
         reference: the model as it is exported.
         pictures: without labels there is no AP, only the agreement with the whole model.
     """
-    decoder = reference.model.decoder
-    depth, count = reference.decoder_layers or decoder.eval_layers, reference.queries or decoder.queries
-    less = (depth, count) != (decoder.eval_layers, decoder.queries)
+    head = reference.model.head
+    depth, count = reference.decoder_layers or head.eval_layers, reference.queries or head.queries
+    less = (depth, count) != (head.eval_layers, head.queries)
     if not less and not pictures.records:
         return ()
     artifact = ArtifactDetector(folder, precision="f32", cache=False, verify=False)
@@ -44,7 +44,7 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
         ("artifact", lambda image: artifact.predict(image, 0.0), depth, count),
     ]
     if less:
-        size = (decoder.eval_layers, decoder.queries)
+        size = (head.eval_layers, head.queries)
         cases.insert(0, (f"PyTorch, {size[0]} layers, {size[1]} queries", whole.predict, *size))
     expected = [whole.predict(image) for image in pictures.images] if less else []
     rows = []
@@ -93,5 +93,5 @@ def _agreement(expected: Sequence[Detections], answers: Sequence[Detections]) ->
 
 def _gflops(reference: Reference, layers: int, queries: int) -> float:
     form = fuse(reference.model.eval(), decoder_layers=layers)
-    form.get_submodule("decoder").queries = queries  # type: ignore[assignment]  # a plain number
+    form.get_submodule("head").queries = queries  # type: ignore[assignment]  # a plain number
     return round(measure_module(form, reference.size).gflops, 3)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export import onnx as onnx_writer
-from flexdetr.export.board_form import write_pair
+from flexdetr.export.board_form import probes_of, write_pair
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
@@ -22,8 +22,6 @@ from flexdetr.runtime.board import DECODE, ENCODE, INPUTS, OUTPUTS
 
 _INPUTS = dict(zip((ENCODE, DECODE), INPUTS, strict=True))
 _OUTPUTS = dict(zip((ENCODE, DECODE), OUTPUTS, strict=True))
-# What the model computes for the chosen tokens only, and this form for all: not to be compared.
-_ELSEWHERE = "detector.decoder.encoder_box"
 
 
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
@@ -65,11 +63,13 @@ def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
 
 def layers(path: Path) -> dict[str, str]:
     """Where the output of each layer can be read: module path -> name of a graph and of a value in it."""
+    # What the model computes for the chosen tokens only, the first graph computes for all: not to be compared.
+    per_query = tuple(f"detector.head.{prefix}" for prefix in probes_of(path).per_query)
     return {
         layer: f"{file}:{value}"
         for file in (ENCODE, DECODE)
         for layer, value in onnx_writer.layers(path.with_name(file)).items()
-        if not layer.startswith(_ELSEWHERE)
+        if file == DECODE or not layer.startswith(per_query)
     }
 
 

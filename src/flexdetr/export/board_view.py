@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flexdetr.export.board_form import write_pair
+from flexdetr.export.board_form import probes_of, write_pair
 from flexdetr.export.prepare import DeployForm
 from flexdetr.runtime.artifact import Artifact, open_artifact
 from flexdetr.runtime.board import OUTPUTS, BoardRuntime
@@ -55,12 +55,7 @@ class PairWriter:
 
     def layers(self, path: Path) -> dict[str, str]:
         """The layers whose outputs are outputs of a graph: module path -> "0" or "1" for the graph, and its output."""
-        last = open_artifact(path, verify=False).metadata.made["decoder_layers"] - 1
-        return {
-            "detector.decoder.memory_norm": "0:tokens",
-            "detector.decoder.encoder_score": "0:scores",
-            f"detector.decoder.scores.{last}": "1:logits",
-        }
+        return {f"detector.head.{layer}": output for layer, output in probes_of(path).split.items()}
 
     def read_values(
         self, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]

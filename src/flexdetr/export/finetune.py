@@ -231,7 +231,7 @@ def _scores(model: DetectionModel, instead: Tensor | None) -> Iterator[list[Tens
         seen.append(output)
         return instead
 
-    handle = model.decoder.encoder_score.register_forward_hook(watch)
+    handle = model.head.get_submodule(model.head.selector).register_forward_hook(watch)
     try:
         yield seen
     finally:

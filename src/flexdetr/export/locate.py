@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export.prepare import DeployForm
+from flexdetr.model.heads.base import Probes
 
 # Values of so many layers are read at a time: reading all of a large network's would take gigabytes.
 PROBES = 12
-# The first layer that sees the selected queries, and the one per decoder layer that sees all tokens instead.
-_SELECTED = "detector.decoder.encoder_box.layers.0"
-_TOKENS = ".cross_attention.value"
-_DECODER = "detector.decoder."
+_HEAD = "detector.head."
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -75,13 +73,15 @@ def first_departure(
     inputs = tuple(torch.tensor(feed) for feed in feeds.values())
     places = view.layers(path)
     order = [name for name in _order(form, inputs) if name in places]
+    probes = form.detector.head.probes(form.options.decoder_layers or form.detector.head.trained_layers)
+    selected = _HEAD + probes.content
 
     def errors(names: Sequence[str]) -> list[float]:
-        asked = list(dict.fromkeys([*names, *([_SELECTED] if _SELECTED in places else [])]))
+        asked = list(dict.fromkeys([*names, *([selected] if selected in places else [])]))
         expected = _values(form, inputs, asked)
         found = dict(zip(asked, view.read_values(path, [places[name] for name in asked], feeds), strict=True))
-        same = _same_queries(expected.get(_SELECTED), found.get(_SELECTED))
-        return [_difference(*_aligned(name, expected[name], found[name], same)) for name in names]
+        same = _same_queries(expected.get(selected), found.get(selected))
+        return [_difference(*_aligned(name, expected[name], found[name], same, probes)) for name in names]
 
     for limit in limits:
         place = search(len(order), lambda chosen: errors([order[i] for i in chosen]), limit)
@@ -185,12 +185,14 @@ def _same_queries(
 
 
 def _aligned(
-    name: str, expected: NDArray[np.floating], found: NDArray[np.floating], same: NDArray[np.intp] | None
+    name: str,
+    expected: NDArray[np.floating],
+    found: NDArray[np.floating],
+    same: NDArray[np.intp] | None,
+    probes: Probes,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    by_query = name.startswith(
-        (_DECODER + "encoder_box", _DECODER + "layers", _DECODER + "boxes", _DECODER + "scores")
-    )
-    if same is None or not by_query or name.endswith(_TOKENS) or expected.shape != found.shape:
+    by_query = name.startswith(tuple(_HEAD + prefix for prefix in probes.per_query))
+    if same is None or not by_query or name.endswith(probes.per_token) or expected.shape != found.shape:
         return expected, found
     return expected, np.take_along_axis(found, same[..., None], 1)
 

@@ -131,7 +131,7 @@ def _sampling(
     """How the decoder samples in the file; a model trained with discrete sampling keeps to it."""
     if asked != "auto":
         return asked
-    return kind.sampling if subject.config.decoder.sampling == "bilinear" else "model"
+    return kind.sampling if subject.model.head.sampling == "bilinear" else "model"
 
 
 def _check_int8(

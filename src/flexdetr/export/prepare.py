@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from flexdetr.boxes import clip_xyxy
 from flexdetr.export.errors import ExportError
-from flexdetr.model.deformable import DeformableAttention
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Prediction
@@ -148,21 +147,18 @@ def prepare(model: DetectionModel, options: Options) -> DeployForm:
     if not isinstance(detector, DetectionModel):
         raise ExportError(f"the deploy form of {type(model).__name__} is no detector")
     if options.sampling != "model":
-        for part in detector.modules():
-            # A model trained with discrete sampling has no GridSample to replace, and other results without it.
-            if isinstance(part, DeformableAttention) and part.sampling != "discrete":
-                part.sampling = options.sampling
+        detector.head.sample_with(options.sampling)
     return DeployForm(detector, options).eval().requires_grad_(False)
 
 
 def _decide(model: DetectionModel, options: Options) -> Options:
     """Options without None, checked against the model."""
-    decoder = model.decoder
-    trained = len(decoder.layers)
-    layers = decoder.eval_layers if options.decoder_layers is None else options.decoder_layers
+    head = model.head
+    trained = head.trained_layers
+    layers = head.eval_layers if options.decoder_layers is None else options.decoder_layers
     if not 1 <= layers <= trained:
         raise ExportError(f"decoder_layers must be between 1 and {trained}; got {layers}")
-    queries = decoder.queries if options.queries is None else options.queries
+    queries = head.queries if options.queries is None else options.queries
     if queries < 1:
         raise ExportError(f"queries must be at least 1; got {queries}")
     height, width = options.size
@@ -174,7 +170,7 @@ def _decide(model: DetectionModel, options: Options) -> Options:
         )
     smallest = 32
     if options.dynamic_size:
-        smallest = _smallest(decoder.strides, queries)
+        smallest = _smallest(head.strides, queries)
         if min(options.size) < smallest:
             raise ExportError(
                 f"with {queries} queries a graph of dynamic size needs sides of at least {smallest}; got "

@@ -20,9 +20,9 @@ _INSIDE = "detector."
 # where the decoder samples is such a place too. Norms, and attention's products with its softmax, compute in float in
 # any case: eight bits in front of them would cost accuracy and save nothing.
 _FLOAT = re.compile(
-    r"preprocess|postprocess|detector|detector\.decoder"
-    r"|detector\.decoder\.(encoder_score|encoder_box|scores|boxes|query_position)(\..+)?"
-    r"|detector\.decoder\.layers\.\d+\.cross_attention(\.(offsets|weights))?"
+    r"preprocess|postprocess|detector|detector\.head"
+    r"|detector\.head\.(encoder_score|encoder_box|scores|boxes|query_position)(\..+)?"
+    r"|detector\.head\.layers\.\d+\.cross_attention(\.(offsets|weights))?"
     r"|.*\.(norm\d*|memory_norm|attention)"
 )
 
@@ -31,7 +31,7 @@ def stays_float(path: str, kept: Collection[str] = ()) -> bool:
     """Whether a module's operations stay in float.
 
     Args:
-        path: of the module in the deploy form, like "detector.decoder.boxes.2".
+        path: of the module in the deploy form, like "detector.head.boxes.2".
         kept: parts of the detector that stay in float beyond the rule, like "backbone.stages.0".
     """
     inside = path.removeprefix(_INSIDE)

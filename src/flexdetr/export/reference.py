@@ -105,12 +105,14 @@ class Reference:
     def tied(self, image: NDArray[np.uint8]) -> bool:
         """Whether the last selected query and the first one that is not have the same score, but for rounding."""
         seen: list[torch.Tensor] = []
-        head = self.model.decoder.encoder_score
-        handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        head = self.model.head
+        handle = head.get_submodule(head.selector).register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output)
+        )
         try:
             self.predict(image)
         finally:
             handle.remove()
         best = seen[0][0].amax(-1).sort(descending=True).values
-        count = self.queries or self.model.decoder.queries
+        count = self.queries or head.queries
         return len(best) > count and float(best[count - 1] - best[count]) < TIE

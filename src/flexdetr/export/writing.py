@@ -285,5 +285,5 @@ def feeds_of(pictures: Pictures, options: Options) -> list[tuple[torch.Tensor, .
 
 def _is_less(reference: Reference) -> bool:
     """Whether fewer decoder layers or queries are exported than were trained."""
-    decoder = reference.model.decoder
-    return (reference.decoder_layers, reference.queries) != (decoder.eval_layers, decoder.queries)
+    head = reference.model.head
+    return (reference.decoder_layers, reference.queries) != (head.eval_layers, head.queries)

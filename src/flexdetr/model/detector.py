@@ -1,4 +1,4 @@
-"""The detector: backbone, encoder and decoder built from one configuration."""
+"""The detector: backbone, encoder and head built from one configuration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from flexdetr.config import Config, ConfigError, nearest
 from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones import build_backbone
-from flexdetr.model.decoder import Decoder
 from flexdetr.model.encoder import HybridEncoder
 from flexdetr.model.fuse import FuseError
+from flexdetr.model.heads.base import build_head
 from flexdetr.model.outputs import Output, Targets
 
 
@@ -19,8 +19,8 @@ class DetectionModel(nn.Module):
     """An RT-DETR detector.
 
     Args:
-        config: the whole configuration; the sections backbone, encoder, decoder and attention are read.
-        num_classes: C, classes of the heads.
+        config: the whole configuration; the sections backbone, encoder, head and attention are read.
+        num_classes: C, classes of the head.
         backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
 
     Attributes:
@@ -45,7 +45,7 @@ class DetectionModel(nn.Module):
             config.encoder,
             {stride: INSERTS[name](config.encoder.width) for stride, name in in_encoder.items()},
         )
-        self.decoder = Decoder(config.encoder.width, config.encoder.strides, num_classes, config.decoder)
+        self.head = build_head(config.head, config.encoder.width, config.encoder.strides, num_classes)
 
     def train(self, mode: bool = True) -> Self:
         """Like ``nn.Module.train``.
@@ -93,7 +93,7 @@ class DetectionModel(nn.Module):
         if height % 32 or width % 32:
             raise ValueError(f"image sides must be divisible by 32; got {height}x{width}")
         levels = self.encoder(self.backbone(images))
-        return self.decoder(levels, targets, decoder_layers=decoder_layers, queries=queries)
+        return self.head(levels, targets, decoder_layers=decoder_layers, queries=queries)
 
 
 def _places(config: Config) -> tuple[dict[int, str], dict[int, str]]:

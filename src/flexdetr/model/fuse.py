@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from flexdetr.model.conv_norm import fold_pairs
-from flexdetr.model.decoder import Decoder
 
 if TYPE_CHECKING:
     from flexdetr.model.detector import DetectionModel
@@ -35,7 +34,7 @@ def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
     Every module with a method ``fuse()`` is replaced by what it returns: a convolution with its norm, the branches of
     RepVGG blocks and of GhostNetV3, the learnable affine blocks. timm's networks go through timm's own
     re-parameterisation. Elsewhere (timm's networks, modules of the user) a batch norm goes into the convolution
-    before it where no one else reads that convolution's output. Denoising is dropped.
+    before it where no one else reads that convolution's output. A head drops what only training needs.
 
     Args:
         model: in evaluation mode; it is left as it is, and shares no tensor with the result.
@@ -60,8 +59,11 @@ def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
         fused = copy.deepcopy(model, _deploy_forms(model))
     fold_pairs(fused)
     for part in fused.modules():
-        if isinstance(part, Decoder):
-            _drop_training_parts(part, decoder_layers)
+        if callable(fold := getattr(part, "fold", None)):  # a head
+            try:
+                fold(decoder_layers)
+            except ValueError as error:
+                raise FuseError(str(error)) from None
     fused.requires_grad_(False).eval()
     fused.fused = True  # type: ignore[assignment]  # stubs of nn.Module allow tensors and modules only
     return fused
@@ -129,15 +131,3 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 def _hooked(module: nn.Module) -> int:
     """How many modules have something hanging on their call."""
     return sum(bool(part._forward_hooks or part._forward_pre_hooks) for part in module.modules())
-
-
-def _drop_training_parts(decoder: Decoder, layers: int | None) -> None:
-    decoder.denoising = None
-    if layers is None:
-        return
-    if not 1 <= layers <= len(decoder.layers):
-        raise FuseError(f"decoder_layers must be between 1 and {len(decoder.layers)}; got {layers}")
-    decoder.layers = decoder.layers[:layers]
-    decoder.scores = decoder.scores[:layers]
-    decoder.boxes = decoder.boxes[:layers]
-    decoder.eval_layers = min(decoder.eval_layers, layers)

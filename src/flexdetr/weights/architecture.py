@@ -130,11 +130,11 @@ def encoder_of(shapes: Shapes) -> dict[str, Any]:
     return section
 
 
-def decoder_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's section.
+def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's section.
 
     Args:
-        shapes: by our names, ``decoder.*`` among them.
+        shapes: by our names, ``head.*`` among them.
         known: what the source says itself and shapes do not show: heads, points, queries, sampling ...
 
     Raises:
@@ -142,12 +142,12 @@ def decoder_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
     section: dict[str, Any] = {
-        "width": _side(shapes, "decoder.memory_proj.weight"),
-        "layers": _count(shapes, r"decoder\.layers\.(\d+)\."),
-        "ffn": _side(shapes, "decoder.layers.0.feed_forward.linear1.weight"),
+        "width": _side(shapes, "head.memory_proj.weight"),
+        "layers": _count(shapes, r"head\.layers\.(\d+)\."),
+        "ffn": _side(shapes, "head.layers.0.feed_forward.linear1.weight"),
         **known,
     }
-    total = _side(shapes, "decoder.layers.0.cross_attention.weights.weight")
+    total = _side(shapes, "head.layers.0.cross_attention.weights.weight")
     if (points := section.get("points")) is not None:
         section["heads"] = total // (points * levels if isinstance(points, int) else sum(points))
         if not isinstance(points, int) and len(set(points)) == 1:
@@ -159,7 +159,7 @@ def decoder_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
                 f"its {total} sampling weights do not divide by {heads} heads and {levels} levels"
             )
         section["points"] = total // (heads * levels)
-    if "decoder.denoising.embedding.weight" not in shapes:
+    if "head.denoising.embedding.weight" not in shapes:
         section["denoising"] = 0
     return section
 
@@ -184,11 +184,11 @@ def config_of(
     """
     facts: dict[str, Any] = {
         "encoder": {**encoder_of(shapes), **known.get("encoder", {})},
-        "decoder": decoder_of(shapes, known.get("decoder", {})),
+        "head": head_of(shapes, known.get("head", {})),
     }
     if "image_size" in known:
         facts["image_size"] = known["image_size"]
-    count = _side(shapes, "decoder.encoder_score.weight")
+    count = _side(shapes, "head.encoder_score.weight")
     if own is not None:
         return build(merge(own, facts)), count
     inside = {
@@ -201,8 +201,8 @@ def config_of(
     base = nearest.model_dump()
     if nearest.backbone.name != facts["backbone"]["name"]:
         base = {**Config(model="custom").model_dump(), "backbone": facts["backbone"]}
-    elif nearest.decoder.layers != facts["decoder"]["layers"]:
-        facts["decoder"].setdefault("eval_layers", None)
+    elif nearest.head.model_dump()["layers"] != facts["head"]["layers"]:
+        facts["head"].setdefault("eval_layers", None)
     return build(merge(base, facts)), count
 
 
@@ -211,7 +211,7 @@ def _distance(preset: Config, facts: Mapping[str, Any], family: str) -> tuple[bo
     values = preset.model_dump()
     differing = sum(
         values[section][key] != value
-        for section in ("encoder", "decoder")
+        for section in ("encoder", "head")
         for key, value in facts[section].items()
     )
     return preset.backbone.name != facts["backbone"]["name"], differing, not preset.model.startswith(family)

@@ -114,7 +114,7 @@ def load_any(
         path: a file, a folder that transformers saved, or ``hf://user/name[@revision]``.
         kind: what it should be (a key of ``recognise.KINDS``); anything else is refused then.
         overrides: nested values of the configuration that win over what the file says, like
-            ``{"decoder": {"sampling": "discrete"}}``.
+            ``{"head": {"sampling": "discrete"}}``.
         partial: accept missing tensors (initialised at random) and tensors that have no place.
         prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
         backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
@@ -295,7 +295,7 @@ def _departures(config: Config) -> str:
     ours, theirs = config.model_dump(), preset.model_dump()
     changes = [
         f"{section}.{key}={value}"
-        for section in ("backbone", "encoder", "decoder")
+        for section in ("backbone", "encoder", "head")
         for key, value in ours[section].items()
         if theirs[section][key] != value
     ]

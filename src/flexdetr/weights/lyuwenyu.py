@@ -55,7 +55,11 @@ def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
         tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as lyuwenyu's PyTorch code names them, v1 or v2.
     """
     whole = Renamed()
-    for part, table in (("backbone", None), ("encoder", _ENCODER), ("decoder", _DECODER)):
+    for part, table, ours in (
+        ("backbone", None, "backbone"),
+        ("encoder", _ENCODER, "encoder"),
+        ("decoder", _DECODER, "head"),
+    ):
         inside = {
             name.removeprefix(f"{part}."): value
             for name, value in tensors.items()
@@ -66,7 +70,7 @@ def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
             raise WeightsError(
                 f"its backbone is none that FlexDETR has (its first tensor is backbone.{next(iter(inside), '')})"
             )
-        whole.state.update({f"{part}.{name}": tensor for name, tensor in renamed.state.items()})
+        whole.state.update({f"{ours}.{name}": tensor for name, tensor in renamed.state.items()})
         whole.left.update({f"{part}.{name}": reason for name, reason in renamed.left.items()})
         whole.unknown.extend(f"{part}.{name}" for name in renamed.unknown)
     whole.unknown.extend(

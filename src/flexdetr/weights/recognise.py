@@ -19,7 +19,7 @@ from flexdetr.weights.header import deferred_tensors, read_header
 from flexdetr.weights.pickled import read_pickled
 from flexdetr.weights.pickled_arrays import as_tensor
 from flexdetr.weights.renaming import Renamed, without_prefix
-from flexdetr.weights.store import Metadata, is_ours, metadata_of
+from flexdetr.weights.store import Metadata, current_names, is_ours, metadata_of
 from flexdetr.weights.unpickle import Instance, Value
 
 # How a source may be named by `convert --from`.
@@ -154,7 +154,7 @@ class _Reader:
         if is_ours(header):
             metadata = metadata_of(path, header)
             kind = "backbone" if metadata.part == "backbone" else "flexdetr"
-            return Source(path, kind, KINDS["flexdetr"], Renamed(tensors), metadata=metadata)
+            return Source(path, kind, KINDS["flexdetr"], Renamed(current_names(tensors)), metadata=metadata)
         return self.of_state(path, tensors, "", folder)
 
     def of_pickle(self, path: Path, content: Value) -> Source:
@@ -295,7 +295,7 @@ def _dfine(path: Path, _: Mapping[str, Deferred], __: Path) -> Source:
 
 
 def _flexdetr(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
-    return Source(path, "flexdetr", "FlexDETR (a bare state dict)", Renamed(dict(tensors)))
+    return Source(path, "flexdetr", "FlexDETR (a bare state dict)", Renamed(current_names(tensors)))
 
 
 def _paddle(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
@@ -309,16 +309,16 @@ def _lyuwenyu(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
         return source
     source.family, source.title = "rtdetrv2_", "RT-DETRv2 (lyuwenyu), PyTorch"
     if points is not None:
-        source.known["decoder"] = {"points": points}
+        source.known["head"] = {"points": points}
     if re.search(r"(^|[_.-])dsp\d?([_.-]|$)", path.stem):
         # Published files of this kind are told apart by their names only.
-        source.known.setdefault("decoder", {})["sampling"] = "discrete"
+        source.known.setdefault("head", {})["sampling"] = "discrete"
         source.notes.append(
-            "its name says dsp, so sampling is discrete; nothing in the file shows it (decoder.sampling changes it)"
+            "its name says dsp, so sampling is discrete; nothing in the file shows it (head.sampling changes it)"
         )
     else:
         source.notes.append(
-            "the file does not show how it samples; decoder.sampling=discrete where it is a dsp model"
+            "the file does not show how it samples; head.sampling=discrete where it is a dsp model"
         )
     return source
 
@@ -347,9 +347,9 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
             for name, tensor in tensors.items()
             if name.endswith("layers.0.encoder_attn.n_points_scale")
         ]
-        source.known["decoder"] = {"eval_layers": None}
+        source.known["head"] = {"eval_layers": None}
         if scales:
-            source.known["decoder"]["points"] = lyuwenyu.points_of_scale(scales[0])
+            source.known["head"]["points"] = lyuwenyu.points_of_scale(scales[0])
     return source
 
 
@@ -378,6 +378,10 @@ def _backbone(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
     return source
 
 
+def _is_bare(tensors: Mapping[str, Deferred]) -> bool:
+    return _starts("encoder.", "head.encoder_score.", "head.memory_proj.")(current_names(tensors))
+
+
 def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
     inside = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
     return rename_backbone(inside) is not None
@@ -386,7 +390,7 @@ def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
 _Build = Callable[[Path, Mapping[str, Deferred], Path], Source]
 _DIALECTS: Final[tuple[tuple[str, Callable[[Mapping[str, Deferred]], bool], _Build], ...]] = (
     ("dfine", _is_dfine, _dfine),
-    ("flexdetr", _starts("encoder.", "decoder.encoder_score.", "decoder.memory_proj."), _flexdetr),
+    ("flexdetr", _is_bare, _flexdetr),
     ("paddle", _starts("backbone.", "neck.", "transformer."), _paddle),
     ("lyuwenyu", _starts("backbone.", "encoder.", "decoder.enc_output."), _lyuwenyu),
     ("transformers", _starts("model.backbone.model.", "model.encoder_input_proj."), _transformers),

@@ -149,12 +149,12 @@ def complete(state: dict[str, Deferred]) -> dict[str, Deferred]:
         counter = name.removesuffix("running_var") + "num_batches_tracked"
         state.setdefault(counter, filled((), 0, "int64"))
     embedding, score = (
-        state.get("decoder.denoising.embedding.weight"),
-        state.get("decoder.encoder_score.weight"),
+        state.get("head.denoising.embedding.weight"),
+        state.get("head.encoder_score.weight"),
     )
     if embedding is not None and score is not None and embedding.shape[0] == score.shape[0]:
         padding = filled((1, *embedding.shape[1:]), 0.0)
-        state["decoder.denoising.embedding.weight"] = stacked([embedding, padding])
+        state["head.denoising.embedding.weight"] = stacked([embedding, padding])
     return state
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.header import Header, deferred_tensors, is_int, read_header
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _ENTRY = "flexdetr"
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Metadata:
             elif not isinstance(value, type(getattr(default, name))) or isinstance(value, bool):
                 wanted = type(getattr(default, name)).__name__
                 raise WeightsError(f"metadata field {name} must be a {wanted}; got {type(value).__name__}")
-            values[name] = value
+            values[name] = current_names(value) if name == "norm_eps" else value
         return cls(**values, extra={name: value for name, value in content.items() if name not in known})
 
 
@@ -98,6 +100,11 @@ def read_metadata(path: str | Path) -> Metadata:
         WeightsError: where the file cannot be read, or was not written by FlexDETR.
     """
     return metadata_of(path, read_header(path))
+
+
+def current_names(values: Mapping[str, V]) -> dict[str, V]:
+    """Module paths as they are today: before heads were parts, ``head`` was ``decoder``."""
+    return {re.sub(r"^decoder(?=\.|$)", "head", name): value for name, value in values.items()}
 
 
 def is_ours(header: Header) -> bool:
@@ -212,4 +219,5 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     """
     header = read_header(path)
     metadata = metadata_of(path, header)
-    return {name: tensor.read() for name, tensor in deferred_tensors(path, header).items()}, metadata
+    tensors = current_names(deferred_tensors(path, header))
+    return {name: tensor.read() for name, tensor in tensors.items()}, metadata

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flexdetr.classes import Classes
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Tensors with one row a class; the embedding has one more, the padding.
-_ROWS: Final = re.compile(
-    r"decoder\.(?:encoder_score|scores\.\d+)\.(?:weight|bias)|decoder\.denoising\.embedding\.weight"
-)
 
 
 @dataclass(frozen=True)
@@ -58,13 +53,18 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.strip().casefold())
 
 
-def depends_on_classes(name: str) -> bool:
-    """Whether a tensor of a detector has one row a class."""
-    return _ROWS.fullmatch(name) is not None
+def depends_on_classes(name: str, rows: Sequence[str]) -> bool:
+    """Whether a tensor of a detector has one row per class.
+
+    Args:
+        name: of the tensor in the detector.
+        rows: the head's own patterns, see ``Head.class_rows``.
+    """
+    return any(re.fullmatch(rf"head\.(?:{pattern})", name) for pattern in rows)
 
 
 def carry_over(
-    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], transfer: Transfer
+    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], transfer: Transfer, rows: Sequence[str]
 ) -> dict[str, Tensor]:
     """A state dict for the new head.
 
@@ -72,6 +72,7 @@ def carry_over(
         old: the checkpoint's tensors.
         fresh: the new detector's own tensors, initialised.
         transfer: what goes where.
+        rows: patterns of the tensors with one row per class, see ``Head.class_rows``.
 
     Returns:
         ``old`` with each class-dependent tensor replaced by the new one's, in which the rows of carried classes are
@@ -79,13 +80,13 @@ def carry_over(
     """
     state = dict(old)
     for name in old:
-        if not depends_on_classes(name):
+        if not depends_on_classes(name, rows):
             continue
         if name not in fresh:  # a detector without denoising
             del state[name]
             continue
-        rows = fresh[name].detach().clone()
+        own = fresh[name].detach().clone()
         for _, new_row, old_row in transfer.carried:
-            rows[new_row] = old[name][old_row]
-        state[name] = rows
+            own[new_row] = old[name][old_row]
+        state[name] = own
     return state

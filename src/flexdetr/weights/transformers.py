@@ -30,37 +30,37 @@ _BODY: Final[Rules] = rules(
     (r"encoder\.downsample_convs\.", "encoder.downsample."),
     (r"encoder\.fpn_blocks\.", "encoder.top_down."),
     (r"encoder\.pan_blocks\.", "encoder.bottom_up."),
-    (r"decoder_input_proj\.(\d+)\.0\.", r"decoder.input_proj.\1.conv."),
-    (r"decoder_input_proj\.(\d+)\.1\.", r"decoder.input_proj.\1.norm."),
-    (r"enc_output\.0\.", "decoder.memory_proj."),
-    (r"enc_output\.1\.", "decoder.memory_norm."),
-    (r"enc_score_head\.", "decoder.encoder_score."),
-    (r"enc_bbox_head\.", "decoder.encoder_box."),
-    (r"denoising_class_embed\.", "decoder.denoising.embedding."),
+    (r"decoder_input_proj\.(\d+)\.0\.", r"head.input_proj.\1.conv."),
+    (r"decoder_input_proj\.(\d+)\.1\.", r"head.input_proj.\1.norm."),
+    (r"enc_output\.0\.", "head.memory_proj."),
+    (r"enc_output\.1\.", "head.memory_norm."),
+    (r"enc_score_head\.", "head.encoder_score."),
+    (r"enc_bbox_head\.", "head.encoder_box."),
+    (r"denoising_class_embed\.", "head.denoising.embedding."),
     (r"decoder\.layers\.\d+\.encoder_attn\.(?:n_points_scale|num_points_scale)$", None),
-    (r"decoder\.layers\.(\d+)\.self_attn\.q_proj\.", r"decoder.layers.\1.attention.query."),
-    (r"decoder\.layers\.(\d+)\.self_attn\.k_proj\.", r"decoder.layers.\1.attention.key."),
-    (r"decoder\.layers\.(\d+)\.self_attn\.v_proj\.", r"decoder.layers.\1.attention.value."),
-    (r"decoder\.layers\.(\d+)\.self_attn\.(?:out_proj|o_proj)\.", r"decoder.layers.\1.attention.output."),
-    (r"decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"decoder.layers.\1.norm1."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.q_proj\.", r"head.layers.\1.attention.query."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.k_proj\.", r"head.layers.\1.attention.key."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.v_proj\.", r"head.layers.\1.attention.value."),
+    (r"decoder\.layers\.(\d+)\.self_attn\.(?:out_proj|o_proj)\.", r"head.layers.\1.attention.output."),
+    (r"decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"head.layers.\1.norm1."),
     (
         r"decoder\.layers\.(\d+)\.encoder_attn\.sampling_offsets\.",
-        r"decoder.layers.\1.cross_attention.offsets.",
+        r"head.layers.\1.cross_attention.offsets.",
     ),
     (
         r"decoder\.layers\.(\d+)\.encoder_attn\.attention_weights\.",
-        r"decoder.layers.\1.cross_attention.weights.",
+        r"head.layers.\1.cross_attention.weights.",
     ),
-    (r"decoder\.layers\.(\d+)\.encoder_attn\.value_proj\.", r"decoder.layers.\1.cross_attention.value."),
-    (r"decoder\.layers\.(\d+)\.encoder_attn\.output_proj\.", r"decoder.layers.\1.cross_attention.output."),
-    (r"decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.", r"decoder.layers.\1.norm2."),
-    (r"decoder\.layers\.(\d+)\.final_layer_norm\.", r"decoder.layers.\1.norm3."),
-    (r"decoder\.layers\.(\d+)\.(?:mlp\.)?fc([12])\.", r"decoder.layers.\1.feed_forward.linear\2."),
-    (r"decoder\.layers\.(\d+)\.mlp\.layers\.0\.", r"decoder.layers.\1.feed_forward.linear1."),
-    (r"decoder\.layers\.(\d+)\.mlp\.layers\.1\.", r"decoder.layers.\1.feed_forward.linear2."),
-    (r"decoder\.query_pos_head\.", "decoder.query_position."),
-    (r"decoder\.class_embed\.", "decoder.scores."),
-    (r"decoder\.bbox_embed\.", "decoder.boxes."),
+    (r"decoder\.layers\.(\d+)\.encoder_attn\.value_proj\.", r"head.layers.\1.cross_attention.value."),
+    (r"decoder\.layers\.(\d+)\.encoder_attn\.output_proj\.", r"head.layers.\1.cross_attention.output."),
+    (r"decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.", r"head.layers.\1.norm2."),
+    (r"decoder\.layers\.(\d+)\.final_layer_norm\.", r"head.layers.\1.norm3."),
+    (r"decoder\.layers\.(\d+)\.(?:mlp\.)?fc([12])\.", r"head.layers.\1.feed_forward.linear\2."),
+    (r"decoder\.layers\.(\d+)\.mlp\.layers\.0\.", r"head.layers.\1.feed_forward.linear1."),
+    (r"decoder\.layers\.(\d+)\.mlp\.layers\.1\.", r"head.layers.\1.feed_forward.linear2."),
+    (r"decoder\.query_pos_head\.", "head.query_position."),
+    (r"decoder\.class_embed\.", "head.scores."),
+    (r"decoder\.bbox_embed\.", "head.boxes."),
     (r"anchors$|valid_mask$", None),
 )
 _COPIES: Final = ("class_embed.", "bbox_embed.")
@@ -170,12 +170,12 @@ def known_values(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "label_noise_ratio": "label_noise",
         "box_noise_scale": "box_noise",
     }
-    decoder: dict[str, Any] = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    head: dict[str, Any] = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     points = config.get("decoder_n_points", 4)
-    decoder["points"] = tuple(points) if isinstance(points, list) else points
-    decoder["sampling"] = "discrete" if config.get("decoder_method") == "discrete" else "bilinear"
-    decoder["eval_layers"] = None  # transformers runs all layers
-    known: dict[str, Any] = {"decoder": decoder, "encoder": {}}
+    head["points"] = tuple(points) if isinstance(points, list) else points
+    head["sampling"] = "discrete" if config.get("decoder_method") == "discrete" else "bilinear"
+    head["eval_layers"] = None  # transformers runs all layers
+    known: dict[str, Any] = {"head": head, "encoder": {}}
     if "encoder_attention_heads" in config:
         known["encoder"]["heads"] = config["encoder_attention_heads"]
     if "feat_strides" in config:
@@ -226,4 +226,4 @@ def ancestry(config: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 def norm_eps(config: Mapping[str, Any]) -> dict[str, float]:
     """``batch_norm_eps`` where it is not ours; it does not reach the backbone."""
     eps = config.get("batch_norm_eps", 1e-5)
-    return {} if eps == 1e-5 else {"encoder": float(eps), "decoder": float(eps)}
+    return {} if eps == 1e-5 else {"encoder": float(eps), "head": float(eps)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.renaming import Rules, rules
 from flexdetr.weights.store import Metadata, replacing
@@ -43,36 +44,36 @@ _RULES: Final[Rules] = rules(
     (r"encoder\.downsample\.", "model.encoder.downsample_convs."),
     (r"encoder\.top_down\.", "model.encoder.fpn_blocks."),
     (r"encoder\.bottom_up\.", "model.encoder.pan_blocks."),
-    (r"decoder\.input_proj\.(\d+)\.conv\.", r"model.decoder_input_proj.\1.0."),
-    (r"decoder\.input_proj\.(\d+)\.norm\.", r"model.decoder_input_proj.\1.1."),
-    (r"decoder\.memory_proj\.", "model.enc_output.0."),
-    (r"decoder\.memory_norm\.", "model.enc_output.1."),
-    (r"decoder\.encoder_score\.", "model.enc_score_head."),
-    (r"decoder\.encoder_box\.", "model.enc_bbox_head."),
-    (r"decoder\.denoising\.embedding\.", "model.denoising_class_embed."),
-    (r"decoder\.query_position\.", "model.decoder.query_pos_head."),
-    (r"decoder\.scores\.", "model.decoder.class_embed."),
-    (r"decoder\.boxes\.", "model.decoder.bbox_embed."),
-    (r"decoder\.layers\.(\d+)\.attention\.output\.", r"model.decoder.layers.\1.self_attn.out_proj."),
-    (r"decoder\.layers\.(\d+)\.attention\.", r"model.decoder.layers.\1.self_attn."),
-    (r"decoder\.layers\.(\d+)\.norm1\.", r"model.decoder.layers.\1.self_attn_layer_norm."),
-    (r"decoder\.layers\.(\d+)\.norm2\.", r"model.decoder.layers.\1.encoder_attn_layer_norm."),
-    (r"decoder\.layers\.(\d+)\.norm3\.", r"model.decoder.layers.\1.final_layer_norm."),
-    (r"decoder\.layers\.(\d+)\.feed_forward\.linear", r"model.decoder.layers.\1.fc"),
+    (r"head\.input_proj\.(\d+)\.conv\.", r"model.decoder_input_proj.\1.0."),
+    (r"head\.input_proj\.(\d+)\.norm\.", r"model.decoder_input_proj.\1.1."),
+    (r"head\.memory_proj\.", "model.enc_output.0."),
+    (r"head\.memory_norm\.", "model.enc_output.1."),
+    (r"head\.encoder_score\.", "model.enc_score_head."),
+    (r"head\.encoder_box\.", "model.enc_bbox_head."),
+    (r"head\.denoising\.embedding\.", "model.denoising_class_embed."),
+    (r"head\.query_position\.", "model.decoder.query_pos_head."),
+    (r"head\.scores\.", "model.decoder.class_embed."),
+    (r"head\.boxes\.", "model.decoder.bbox_embed."),
+    (r"head\.layers\.(\d+)\.attention\.output\.", r"model.decoder.layers.\1.self_attn.out_proj."),
+    (r"head\.layers\.(\d+)\.attention\.", r"model.decoder.layers.\1.self_attn."),
+    (r"head\.layers\.(\d+)\.norm1\.", r"model.decoder.layers.\1.self_attn_layer_norm."),
+    (r"head\.layers\.(\d+)\.norm2\.", r"model.decoder.layers.\1.encoder_attn_layer_norm."),
+    (r"head\.layers\.(\d+)\.norm3\.", r"model.decoder.layers.\1.final_layer_norm."),
+    (r"head\.layers\.(\d+)\.feed_forward\.linear", r"model.decoder.layers.\1.fc"),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.offsets\.",
+        r"head\.layers\.(\d+)\.cross_attention\.offsets\.",
         r"model.decoder.layers.\1.encoder_attn.sampling_offsets.",
     ),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.weights\.",
+        r"head\.layers\.(\d+)\.cross_attention\.weights\.",
         r"model.decoder.layers.\1.encoder_attn.attention_weights.",
     ),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.value\.",
+        r"head\.layers\.(\d+)\.cross_attention\.value\.",
         r"model.decoder.layers.\1.encoder_attn.value_proj.",
     ),
     (
-        r"decoder\.layers\.(\d+)\.cross_attention\.output\.",
+        r"head\.layers\.(\d+)\.cross_attention\.output\.",
         r"model.decoder.layers.\1.encoder_attn.output_proj.",
     ),
 )
@@ -89,7 +90,7 @@ def to_transformers(
 ) -> Path:
     """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``.
 
-    transformers runs every decoder layer of a file; where the configuration runs fewer (``decoder.eval_layers``),
+    transformers runs every decoder layer of a file; where the configuration runs fewer (``head.eval_layers``),
     only those are written, so that the boxes stay the same. A batch-norm eps that transformers cannot express goes
     into the running variances, which is the same function in evaluation mode.
 
@@ -116,7 +117,7 @@ def to_transformers(
         described[_OURS] |= {"licence": metadata.licence, "provenance": metadata.provenance}
     tensors = dict(state)
     eps = dict(norm_eps or {})
-    if set(eps) == {"encoder", "decoder"} and eps["encoder"] == eps["decoder"]:
+    if set(eps) == {"encoder", "head"} and eps["encoder"] == eps["head"]:
         described["batch_norm_eps"] = eps["encoder"]
     else:
         tensors = _absorb_eps(tensors, eps)
@@ -160,7 +161,7 @@ def renamed_state(state: Mapping[str, Tensor], layers: int, *, frozen: bool) -> 
 def _is_dropped(name: str, layers: int, *, frozen: bool) -> bool:
     """Decoder layers that do not run, and the counters that transformers' frozen norms do not have."""
     parts = name.split(".")
-    if parts[:2] in (["decoder", "layers"], ["decoder", "scores"], ["decoder", "boxes"]):
+    if parts[:2] in (["head", "layers"], ["head", "scores"], ["head", "boxes"]):
         return int(parts[2]) >= layers
     return frozen and parts[0] == "backbone" and parts[-1] == "num_batches_tracked"
 
@@ -207,14 +208,20 @@ def _point_scales(config: Config, layers: int) -> dict[str, Tensor]:
     }
 
 
+def _head(config: Config) -> RTDETROptions:
+    if not isinstance(config.head, RTDETROptions):
+        raise WeightsError(f"transformers' RT-DETR has no counterpart of head={config.head.name}")
+    return config.head
+
+
 def _points(config: Config) -> int:
-    points = config.decoder.points
+    points = _head(config).points
     return points if isinstance(points, int) else points[0]
 
 
 def _refuse(config: Config) -> None:
     """What transformers' RT-DETR does not have."""
-    encoder, points = config.encoder, config.decoder.points
+    encoder, points = config.encoder, _head(config).points
     problems = {
         f"backbone {config.backbone.name}": config.backbone.name not in _BACKBONES,
         "attention inserts": bool(config.attention),
@@ -222,7 +229,7 @@ def _refuse(config: Config) -> None:
         f"encoder.fusion={encoder.fusion}": encoder.fusion != "csprep",
         f"encoder.depth={encoder.depth}": round(3 * encoder.depth) != 3,
         f"encoder.strides={list(encoder.strides)}": encoder.strides[0] != 8 or len(encoder.strides) > 3,
-        f"decoder.points={points}": not isinstance(points, int) and len(set(points)) > 1,
+        f"head.points={points}": not isinstance(points, int) and len(set(points)) > 1,
         "backbone.options.pool_padding=paddle": config.backbone.options.get("pool_padding") == "paddle",
     }
     found = [what for what, problem in problems.items() if problem]
@@ -232,7 +239,7 @@ def _refuse(config: Config) -> None:
 
 def describe(config: Config, classes: Classes) -> dict[str, Any]:
     """``config.json`` of a detector."""
-    encoder, decoder = config.encoder, config.decoder
+    encoder, decoder = config.encoder, _head(config)
     levels = len(encoder.strides)
     second = decoder.sampling == "discrete" or config.model.startswith("rtdetrv2")
     # Stages behind the last level do not exist in our backbones either.

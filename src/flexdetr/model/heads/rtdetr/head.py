@@ -6,20 +6,19 @@ RT-DETR, arXiv 2304.08069, section 4.3; refinement after Deformable DETR and DIN
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flexdetr.config import DecoderConfig
 from flexdetr.model.blocks import ConvBNAct
-from flexdetr.model.deformable import DeformableAttention
+from flexdetr.model.deformable import DeformableAttention, Sampling
 from flexdetr.model.denoising import Denoising, attention_allowed, inverse_sigmoid
+from flexdetr.model.heads.base import Probes, Shapes
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
 from flexdetr.model.self_attention import MLP, FeedForward, SelfAttention
-
-Shapes = Sequence[tuple[int, int]]
 
 # Stands for an infinite logit: its sigmoid is 1 in every floating type, and it survives export and half precision.
 _FAR = 1e4
@@ -28,7 +27,7 @@ _FAR = 1e4
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable attention to the memory, feed-forward; normalised after each sum."""
 
-    def __init__(self, config: DecoderConfig, points: Sequence[int]) -> None:
+    def __init__(self, config: RTDETROptions, points: Sequence[int]) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.heads)
         self.norm1 = nn.LayerNorm(config.width)
@@ -52,26 +51,27 @@ class DecoderLayer(nn.Module):
         return self.norm3(query + self.feed_forward(query))
 
 
-class Decoder(nn.Module):
+class RTDETRHead(nn.Module):
     """Chooses the best encoder tokens as queries and refines their boxes layer by layer.
 
     Args:
-        in_channels: width of the encoder's levels.
+        options: the head's section of the configuration.
+        channels: of the encoder's levels.
         strides: of those levels, finest first.
         num_classes: C.
-        config: the decoder's section.
     """
 
     def __init__(
-        self, in_channels: int, strides: Sequence[int], num_classes: int, config: DecoderConfig
+        self, options: RTDETROptions, channels: int, strides: Sequence[int], num_classes: int
     ) -> None:
         super().__init__()
+        config = options
         width = config.width
         points = (config.points,) * len(strides) if isinstance(config.points, int) else config.points
         self.strides = tuple(strides)
         self.queries = config.queries
         self.eval_layers = config.eval_layers or config.layers
-        self.input_proj = nn.ModuleList(ConvBNAct(in_channels, width, 1, act=None) for _ in strides)
+        self.input_proj = nn.ModuleList(ConvBNAct(channels, width, 1, act=None) for _ in strides)
         self.memory_proj = nn.Linear(width, width)
         self.memory_norm = nn.LayerNorm(width)
         self.encoder_score = nn.Linear(width, num_classes)
@@ -86,6 +86,76 @@ class Decoder(nn.Module):
             else None
         )
         self._initialise()
+
+    selector = "encoder_score"
+
+    @property
+    def trained_layers(self) -> int:
+        """Decoder layers that are trained."""
+        return len(self.layers)
+
+    @property
+    def sampling(self) -> str:
+        """How the memory is sampled."""
+        return self._attentions()[0].sampling
+
+    def sample_with(self, sampling: Sampling) -> None:
+        """Sample in another way; discrete sampling stays, whose results have no other way."""
+        for attention in self._attentions():
+            if attention.sampling != "discrete":
+                attention.sampling = sampling
+
+    def _attentions(self) -> list[DeformableAttention]:
+        return [part for part in self.layers.modules() if isinstance(part, DeformableAttention)]
+
+    def fold(self, layers: int | None = None) -> None:
+        """Drop denoising, and the decoder layers behind the first ``layers``."""
+        self.denoising = None
+        if layers is None:
+            return
+        if not 1 <= layers <= len(self.layers):
+            raise ValueError(f"decoder_layers must be between 1 and {len(self.layers)}; got {layers}")
+        self.layers, self.scores, self.boxes = self.layers[:layers], self.scores[:layers], self.boxes[:layers]
+        self.eval_layers = min(self.eval_layers, layers)
+
+    @staticmethod
+    def class_rows() -> tuple[str, ...]:
+        """Score heads, and the denoising embedding with one more row for the padding."""
+        return (r"(encoder_score|scores\.\d+)\.(weight|bias)", r"denoising\.embedding\.weight")
+
+    @staticmethod
+    def sensitive() -> tuple[str, ...]:
+        """Score and box heads, query positions, and where deformable attention samples with which weights."""
+        return (
+            r"(encoder_score|encoder_box|scores|boxes|query_position)(\..+)?",
+            r"layers\.\d+\.cross_attention(\.(offsets|weights))?",
+        )
+
+    @staticmethod
+    def probes(layers: int) -> Probes:
+        """Where to look inside."""
+        outputs = {"memory_norm": "0:tokens", "encoder_score": "0:scores", f"scores.{layers - 1}": "1:logits"}
+        per_query = ("encoder_box", "layers", "boxes", "scores")
+        return Probes("encoder_box.layers.0", per_query, (".cross_attention.value",), outputs)
+
+    def constants(self, shapes: Shapes) -> dict[str, Tensor]:
+        """Anchors, and which cells may start a box."""
+        anchors, valid = self.anchors(shapes, torch.zeros(1))
+        return {"anchors": anchors, "valid": valid.float()}
+
+    def encode(self, levels: Sequence[Tensor], constants: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Levels to memory, tokens, and scores and boxes of all tokens."""
+        memory, _ = self.flatten(levels)
+        tokens = self.memory_norm(self.memory_proj(memory * constants["valid"]))
+        boxes = (self.encoder_box(tokens) + constants["anchors"]).sigmoid()
+        return memory, tokens, self.encoder_score(tokens), boxes
+
+    def decode(
+        self, content: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, layers: int
+    ) -> tuple[Tensor, Tensor]:
+        """Chosen queries to logits and boxes."""
+        answer = self.refine(content, reference, memory, shapes, None, layers)[-1]
+        return answer.logits, answer.boxes
 
     def _initialise(self) -> None:
         rare = -math.log(99)  # every class starts at a score of 0.01

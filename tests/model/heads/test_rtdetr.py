@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flexdetr.config import Config, DecoderConfig
-from flexdetr.model.decoder import Decoder
+from flexdetr.config import Config
+from flexdetr.model.heads.rtdetr.head import RTDETRHead
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.outputs import Targets
 
-CONFIG = DecoderConfig(width=16, layers=3, ffn=24, heads=2, queries=6, points=(3, 2), denoising=4)
+CONFIG = RTDETROptions(width=16, layers=3, ffn=24, heads=2, queries=6, points=(3, 2), denoising=4)
 
 
 @pytest.fixture
-def decoder(randomise: Callable[..., nn.Module]) -> Decoder:
+def decoder(randomise: Callable[..., nn.Module]) -> RTDETRHead:
     torch.manual_seed(0)
-    module = randomise(Decoder(12, (8, 16), 4, CONFIG)).eval()
-    assert isinstance(module, Decoder)
+    module = randomise(RTDETRHead(CONFIG, 12, (8, 16), 4)).eval()
+    assert isinstance(module, RTDETRHead)
     return module
 
 
@@ -29,7 +30,7 @@ def levels() -> list[Tensor]:
     return [torch.randn(2, 12, 8, 12), torch.randn(2, 12, 4, 6)]
 
 
-def test_anchors_are_cells_with_a_size_by_stride(decoder: Decoder) -> None:
+def test_anchors_are_cells_with_a_size_by_stride(decoder: RTDETRHead) -> None:
     logits, valid = decoder.anchors([(8, 12), (4, 6)], torch.zeros(1))
     boxes = logits.sigmoid()[0]
     assert logits.shape == (1, 8 * 12 + 4 * 6, 4)
@@ -38,7 +39,7 @@ def test_anchors_are_cells_with_a_size_by_stride(decoder: Decoder) -> None:
     assert valid.all()  # maps this small have no cell near the border
 
 
-def test_border_cells_cannot_start_a_box(decoder: Decoder) -> None:
+def test_border_cells_cannot_start_a_box(decoder: RTDETRHead) -> None:
     logits, valid = decoder.anchors([(64, 64), (32, 32)], torch.zeros(1))
     grid = valid[0, : 64 * 64, 0].view(64, 64)
     assert not grid[0].any()
@@ -48,7 +49,7 @@ def test_border_cells_cannot_start_a_box(decoder: Decoder) -> None:
     assert logits.isfinite().all()
 
 
-def test_the_best_tokens_become_queries(decoder: Decoder, levels: list[Tensor]) -> None:
+def test_the_best_tokens_become_queries(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     memory, shapes = decoder.flatten(levels)
     assert shapes == [(8, 12), (4, 6)]
     content, box_logits, prediction = decoder.select(memory, shapes, 6)
@@ -63,7 +64,7 @@ def test_the_best_tokens_become_queries(decoder: Decoder, levels: list[Tensor]) 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_fewer_layers_answer_as_the_training_layers_do(
-    decoder: Decoder, levels: list[Tensor], count: int
+    decoder: RTDETRHead, levels: list[Tensor], count: int
 ) -> None:
     with torch.no_grad():
         answer = decoder(levels, decoder_layers=count)
@@ -76,7 +77,7 @@ def test_fewer_layers_answer_as_the_training_layers_do(
     torch.testing.assert_close(answer.final.boxes, want.boxes)
 
 
-def test_number_of_queries(decoder: Decoder, levels: list[Tensor]) -> None:
+def test_number_of_queries(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     assert decoder(levels, queries=2).final.boxes.shape == (2, 2, 4)
     assert decoder(levels).final.logits.shape == (2, 6, 4)
     everything = decoder(levels, queries=10_000)
@@ -85,25 +86,25 @@ def test_number_of_queries(decoder: Decoder, levels: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("options", [{"decoder_layers": 0}, {"decoder_layers": 4}, {"queries": 0}])
 def test_impossible_numbers_are_refused(
-    decoder: Decoder, levels: list[Tensor], options: dict[str, int]
+    decoder: RTDETRHead, levels: list[Tensor], options: dict[str, int]
 ) -> None:
     with pytest.raises(ValueError, match="must be"):
         decoder(levels, **options)
 
 
-def test_training_runs_all_layers(decoder: Decoder, levels: list[Tensor]) -> None:
+def test_training_runs_all_layers(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     with pytest.raises(ValueError, match="for inference"):
         decoder.train()(levels, decoder_layers=2)
 
 
 def test_configured_layers_run_at_inference(levels: list[Tensor]) -> None:
-    decoder = Decoder(12, (8, 16), 4, CONFIG.model_copy(update={"eval_layers": 2})).eval()
+    decoder = RTDETRHead(CONFIG.model_copy(update={"eval_layers": 2}), 12, (8, 16), 4).eval()
     with torch.no_grad():
         torch.testing.assert_close(decoder(levels).final, decoder(levels, decoder_layers=2).final)
         assert len(decoder.train()(levels).aux) == 2
 
 
-def test_gradients_look_forward_twice(decoder: Decoder, levels: list[Tensor]) -> None:
+def test_gradients_look_forward_twice(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     """A layer's box teaches its own step and the one before (DINO, section 3.4), and none further back."""
     decoder.train()
     output = decoder(levels)
@@ -116,7 +117,7 @@ def test_gradients_look_forward_twice(decoder: Decoder, levels: list[Tensor]) ->
 
 
 def test_denoising_queries_do_not_reach_the_others(
-    decoder: Decoder, levels: list[Tensor], objects: Callable[..., Targets]
+    decoder: RTDETRHead, levels: list[Tensor], objects: Callable[..., Targets]
 ) -> None:
     decoder.train()
     decoder.input_proj.eval()
@@ -132,7 +133,7 @@ def test_denoising_queries_do_not_reach_the_others(
 
 @pytest.mark.parametrize("counts", [(2, 1), (0, 3), (0, 0)])
 def test_every_parameter_gets_a_gradient(
-    decoder: Decoder, levels: list[Tensor], objects: Callable[..., Targets], counts: tuple[int, int]
+    decoder: RTDETRHead, levels: list[Tensor], objects: Callable[..., Targets], counts: tuple[int, int]
 ) -> None:
     """Also without a single object: all ranks of a distributed run have to reduce the same parameters."""
     decoder.train()
@@ -144,7 +145,7 @@ def test_every_parameter_gets_a_gradient(
     assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
 
 
-def test_bf16_predictions_are_precise(decoder: Decoder, levels: list[Tensor]) -> None:
+def test_bf16_predictions_are_precise(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     with torch.no_grad():
         want = decoder(levels)
         with torch.autocast("cpu", torch.bfloat16):
@@ -156,8 +157,8 @@ def test_bf16_predictions_are_precise(decoder: Decoder, levels: list[Tensor]) ->
 
 def test_the_published_start(small: Callable[..., Config]) -> None:
     """Scores of 0.01, and boxes that are the anchors."""
-    section = small().decoder
-    decoder = Decoder(32, (8, 16), 4, section).eval()
+    section = small().head
+    decoder = RTDETRHead(section, 32, (8, 16), 4).eval()
     levels = [torch.randn(1, 32, 8, 12), torch.randn(1, 32, 4, 6)]
     memory, shapes = decoder.flatten(levels)
     _, box_logits, _ = decoder.select(memory, shapes, 5)

@@ -1,0 +1,71 @@
+"""Heads: from the encoder's levels to an answer. ``HEADS`` names them; this table imports no torch.
+
+A head is a folder with two files: ``options.py``, its section of the configuration, which is read without torch, and
+``head.py``, an ``nn.Module`` that keeps the protocol ``flexdetr.model.heads.base.Head``. Its row is the only other
+place that knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from flexdetr.config_part import Part
+from flexdetr.model.heads.rtdetr.options import RTDETROptions
+
+
+class HeadOptions(Protocol):
+    """What every head's section of the configuration has; it is a ``Part``.
+
+    Attributes:
+        name: of the head, its key in ``HEADS``.
+    """
+
+    @property
+    def name(self) -> str:
+        """The head's name."""
+        ...
+
+    def check_levels(self, strides: tuple[int, ...]) -> None:
+        """Refuse options that do not fit the encoder's levels; raises ``ValueError``."""
+        ...
+
+    def summary(self) -> str:
+        """The options in a few words, like "3 layers, 150 queries, width 128"."""
+        ...
+
+    def model_dump(self) -> dict[str, Any]:
+        """The section as nested values."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One kind of head.
+
+    Attributes:
+        options: its section of the configuration, with the field ``name``.
+        module: the class, as ``package.module:Class``; imported by ``flexdetr.model.heads.base``
+            when a head is built, because it needs torch.
+    """
+
+    options: type[Part]
+    module: str
+
+
+HEADS: Final[Mapping[str, HeadRow]] = {
+    "rtdetr": HeadRow(RTDETROptions, "flexdetr.model.heads.rtdetr.head:RTDETRHead"),
+}
+DEFAULT: Final = "rtdetr"
+
+
+def owners_of(option: str) -> tuple[str, ...]:
+    """The heads that have an option."""
+    return tuple(name for name, row in HEADS.items() if option in row.options.model_fields)
+
+
+def shared_options(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What another head takes over of a head's section: the options that it has too."""
+    fields = HEADS[name].options.model_fields if name in HEADS else {}
+    return {key: value for key, value in section.items() if key in fields and key != "name"}
