@@ -8,7 +8,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, Selection, decode, label, resize
 from flexdetr.runtime.sources import Camera, Item, Picture, Source, Unreadable, is_film, read
 
@@ -166,6 +166,9 @@ class ArtifactDetector:
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
+
+        Raises:
+            PoolError: where nothing was answered for too long.
         """
         lowest = self._thresholds(threshold)
         listed = items if isinstance(items, list) else list(items)
@@ -174,17 +177,14 @@ class ArtifactDetector:
         runtime = self.runtime(device, pictures=1 if live else MANY if several else len(listed))
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
-        waiting: deque[Future[tuple[Picture, Detections] | Unreadable]] = deque()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="flexdetr-predict")
-        try:
-            for job in self._jobs(listed, partial(self._detect, runtime, lowest)):
-                waiting.append(pool.submit(job))
+        waiting: deque[Work[tuple[Picture, Detections] | Unreadable]] = deque()
+        with Pool(workers, "flexdetr-predict") as pool:
+            for name, job in self._jobs(listed, partial(self._detect, runtime, lowest)):
+                waiting.append(pool.submit(name, job))
                 while len(waiting) > (0 if live else 2 * workers):
-                    yield waiting.popleft().result()
+                    yield pool.result(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                yield pool.result(waiting.popleft())
 
     def predict_batch(
         self, images: Sequence[Source], threshold: float | None = None, *, device: str = "auto"
@@ -269,14 +269,15 @@ class ArtifactDetector:
 
     def _jobs(
         self, items: Iterable[Item], detect: Callable[[Picture], tuple[Picture, Detections]]
-    ) -> Iterator[Callable[[], tuple[Picture, Detections] | Unreadable]]:
-        """One job a picture. Files are read inside the job; films frame by frame here, in their order."""
+    ) -> Iterator[tuple[str, Callable[[], tuple[Picture, Detections] | Unreadable]]]:
+        """Each picture's name and job. Files are read inside the job; films frame by frame here, in their order."""
         for item in items:
             if is_film(item):
                 for frame in read([item], pixels):
-                    yield partial(_same, frame) if isinstance(frame, Unreadable) else partial(detect, frame)
+                    job = partial(_same, frame) if isinstance(frame, Unreadable) else partial(detect, frame)
+                    yield frame.name, job
             else:
-                yield partial(_read_and_detect, item, detect)
+                yield item.name, partial(_read_and_detect, item, detect)
 
     def _detect(
         self, runtime: Runtime, threshold: float | list[float], picture: Picture

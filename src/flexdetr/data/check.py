@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
+from flexdetr.runtime.pool import Pool
 
 _THREADS = 4
 _SHOWN = 10
@@ -142,7 +142,7 @@ def shared_images(dataset: Dataset) -> list[Defect]:
     for split, records in dataset.splits.items():
         for record in records:
             sizes.setdefault(_bytes(record.path), set()).add(split)
-    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+    with Pool(_THREADS, "flexdetr-check") as pool:
         for split, records in dataset.splits.items():
             paths = [record.path for record in records if len(sizes[_bytes(record.path)]) > 1]
             for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
@@ -207,7 +207,7 @@ def broken_images(
 ) -> dict[Path, Defect]:
     """An error for each image that cannot be decoded to its end."""
     bad: dict[Path, Defect] = {}
-    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+    with Pool(_THREADS, "flexdetr-check") as pool:
         for defect in pool.map(_image_defect, [record.path for record in records]):
             if defect is not None:
                 bad[defect.file] = defect

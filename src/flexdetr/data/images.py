@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Pillow imports its rarer formats when a file is none of the usual ones. Two threads that meet there disturb each
+# other: one takes the other's half of the list for all there is, and a good file "is no image".
+Image.init()
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 

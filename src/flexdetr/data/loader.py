@@ -9,7 +9,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker,
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError, read_image
 from flexdetr.model.outputs import Targets
+from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import prepare
 
 __all__ = ["Batch", "EvaluationLoader", "LoaderError", "TrainingLoader", "default_workers"]
@@ -244,8 +244,9 @@ class _Samples(Dataset[Batch | str]):
         """Decodes all images once, before any worker is started, where they are to be kept."""
         if not self.cached or self.filled:
             return
-        with ThreadPoolExecutor(max_workers=default_workers() + 1) as pool:
-            for _ in pool.map(self.maker.keep, range(len(self.maker.records))):
+        paths = [record.path for record in self.maker.records]
+        with Pool(default_workers() + 1, "flexdetr-cache") as pool:
+            for _ in pool.map(self.maker.keep, range(len(paths)), what=lambda index: str(paths[index])):
                 pass  # the results matter only for what they raise
         self.filled = True
 
@@ -325,19 +326,18 @@ class EvaluationLoader:
 
         Raises:
             ImageError: where an image cannot be read.
+            PoolError: where none was read for too long.
         """
-        waiting: deque[tuple[int, list[Future[Tensor]]]] = deque()
-        with ThreadPoolExecutor(max_workers=self.threads) as pool:
-            try:
-                for start in self.starts:
-                    indices = range(start, min(start + self.batch_size, len(self.records)))
-                    waiting.append((start, [pool.submit(self._image, index) for index in indices]))
-                    if len(waiting) > _AHEAD:
-                        yield self._batch(*waiting.popleft())
-                while waiting:
-                    yield self._batch(*waiting.popleft())
-            finally:
-                pool.shutdown(cancel_futures=True)
+        waiting: deque[tuple[int, list[Work[Tensor]]]] = deque()
+        with Pool(self.threads, "flexdetr-evaluate") as pool:
+            for start in self.starts:
+                records = self.records[start : start + self.batch_size]
+                works = [pool.submit(str(one.path), self._image, start + i) for i, one in enumerate(records)]
+                waiting.append((start, works))
+                if len(waiting) > _AHEAD:
+                    yield self._batch(pool, *waiting.popleft())
+            while waiting:
+                yield self._batch(pool, *waiting.popleft())
 
     def _image(self, index: int) -> Tensor:
         if self._kept is not None and index in self._kept:
@@ -347,7 +347,7 @@ class EvaluationLoader:
             self._kept[index] = image
         return image
 
-    def _batch(self, start: int, images: list[Future[Tensor]]) -> Batch:
+    def _batch(self, pool: Pool, start: int, images: list[Work[Tensor]]) -> Batch:
         records = self.records[start : start + len(images)]
         boxes = [
             torch.from_numpy(fractions(record.boxes_xyxy, (record.height, record.width)))
@@ -356,5 +356,5 @@ class EvaluationLoader:
         labels = [torch.from_numpy(np.asarray(record.labels)) for record in records]
         ids = [record.image_id for record in records]
         sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
-        stacked = torch.stack([image.result() for image in images])
+        stacked = torch.stack([pool.result(image) for image in images])
         return Batch(stacked, Targets(labels, boxes, list(ids)), sizes, ids)

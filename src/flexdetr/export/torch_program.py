@@ -113,6 +113,8 @@ class TorchProgramRuntime:
         self.artifact = artifact
         self.parallel = 1
         self._module = _load(artifact.model_file).module()
+        # What torch does once only it does here, where threads cannot meet in it.
+        self.infer(np.zeros((1, *artifact.metadata.input.size, 3), np.uint8))
 
     @property
     def description(self) -> str:

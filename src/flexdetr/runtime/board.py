@@ -43,6 +43,10 @@ class BoardRuntime:
     description: str
     parallel: int = 1
 
+    def __post_init__(self) -> None:
+        # Native libraries initialise themselves in the first run, where threads must not meet.
+        self.run(np.zeros((*self.artifact.metadata.input.size, 3), np.uint8))
+
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graphs.
 

@@ -59,6 +59,8 @@ class OnnxRuntime:
                 f"{artifact.model_file} cannot be used by onnxruntime: {_first_line(error)}"
             ) from error
         self._check_names()
+        # Its bindings initialise themselves in the first run, where threads must not meet.
+        self.infer(np.zeros((1, *artifact.metadata.input.size, 3), np.uint8))
 
     @property
     def description(self) -> str:

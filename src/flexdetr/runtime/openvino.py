@@ -14,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from openvino import opset13
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import check_feeds
+from flexdetr.runtime.pool import LIMIT, PoolError, wait_limit
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +27,37 @@ Precision = Literal["auto", "f32", "bf16"]
 Shape = tuple[int, int, int]  # of a batch: pictures, height, width
 
 
-@functools.cache
+_starting = threading.Lock()
+
+
 def shared_core() -> openvino.Core:
     """The one ``openvino.Core`` of this process, for everything that compiles graphs; it is never let go.
 
     The CPU plugin (2026.4) gives the thread that loads it a signal stack, and frees that when its core dies, in
     whichever thread that happens: the next signal that the first thread handles (Ctrl-C, a child's end) would then
     be a segmentation fault.
+
+    Before it is handed out, this thread has computed something with it. The first arrays that go in and come out make
+    OpenVINO's bindings initialise themselves, and two threads that meet there wait for each other without end (2026.4):
+    one holds the guard of a C++ static and wants the interpreter's lock, the other holds that and wants the guard.
     """
-    return openvino.Core()
+    with _starting:
+        return _core()
+
+
+@functools.cache
+def _core() -> openvino.Core:
+    core = openvino.Core()
+    pictures, sizes = opset13.parameter([1, 2, 2, 3], np.uint8), opset13.parameter([1, 2], np.int64)
+    for one, name in ((pictures, "pictures"), (sizes, "sizes")):
+        one.output(0).set_names({name})
+    answers = [opset13.convert(pictures, np.float32), opset13.add(sizes, sizes)]
+    request = core.compile_model(openvino.Model(answers, [pictures, sizes]), "CPU").create_infer_request()
+    feeds = {"pictures": np.zeros((1, 2, 2, 3), np.uint8), "sizes": np.zeros((1, 2), np.int64)}
+    request.infer(feeds, share_inputs=True)
+    for place in range(len(answers)):
+        np.array(request.get_output_tensor(place).data)
+    return core
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,21 @@ class _Variant:
     def __post_init__(self) -> None:
         for _ in range(self.parallel):
             self.idle.put(self.compiled.create_infer_request())
+
+    def take(self) -> Any:  # noqa: ANN401 - openvino.InferRequest
+        """An idle request, to be put back.
+
+        Raises:
+            PoolError: where none has become idle for too long.
+        """
+        limit = wait_limit()
+        try:
+            return self.idle.get(timeout=limit)
+        except queue.Empty:
+            raise PoolError(
+                f"waited {limit:g} seconds for one of OpenVINO's {self.parallel} requests: none has ended its picture. "
+                f"If the machine is that slow, set {LIMIT} to more seconds"
+            ) from None
 
 
 class OpenVINORuntime:
@@ -129,7 +168,7 @@ class OpenVINORuntime:
         feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
         if takes.sizes is not None:
             feeds[takes.sizes] = original
-        request = variant.idle.get()
+        request = variant.take()
         try:
             request.infer(feeds, share_inputs=True)
             return tuple(np.array(request.get_tensor(name).data) for name in self._names)
