@@ -108,6 +108,18 @@ def test_eval_prints_the_same_numbers_as_table_and_json(
     assert all(name in table for name in CLASSES.names)
 
 
+def test_eval_of_weights_that_are_no_numbers_is_a_sentence(
+    data: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, metadata = store.load(checkpoint)
+    broken = {name: value * np.nan if value.is_floating_point() else value for name, value in state.items()}
+    store.save(tmp_path / "nan.safetensors", broken, metadata)
+    assert main(["eval", str(tmp_path / "nan.safetensors"), str(data)]) == 1
+    said = capsys.readouterr().err
+    assert "Error: detections of image" in said
+    assert "hold a NaN" in said
+
+
 def test_eval_writes_a_page_where_it_is_told_to(
     checkpoint: str,
     data: Path,

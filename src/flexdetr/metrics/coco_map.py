@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.gathering import FoundByImage, gather, image_rows
+from flexdetr.metrics.gathering import DetectionsError, FoundByImage, gather, image_rows
 from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def evaluate(ground_truth: Sequence[Record], detections: FoundByImage, classes: 
         classes: the names that head indices stand for.
 
     Raises:
-        ValueError: if detections name an image that is not in ``ground_truth`` or a class that is not among
+        DetectionsError: if detections name an image that is not in ``ground_truth`` or a class that is not among
             ``classes``, hold a NaN, or their arrays do not fit together; or if an image id occurs twice.
     """
     objects, found, num_images = gather(ground_truth, detections, len(classes))
@@ -143,7 +143,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
         twice.
 
     Raises:
-        ValueError: if a detection names an unknown image or its box or score is not a number.
+        DetectionsError: if a detection names an unknown image or its box or score is not a number.
     """
     rows = image_rows([image["id"] for image in ground_truth["images"]])
     names = _category_names(ground_truth["categories"])
@@ -162,7 +162,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
     )
     for one in detections:
         if one["image_id"] not in rows:
-            raise ValueError(
+            raise DetectionsError(
                 f"a detection names image {one['image_id']!r}, which is not among the labelled images"
             )
     counted = [one for one in detections if one["category_id"] in columns]
@@ -172,7 +172,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
         np.array([one["score"] for one in counted], np.float64),
     )
     if np.isnan(found.boxes_xywh).any() or np.isnan(found.scores).any():
-        raise ValueError("the detections hold a NaN among their boxes or scores")
+        raise DetectionsError("the detections hold a NaN among their boxes or scores")
     return _evaluate(objects, found, num_images, list(names.values()))
 
 

@@ -112,7 +112,7 @@ def rank_detections(
         A ranking for each class name.
 
     Raises:
-        ValueError: if detections do not fit the labelled images; see ``gather``.
+        DetectionsError: if detections do not fit the labelled images; see ``gather``.
     """
     objects, found, num_images = gather(ground_truth, detections, len(classes))
     objects, found = objects.sorted(), found.best(len(found.scores))

@@ -13,6 +13,11 @@ from flexdetr.metrics.matching import Found, Objects
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
 
+
+class DetectionsError(ValueError):
+    """Detections that cannot be scored; the message names the image and what is wrong."""
+
+
 FoundInImage = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]
 FoundByImage = Mapping[int | str, FoundInImage]
 
@@ -31,13 +36,13 @@ def gather(
         The objects, the detections, and the number of images by which their groups were formed.
 
     Raises:
-        ValueError: if detections name an unknown image or class, hold a NaN, or do not fit together; or if
+        DetectionsError: if detections name an unknown image or class, hold a NaN, or do not fit together; or if
             an image id occurs twice.
     """
     rows = image_rows([record.image_id for record in ground_truth])
     for image_id, entry in detections.items():
         if image_id not in rows:
-            raise ValueError(f"detections of image {image_id!r}, which is not among the labelled images")
+            raise DetectionsError(f"detections of image {image_id!r}, which is not among the labelled images")
         _check_detections(image_id, entry, num_classes)
     num_images = max(len(rows), 1)
     objects = Objects(
@@ -64,7 +69,7 @@ def image_rows(image_ids: Sequence[int | str]) -> dict[int | str, int]:
     rows = {image_id: row for row, image_id in enumerate(order)}
     if len(rows) < len(order):
         twice = next(one for row, one in enumerate(order) if rows[one] != row)
-        raise ValueError(f"image id {twice!r} occurs more than once among the labelled images")
+        raise DetectionsError(f"image id {twice!r} occurs more than once among the labelled images")
     return rows
 
 
@@ -89,14 +94,17 @@ def _check_detections(
 ) -> None:
     boxes, scores, indices = entry
     if np.shape(boxes) != (len(scores), 4) or np.shape(indices) != (len(scores),):
-        raise ValueError(
+        raise DetectionsError(
             f"detections of image {image_id!r} do not fit together: boxes {np.shape(boxes)}, "
             f"scores {np.shape(scores)}, classes {np.shape(indices)}"
         )
     if np.isnan(boxes).any() or np.isnan(scores).any():
-        raise ValueError(f"detections of image {image_id!r} hold a NaN among their boxes or scores")
+        raise DetectionsError(
+            f"detections of image {image_id!r} hold a NaN among their boxes or scores: the detector's weights are no "
+            "numbers, or the precision is too low for them"
+        )
     if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < num_classes:
-        raise ValueError(
+        raise DetectionsError(
             f"detections of image {image_id!r} name class {int(np.max(indices))}, "
             f"known are 0 to {num_classes - 1}"
         )
