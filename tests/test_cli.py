@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from flexdetr.cli import VERBS, answers, main
+from flexdetr.cli import VERBS, answers, describe, main
 from flexdetr.config import ConfigError
 
 
@@ -112,6 +115,51 @@ def test_explain_tells_the_packages_errors_from_defects() -> None:
     assert answers.explain(ConfigError("no")) == (2, "Error: no")
     assert answers.explain(ValueError("a defect")) is None
     assert answers.explain(ModuleNotFoundError("x", name="flexdetr.modle")) is None
+
+
+def test_what_the_system_refuses_is_a_sentence() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/report.html")
+    assert answers.explain(full) == (1, "Error: runs/report.html: No space left on device")
+    assert answers.explain(PermissionError(errno.EACCES, "Permission denied")) == (
+        1,
+        "Error: Permission denied",
+    )
+    assert answers.explain(OSError("of a library, which says no more")) is None
+
+
+def test_a_defect_says_where_its_traceback_is(
+    flexdetr, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_: str) -> None:
+        raise KeyError("widht")
+
+    monkeypatch.setattr(describe, "describe", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    answer = flexdetr("info", "flexdetr_pico")
+    (log,) = tmp_path.iterdir()
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == (
+        "Error: this is a defect of FlexDETR (KeyError: 'widht'); please report it: the traceback is in "
+        f"{log}\n"
+    )
+    assert "flexdetr info flexdetr_pico" in log.read_text("utf-8")
+    assert "in broken\n" in log.read_text("utf-8")
+
+
+def test_a_defect_on_a_full_disk_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    text = answers.confess(ValueError("odd"), ["info", "x y"])
+    assert "flexdetr info 'x y'" in text
+    assert text.endswith("ValueError: odd\n")
+
+
+def test_what_stdout_cannot_encode_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["--version"]) == 0
+    answers.show("größe 猫 \udcff.png")  # a file's name can be any bytes
+    stream.flush()
+    assert stream.buffer.getvalue().endswith(b"gr\xf6\xdfe \\u732b \\udcff.png\n")
 
 
 def test_explain_names_the_extra_that_is_missing() -> None:

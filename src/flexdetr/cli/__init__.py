@@ -80,18 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    answers.escape_odd_characters()
     try:
-        make_app()(list(arguments) if arguments is not None else None, prog_name="flexdetr")
+        make_app()(typed, prog_name="flexdetr")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(bool(done.code))
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        answer = answers.explain(error)
-        if answer is None:
-            raise  # a defect of ours: its traceback is what a bug report needs
-        status, text = answer
+        status, text = answers.explain(error) or (1, answers.confess(error, typed))
         typer.echo(text, err=True)
         return status
     return 0

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
+import os
+import platform
+import shlex
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from flexdetr import __version__
+
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
 
 Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
+_LONGEST_REASON = 300  # characters
 # Packages that the base install leaves out -> the extra that brings them.
 _EXTRAS = {
     **dict.fromkeys(
@@ -45,9 +54,10 @@ class UsageError(Exception):
 
 
 def explain(error: Exception) -> tuple[int, str] | None:
-    """The exit status and the text for an error, or None for one that is not the package's own.
+    """The exit status and the text for an error that is expected, or None for a defect of ours.
 
-    Exceptions are told apart by the module that defines them: asking for the classes would import torch.
+    Expected are the package's own exceptions, told apart by the module that defines them (asking for the classes would
+    import torch), what the operating system refuses, and an extra that is not installed.
     """
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "").partition(".")[0]
@@ -57,11 +67,39 @@ def explain(error: Exception) -> tuple[int, str] | None:
                 f"Error: this needs {missing}: install it with pip install 'flexdetr[{_EXTRAS[missing]}]'",
             )
         return None
+    if isinstance(error, OSError) and error.strerror:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return 1, f"Error: {error.strerror}" if name is None else f"Error: {name}: {error.strerror}"
     kind = type(error)
     if kind.__module__.partition(".")[0] != "flexdetr":
         return None
     usage = kind is UsageError or any(base.__name__ in _USAGE_ERRORS for base in kind.__mro__)
     return (2 if usage else 1), f"Error: {error}"
+
+
+def confess(error: Exception, arguments: Sequence[str]) -> str:
+    """The text for a defect of ours: what a report of it needs is in a file, whose place is said.
+
+    Args:
+        error: that nothing expected.
+        arguments: what was typed after ``flexdetr``.
+    """
+    content = (
+        f"flexdetr {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"{shlex.join(['flexdetr', *arguments])}\n\n{''.join(traceback.format_exception(error))}"
+    )
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="flexdetr-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(content)
+    except OSError:  # a full disk, for instance
+        place = f"is:\n{content}"
+    else:
+        place = f"is in {file.name}"
+    said = next(iter(str(error).splitlines()), "")[:_LONGEST_REASON]
+    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"Error: this is a defect of FlexDETR ({reason}); please report it: the traceback {place}"
 
 
 class _Stderr(logging.Handler):
@@ -82,6 +120,12 @@ def start_logging(*, verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
+
+
+def escape_odd_characters() -> None:
+    """Write what stdout's encoding lacks as an escape: a file's name can hold anything, and must not end a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def show(text: str) -> None:
