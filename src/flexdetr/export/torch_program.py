@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flexdetr.export.half import in_half
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import draw, quiet
+from flexdetr.export.trusted_programs import refuse_unknown, remember
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import check_feeds
 
@@ -37,6 +38,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     program = draw(in_half(form, float32) if precision == "fp16" else form)
     with quiet():
         torch.export.save(program, folder / MODEL)
+    remember(folder / MODEL)
     return [MODEL]
 
 
@@ -102,7 +104,7 @@ class TorchProgramRuntime:
         parallel: pictures worked on at a time.
 
     Raises:
-        ArtifactError: where torch cannot read the file, or the device is another.
+        ArtifactError: where torch cannot read the file, it was exported elsewhere, or the device is another.
     """
 
     def __init__(self, artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> None:
@@ -135,6 +137,7 @@ class TorchProgramRuntime:
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:
+    refuse_unknown(path)
     try:
         with quiet():
             return torch.export.load(path)
