@@ -31,6 +31,7 @@ def test_names_alone_count_from_zero():
         (("cat", "cat"), (0, 1), "name 'cat' occurs more than once"),
         (("cat", "dog"), (1, 1), "id '1' occurs more than once"),
         (("cat",), (0, 1), "1 class names for 2 ids"),
+        (("cat \ud83d",), (0,), "holds half of a character"),
     ],
 )
 def test_contradictions_are_refused(names, ids, message):

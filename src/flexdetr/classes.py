@@ -25,7 +25,8 @@ class Classes:
         ids: the data set's own id of each class.
 
     Raises:
-        ClassError: where names and ids are not equally many, or one of them occurs twice.
+        ClassError: where names and ids are not equally many, one of them occurs twice, or a name is no text that a file
+            can hold.
 
     Example:
         >>> classes = Classes(("cat", "dog"), (3, 7))
@@ -41,6 +42,11 @@ class Classes:
             raise ClassError(
                 f"{len(self.names)} class names for {len(self.ids)} ids; give one id for each name"
             )
+        for name in self.names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise ClassError(
+                    f"class name {name!r} holds half of a character, which no file can hold; rename it"
+                )
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flexdetr.runtime import artifact
 from flexdetr.runtime.artifact import (
     METADATA,
     ArtifactError,
@@ -118,6 +119,16 @@ def test_refuses_another_version(folder: Path, version: int, advice: str) -> Non
 def test_refuses_damaged_descriptions(folder: Path, text: str) -> None:
     (folder / METADATA).write_text(text)
     assert METADATA in refused(folder)
+
+
+def test_refuses_a_link_to_a_device(folder: Path) -> None:
+    """Its size is 0, and its content has no end."""
+    document = json.loads((folder / METADATA).read_text())
+    document["files"]["model.bin"] = {"bytes": 0, "sha256": "0" * 64}
+    change(folder, files=document["files"], seal=artifact._seal(document))
+    (folder / "model.bin").unlink()
+    (folder / "model.bin").symlink_to("/dev/zero")
+    assert "is no file" in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..\\x", ""])

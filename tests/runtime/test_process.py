@@ -113,16 +113,16 @@ def test_boxes_are_scaled_by_the_pictures_own_sides():
 def test_wrong_answers_of_a_model_are_refused():
     classes = Classes.of(["a", "b"])
     logits, boxes = np.zeros((3, 2)), np.zeros((3, 4))
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(process.AnswerError, match="NaN"):
         process.decode(np.full((3, 2), np.nan), boxes, (4, 4), classes)
-    with pytest.raises(ValueError, match="2 names are known"):
+    with pytest.raises(process.AnswerError, match="2 names are known"):
         process.decode(np.zeros((3, 5)), boxes, (4, 4), classes)
-    with pytest.raises(ValueError, match=r"boxes \(Q, 4\)"):
+    with pytest.raises(process.AnswerError, match=r"boxes \(Q, 4\)"):
         process.decode(logits, np.zeros((2, 4)), (4, 4), classes)
     with pytest.raises(ValueError, match="top=0"):
         process.decode(logits, boxes, (4, 4), classes, top=0)
     outside = process.Selection(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([5]))
-    with pytest.raises(ValueError, match="class index 5"):
+    with pytest.raises(process.AnswerError, match="class index 5"):
         process.label(outside, (4, 4), classes)
 
 

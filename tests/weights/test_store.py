@@ -125,6 +125,34 @@ def test_a_foreign_safetensors_file_is_named_as_such(tmp_path: Path) -> None:
         sniff(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"classes": ["cat"]}, "classes must be a list of mappings"),
+        ({"provenance": [3]}, "provenance must be a list of mappings"),
+        ({"thresholds": {"cat": "high"}}, "thresholds must be a mapping of numbers"),
+        ({"norm_eps": {"": True}}, "norm_eps must be a mapping of numbers"),
+    ],
+)
+def test_metadata_of_another_form_is_refused(tmp_path: Path, values: dict, message: str) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"flexdetr": json.dumps(values)})
+    with pytest.raises(WeightsError, match=message):
+        store.read_metadata(tmp_path / "x.safetensors")
+
+
+def test_texts_that_are_half_of_a_character_survive(tmp_path: Path) -> None:
+    metadata = store.Metadata(licence="odd \ud83d")
+    store.save(tmp_path / "x.safetensors", {"a": torch.ones(1)}, metadata)
+    assert store.read_metadata(tmp_path / "x.safetensors").licence == metadata.licence
+
+
+def test_devices_and_pipes_are_no_checkpoints(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(WeightsError, match="is a device or a pipe"):
+            sniff(path)
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=8), below, max_size=4),

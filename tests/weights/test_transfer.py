@@ -64,6 +64,13 @@ def test_a_detector_without_denoising_takes_no_embedding() -> None:
     assert not fresh["head.encoder_score.bias"].any()
 
 
+def test_rows_of_another_width_stay_as_they_are() -> None:
+    """Whoever loads the result tells that the detectors do not fit."""
+    old, fresh = {"head.scores.0.weight": torch.ones(2, 3)}, {"head.scores.0.weight": torch.zeros(2, 4)}
+    transfer = match_classes(Classes.of(["a", "b"]), Classes.of(["b", "c"]))
+    assert carry_over(old, fresh, transfer, RTDETRHead.class_rows()) == old
+
+
 WORDS = st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(Classes.of)
 
 

@@ -17,6 +17,7 @@ from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
 from flexdetr.weights.manifest import PUBLISHED
 from flexdetr.weights.skeleton import set_norm_eps, skeleton
+from flexdetr.weights.transformers import read_config
 from flexdetr.weights.transformers_export import to_transformers
 
 CLASSES = Classes(("a", "b", "c", "d", "e"), (3, 5, 7, 9, 20))
@@ -164,3 +165,23 @@ def test_every_published_preset_has_a_place_for_every_tensor(name: str, tmp_path
     names = renamed_state(state, layers, frozen=described["freeze_backbone_batch_norms"])
     assert f"model.decoder.class_embed.{layers - 1}.weight" in names
     assert f"model.decoder.class_embed.{layers}.weight" not in names
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("num_feature_levels", 10**12),
+        ("num_feature_levels", "3"),
+        ("feat_strides", None),
+        ("decoder_attention_heads", 0),
+        ("decoder_n_points", [4, "4"]),
+        ("encoder_layers", [1]),
+        ("backbone_config", "resnet"),
+        ("batch_norm_eps", "small"),
+        ("eval_size", [640]),
+    ],
+)
+def test_entries_of_another_type_are_told(tmp_path: Path, entry: str, value: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "rt_detr", entry: value}))
+    with pytest.raises(WeightsError, match=rf"config\.json: {entry}"):
+        read_config(tmp_path)

@@ -139,7 +139,7 @@ def _of_artifact(path: Path) -> dict[str, Any]:
         "outputs": list(metadata.outputs.names),
         **made,
         "num_classes": len(artifact.classes),
-        "classes": {entry["name"]: entry["id"] for entry in metadata.classes},
+        "classes": dict(zip(artifact.classes.names, artifact.classes.ids, strict=True)),
         "thresholds": metadata.thresholds,
         "files": {name: file.bytes for name, file in metadata.files.items()},
         "proof": None
@@ -151,8 +151,9 @@ def _of_artifact(path: Path) -> dict[str, Any]:
 
 
 def _of_file(path: Path) -> dict[str, Any]:
-    from flexdetr.config import build
-    from flexdetr.weights.container import sniff
+    from flexdetr.classes import ClassError, Classes
+    from flexdetr.config import ConfigError, build
+    from flexdetr.weights.container import WeightsError, sniff
     from flexdetr.weights.foreign_code import refuse_foreign_code
     from flexdetr.weights.header import read_header
     from flexdetr.weights.store import is_ours, read_metadata
@@ -163,13 +164,16 @@ def _of_file(path: Path) -> dict[str, Any]:
         from flexdetr.weights.loading import load_any
 
         metadata = load_any(path).metadata
-    config = build(metadata.config)
+    try:
+        config, classes = build(metadata.config), Classes.from_json(metadata.classes)
+    except (ConfigError, ClassError) as error:
+        raise WeightsError(f"{path} holds a configuration that this FlexDETR cannot use: {error}") from error
     refuse_foreign_code(config, {}, path)
-    facts = _parts(config, len(metadata.classes))
+    facts = _parts(config, len(classes))
     return {
         "file": str(path),
         **facts,
-        "classes": {entry["name"]: entry["id"] for entry in metadata.classes},
+        "classes": dict(zip(classes.names, classes.ids, strict=True)),
         "training": metadata.training,
         "licence": metadata.licence,
         "provenance": metadata.provenance,

@@ -74,6 +74,8 @@ def export(
 
     if sampling not in ("auto", "model", "gather", "discrete"):
         raise answers.UsageError(f"--sampling must be auto, model, gather or discrete; got {sampling!r}")
+    if not format.isalpha():  # it becomes a part of a folder's name; which ones there are is told below
+        raise answers.UsageError(f"--format takes the name of a format, like onnx; got {format!r}")
     if is_artifact(file):
         raise ArtifactError(f"{file} is exported already; export needs the checkpoint that it was made from")
     from flexdetr.api import Detector

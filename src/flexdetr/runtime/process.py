@@ -20,6 +20,10 @@ MAX_DETECTIONS = 300
 THRESHOLD = 0.4
 
 
+class AnswerError(ValueError):
+    """What a model answered cannot be read; the message says why."""
+
+
 class Selection(NamedTuple):
     """The best (query, class) pairs of one image, best first.
 
@@ -98,16 +102,17 @@ def select(
         top: how many pairs to keep at most.
 
     Raises:
-        ValueError: if shapes do not fit, ``top`` is below 1, or there is a NaN among the logits or boxes.
+        AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
+        ValueError: where ``top`` is below 1.
     """
     if logits.ndim != 2 or boxes.shape != (len(logits), 4):
-        raise ValueError(
+        raise AnswerError(
             f"expected logits (Q, C) and boxes (Q, 4), got {tuple(logits.shape)} and {tuple(boxes.shape)}"
         )
     if top < 1:
         raise ValueError(f"at least one detection must be kept, got top={top}")
     if np.isnan(logits).any() or np.isnan(boxes).any():
-        raise ValueError("the model answered NaN: its weights, its export or its precision are at fault")
+        raise AnswerError("the model answered NaN: its weights, its export or its precision are at fault")
     flat = logits.astype(np.float32, copy=False).ravel()
     chosen = _largest(flat, top)
     queries, indices = np.divmod(chosen, logits.shape[1])
@@ -149,10 +154,10 @@ def decode(
         image_id: travels into the result.
 
     Raises:
-        ValueError: if shapes do not fit, or there is a NaN among the logits or boxes.
+        AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
     """
     if logits.shape[-1] != len(classes):
-        raise ValueError(f"the model answers {logits.shape[-1]} classes, but {len(classes)} names are known")
+        raise AnswerError(f"the model answers {logits.shape[-1]} classes, but {len(classes)} names are known")
     return label(select(logits, boxes, size, top), size, classes, threshold, image_id=image_id)
 
 
@@ -174,7 +179,8 @@ def label(
         image_id: travels into the result.
 
     Raises:
-        ValueError: if there is not one threshold for each class, or a head index has no class.
+        AnswerError: where a head index has no class.
+        ValueError: where there is not one threshold for each class.
     """
     thresholds = np.asarray(threshold, np.float32)
     if thresholds.ndim and thresholds.shape != (len(classes),):
@@ -182,7 +188,7 @@ def label(
     indices = selection.indices
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(classes):
         outside = int(indices.min()) if indices.min() < 0 else int(indices.max())
-        raise ValueError(f"class index {outside} is outside the {len(classes)} known classes")
+        raise AnswerError(f"class index {outside} is outside the {len(classes)} known classes")
     kept = selection.scores >= (thresholds[indices] if thresholds.ndim else thresholds)
     indices = indices[kept]
     return Detections(

@@ -38,15 +38,7 @@ def sniff(path: str | Path) -> Container:
     path = Path(path)
     if path.is_dir():
         return "folder"
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise WeightsError(f"{path} does not exist") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not head:
-        raise WeightsError(f"{path} is empty")
+    head = _head(path)
     for magic, what in _FOREIGN:
         if head.startswith(magic):
             raise WeightsError(f"{path} is {what}")
@@ -66,3 +58,19 @@ def sniff(path: str | Path) -> Container:
             f"{path} is JSON text, not a checkpoint; a download may have answered with an error message"
         )
     raise WeightsError(f"{path} is no checkpoint that FlexDETR knows (safetensors, .pth, .pt or .pdparams)")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file."""
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is a device or a pipe, and a checkpoint is read from a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise WeightsError(f"{path} does not exist") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise WeightsError(f"{path} is empty")
+    return head

@@ -14,6 +14,7 @@ from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import ITEM_BYTES, Deferred, strided
 
 _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
+_MAX_AXES: Final = 64  # those of numpy
 _TYPES: Final = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "F16": "float16", "BF16": "bfloat16",
     "I32": "int32", "F32": "float32", "I64": "int64", "F64": "float64",
@@ -77,7 +78,11 @@ def _check_layout(path: Path, content: dict[str, Any], size: int, start: int) ->
     for name, entry in content.items():
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            fits = all(is_int(n) and n >= 0 for n in (*shape, begin, end)) and begin <= end
+            fits = (
+                len(shape) <= _MAX_AXES
+                and all(is_int(n) and n >= 0 for n in (*shape, begin, end))
+                and begin <= end
+            )
         except (TypeError, KeyError, ValueError):
             fits = False
         if not fits:

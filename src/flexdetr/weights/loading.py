@@ -245,7 +245,8 @@ def fitting(
     """The tensors that a model, or a state dict, takes, checked by name and shape.
 
     Raises:
-        WeightsError: where a shape differs; where a name is missing or unknown, unless ``partial``.
+        WeightsError: where a shape or the kind of numbers differs; where a name is missing or unknown, unless
+            ``partial``.
     """
     expected = model if isinstance(model, Mapping) else model.state_dict()
     for name in tensors.keys() & expected.keys():
@@ -254,6 +255,8 @@ def fitting(
                 f"{file} does not fit: {name} has the shape {list(tensors[name].shape)}, "
                 f"and the model's is {list(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() and "float" not in tensors[name].dtype:
+            raise WeightsError(f"{file} does not fit: {name} holds {tensors[name].dtype}, and no weights")
     for names, what in (
         (expected.keys() - tensors.keys(), "lacks"),
         (tensors.keys() - expected.keys(), "has also"),

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.header import Header, deferred_tensors, is_int, read_header
@@ -89,8 +89,24 @@ class Metadata:
             elif not isinstance(value, type(getattr(default, name))) or isinstance(value, bool):
                 wanted = type(getattr(default, name)).__name__
                 raise WeightsError(f"metadata field {name} must be a {wanted}; got {type(value).__name__}")
+            _check_entries(name, value)
             values[name] = current_names(value) if name == "norm_eps" else value
         return cls(**values, extra={name: value for name, value in content.items() if name not in known})
+
+
+def _check_entries(name: str, value: object) -> None:
+    """What is inside of the metadata's lists and tables."""
+    if name in ("classes", "provenance"):
+        fits = all(isinstance(row, dict) for row in cast("list[object]", value))
+        wanted = "a list of mappings"
+    elif name in ("norm_eps", "thresholds"):
+        numbers = cast("dict[str, object]", value).values()
+        fits = all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+        wanted = "a mapping of numbers"
+    else:
+        return
+    if not fits:
+        raise WeightsError(f"metadata field {name} must be {wanted}; got {value!r:.200}")
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -152,7 +168,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], metadata: Metadata) -> P
     from safetensors.torch import save_file
 
     path = Path(path)
-    text = json.dumps(metadata.to_json(), ensure_ascii=False)
+    text = json.dumps(metadata.to_json())
     try:
         with replacing(path) as temporary:
             save_file(_separate(state), temporary, metadata={"format": "pt", _ENTRY: text})

@@ -76,7 +76,7 @@ def carry_over(
 
     Returns:
         ``old`` with each class-dependent tensor replaced by the new one's, in which the rows of carried classes are
-        the old ones.
+        the old ones; those of another width are left as they are.
     """
     state = dict(old)
     for name in old:
@@ -84,6 +84,8 @@ def carry_over(
             continue
         if name not in fresh:  # a detector without denoising
             del state[name]
+            continue
+        if fresh[name].shape[1:] != old[name].shape[1:]:  # a head of another form, which the caller refuses
             continue
         own = fresh[name].detach().clone()
         for _, new_row, old_row in transfer.carried:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on only
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.weights.backbone_names import rename_backbone
@@ -117,13 +120,48 @@ _FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 
 
+_Count = Annotated[int, Field(gt=0, le=100_000)]
+_Counts = Annotated[list[_Count], Field(min_length=1, max_length=16)]
+
+
+class _Entries(TypedDict, total=False):
+    """The entries that are read from ``config.json``; it holds many others."""
+
+    num_feature_levels: Annotated[int, Field(gt=0, le=16)]
+    feat_strides: _Counts
+    encoder_layers: Annotated[int, Field(ge=0)]
+    encode_proj_layers: list[int]
+    encoder_attention_heads: _Count
+    decoder_attention_heads: _Count
+    decoder_n_points: _Count | _Counts
+    decoder_method: str
+    num_queries: _Count
+    num_denoising: Annotated[int, Field(ge=0)]
+    label_noise_ratio: float
+    box_noise_scale: float
+    batch_norm_eps: Annotated[float, Field(gt=0, lt=1)]
+    backbone_config: dict[str, Any] | None
+    eval_size: Annotated[list[_Count], Field(min_length=2, max_length=2)] | None
+
+
+_ENTRIES: Final = TypeAdapter(_Entries)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a folder; empty where there is none.
 
     Raises:
-        WeightsError: where it is no JSON mapping.
+        WeightsError: where it is no JSON mapping, or an entry that is read has another type than it should have.
     """
-    return _read_json(folder / "config.json")
+    path = folder / "config.json"
+    content = _read_json(path)
+    try:
+        _ENTRIES.validate_python(content, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(key) for key in problem["loc"] if not str(key).endswith("]"))
+        raise WeightsError(f"{path}: {place}: {problem['msg']} (got {problem['input']!r:.100})") from None
+    return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:
