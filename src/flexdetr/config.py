@@ -304,7 +304,7 @@ class Config(Part):
         if not isinstance(section, Mapping):
             return section
         name = section.get("name", DEFAULT)
-        if name not in HEADS:
+        if not isinstance(name, str) or name not in HEADS:
             raise ValueError(nearest(str(name), HEADS, "head"))
         return {**section, "name": name}
 

@@ -355,6 +355,19 @@ def plan_yaml(material: Material, folder: Path, draw: Draw) -> list[str]:
     return ["ablate", str(file), "--report", "--out", "ablation"]
 
 
+def ablation_folder(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """What an ablation keeps: results, costs, epochs that fit, metrics of its runs."""
+    there = folder / "ablation"
+    shutil.copytree(material.folder / "ablation", there)
+    file = there / draw.choice(
+        ("siou/seed-0/ablation.json", "costs.json", "budget.json", "base/seed-1/metrics.csv")
+    )
+    change = _change_json if file.suffix == ".json" else _change_text
+    change(file, draw)
+    command = ["ablate", str(material.folder / "plan.yaml"), "--report", "--out", str(there)]
+    return [*command, "--minutes", "1"] if file.name == "budget.json" else command
+
+
 def run_config(material: Material, folder: Path, draw: Draw) -> list[str]:
     """The config.yaml of a run folder."""
     there = folder / "run"
@@ -415,6 +428,13 @@ def run_metrics(material: Material, folder: Path, draw: Draw) -> list[str]:
     return ["train", "--resume", str(there)]
 
 
+def _change_json(file: Path, draw: Draw) -> None:
+    if draw.random() < 0.3:
+        file.write_bytes(text(file.read_bytes(), draw))
+    else:
+        file.write_text(json.dumps(tree(json.loads(file.read_text()), draw)))
+
+
 def _change_yaml(file: Path, draw: Draw) -> None:
     if draw.random() < 0.4:
         file.write_bytes(text(file.read_bytes(), draw))
@@ -434,6 +454,6 @@ KINDS: dict[str, Kind] = {
     for kind in (
         checkpoint_bytes, checkpoint_header, checkpoint_metadata, checkpoint_numbers, foreign_bytes, foreign_pickle,
         foreign_tree, foreign_folder, artifact_metadata, artifact_files, voc_xml, yolo_labels, data_yaml,
-        lists, pictures, config_yaml, options, plan_yaml, run_config, run_state, run_metrics,
+        lists, pictures, config_yaml, options, plan_yaml, ablation_folder, run_config, run_state, run_metrics,
     )
 }  # fmt: skip

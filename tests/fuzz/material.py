@@ -18,6 +18,9 @@ from onnx import TensorProto, helper
 from openvino import opset13 as ops
 from PIL import Image
 
+from flexdetr.ablate import budget, cost, runs
+from flexdetr.ablate.plan import budgeted, configurations, read_plan
+from flexdetr.ablate.records import EPOCHS, Epochs, KeptCosts, VariantCost
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.engine import fit, trainer
@@ -89,6 +92,7 @@ def make(folder: Path) -> Material:
     _foreign(folder / "foreign")
     _run(material)
     _texts(material)
+    _ablation(material)
     return material
 
 
@@ -291,9 +295,29 @@ def _texts(material: Material) -> None:
         "title": "Two losses",
         "data": str(material.data("coco")),
         "split": "val",
-        "base": {key: value for key, value in plain.items() if key not in ("seed", "train")},
-        "variants": {"giou": {"loss.box": "giou"}, "wide": {"head": {"ffn": 64}}},
+        "base": {key: value for key, value in plain.items() if key not in ("seed", "train", "loss")},
+        "variants": {"siou": {"loss.box": "siou"}, "wide": {"head": {"ffn": 64}}},
         "seeds": [0, 1],
         "budget": {"epochs": 1},
     }
     (material.folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+
+
+def _ablation(material: Material) -> None:
+    """All that an ablation keeps, as if its runs had been made."""
+    plan = read_plan(material.folder / "plan.yaml")
+    folder = material.folder / "ablation"
+    epochs, costs = {}, {}
+    for name, config in configurations(plan).items():
+        for seed in plan.seeds:
+            there = folder / name / f"seed-{seed}"
+            job = runs.Job(name, budgeted(config, seed, 1), there, plan.data, "val")
+            there.mkdir(parents=True)
+            runs._write(job, runs.Result(0.3, 0.5, 9.0, 1, 1, 2))
+            (there / "metrics.csv").write_text("epoch,seconds,loss,ap\n1,9.0,3.2,0.3\n")
+        trial = budgeted(config, plan.seeds[0], None).model_dump(mode="json")
+        epochs[name] = Epochs(config=trial, minutes=1, epoch_seconds=9, evaluation_seconds=1, epochs=1)
+        sizes = {"params": 10, "gflops": 1, "params_training": 12, "gflops_training": 1.1}
+        costs[name] = VariantCost(config=cost._architecture(job), latency_ms=3, **sizes)
+    (folder / cost.FILE).write_text(KeptCosts(machine="here", variants=costs).model_dump_json(indent=1))
+    (folder / budget.FILE).write_bytes(EPOCHS.dump_json(epochs, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,35 @@ def test_a_broken_file_is_answered_in_a_sentence(
     arguments = KINDS[kind](material, tmp_path, random.Random(f"{kind}-{number}"))
     fault = product.ask(arguments, tmp_path).fault()
     assert not fault, f"flexdetr {' '.join(arguments)}\n{fault}"
+
+
+def test_whole_files_are_taken(material: Material, product: Product, tmp_path: Path) -> None:
+    """What is changed above works as it is: nothing of it is refused for another reason."""
+    plan, ablation = material.folder / "plan.yaml", tmp_path / "ablation"
+    shutil.copytree(material.folder / "ablation", ablation)
+    shutil.copytree(material.run, tmp_path / "run")
+    pictures = [
+        str(material.picture(suffix)) for suffix in ("png", "jpg", "gif", "tiff", "webp", "bmp", "avi")
+    ]
+    commands: list[list[object]] = [
+        ["info", material.checkpoint],
+        ["predict", material.checkpoint, *pictures],
+        ["eval", material.checkpoint, material.data("coco"), "--split", "val"],
+        ["convert", material.checkpoint, "--out", "converted"],
+        *(["check", material.data(name)] for name in ("coco", "voc", "yolo")),
+        *(
+            ["convert", material.foreign(name), "--out", f"{name}.safetensors"]
+            for name in ("zip.pth", "legacy.pth", "paddle.pdparams", "transformers")
+        ),
+        *(["predict", material.artifact(name), *pictures] for name in ("openvino", "onnx")),
+        ["config", "--config", material.folder / "config.yaml"],
+        ["train", material.data("coco"), "--config", material.folder / "config.yaml", "--out", "new"],
+        ["ablate", plan, "--report", "--out", ablation],
+        ["ablate", plan, "--report", "--out", ablation, "--minutes", "1"],
+        ["train", "--resume", tmp_path / "run"],
+    ]
+    for command in commands:
+        answer = product.ask([str(word) for word in command], tmp_path)
+        opened = 130 if command[0] == "train" else 0  # it stops where the epoch would begin
+        assert answer.status == opened, f"{command}\n{answer.out}\n{answer.err}"
+        assert not answer.fault(), f"{command}\n{answer.fault()}"

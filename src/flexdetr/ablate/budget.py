@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from flexdetr.ablate.records import EPOCHS, Epochs, read_record
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import fit
 from flexdetr.engine.recipe import derive
@@ -75,13 +75,15 @@ def measured_epochs(
         quiet: show no progress.
 
     Raises:
-        ConfigError: where not even one epoch fits, or nothing is known and nothing may be measured.
+        ConfigError: where not even one epoch fits, or nothing is known and nothing may be measured; or where what
+            is kept is damaged.
     """
     path = folder / FILE
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    remedy = "delete it, and the epochs that fit are measured again"
+    known = read_record(path, EPOCHS, remedy) or {}
     settings = {"config": config.model_dump(mode="json"), "minutes": minutes}
     entry = known.get(name)
-    if entry is None or {key: entry[key] for key in settings} != settings:
+    if entry is None or entry.model_dump(include=set(settings)) != settings:
         if not measure:
             raise ConfigError(f"{path} does not say how many epochs of {name} fit: no run has been made")
         changes = {"epochs": 1, "augment_from": 0.0}
@@ -91,13 +93,14 @@ def measured_epochs(
             with (run.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
                 training = float(next(csv.DictReader(file))["seconds"])
             images = int(_training(run)["images"])
-        entry = {**settings, "epoch_seconds": training, "evaluation_seconds": run.seconds - training}
-        entry["epochs"] = epochs_within(minutes, training, run.seconds - training, config, images)
+        rest = run.seconds - training
+        epochs = epochs_within(minutes, training, rest, config, images)
+        entry = Epochs(**settings, epoch_seconds=training, evaluation_seconds=rest, epochs=epochs)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({**known, name: entry}, indent=1), encoding="utf-8")
-        _log.info("%s: %d epochs fit into %g minutes", name, entry["epochs"], minutes)
-    return int(entry["epochs"])
+            temporary.write_bytes(EPOCHS.dump_json({**known, name: entry}, indent=1))
+        _log.info("%s: %d epochs fit into %g minutes", name, entry.epochs, minutes)
+    return entry.epochs
 
 
 def _training(run: fit.Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdetr.ablate.records import COSTS, KeptCosts, VariantCost, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
 from flexdetr.data.detect import read
@@ -70,23 +70,26 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
         jobs: a finished run of each variant.
         folder: of the ablation.
         again: measure even where all is known.
+
+    Raises:
+        ConfigError: where what is kept is damaged.
     """
     path = folder / FILE
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    wanted = {name: {"config": _architecture(job)} for name, job in jobs.items()}
-    rows = known.get("variants", {})
-    same = all(rows.get(name, {}).get("config") == facts["config"] for name, facts in wanted.items())
+    known = read_record(path, COSTS, "delete it, and the costs are measured again") or KeptCosts()
+    wanted = {name: _architecture(job) for name, job in jobs.items()}
+    same = all(name in known.variants and known.variants[name].config == wanted[name] for name in jobs)
     if again or not same:
         detectors = {name: _best(job) for name, job in jobs.items()}
         times = _latencies(detectors, _pictures(next(iter(jobs.values()))))
         rows = {
-            name: {**wanted[name], **_size(detectors[name]), "latency_ms": times[name]} for name in detectors
+            name: VariantCost(config=wanted[name], **_size(detectors[name]), latency_ms=times[name])
+            for name in detectors
         }
-        known = {"machine": machine(), "variants": rows}
+        known = KeptCosts(machine=machine(), variants=rows)
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    found = {name: Cost(*(rows[name][key] for key in Cost._fields)) for name in jobs}
-    return Costs(found, known["machine"])
+            temporary.write_text(known.model_dump_json(indent=1), encoding="utf-8")
+    found = {name: Cost(*(getattr(known.variants[name], key) for key in Cost._fields)) for name in jobs}
+    return Costs(found, known.machine)
 
 
 def alternating_medians(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
@@ -148,7 +151,7 @@ def _architecture(job: Job) -> dict[str, Any]:
     return job.config.model_dump(mode="json", include=parts)
 
 
-def _size(detector: Detector) -> dict[str, float]:
+def _size(detector: Detector) -> dict[str, Any]:
     training, deploy = measure_both(detector.config, len(detector.classes))
     return {
         "params": deploy.params,

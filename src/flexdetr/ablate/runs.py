@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from flexdetr.ablate.plan import flat
+from flexdetr.ablate.records import RUN, RunRecord, read_record
 from flexdetr.api import Detector
 from flexdetr.config import Config, ConfigError, build
 from flexdetr.data.dataset import SPLITS, DataError, fingerprint
@@ -80,14 +81,15 @@ def finished(job: Job) -> Result | None:
         ConfigError: where the run was made with other settings.
         DataError: where the data has changed since.
     """
-    record = _record(job.folder)
+    remedy = f"delete {job.folder} to run it again"
+    record = read_record(job.folder / RECORD, RUN, remedy)
     if record is None:
         return None
     _check_same(job, record)
-    if record.get("result") is None:
+    if record.result is None:
         return None
     found: dict[str, Any] = {
-        key: math.nan if value is None else value for key, value in record["result"].items()
+        key: math.nan if value is None else value for key, value in record.result.model_dump().items()
     }
     return Result(**found)
 
@@ -146,11 +148,15 @@ def scoring_split(data: str, wanted: str | None, config: Config) -> str:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """(epoch, AP on the validation split) of each evaluation of a run."""
-    import csv
-
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [(int(row["epoch"]), float(row["ap"])) for row in csv.DictReader(file) if row.get("ap")]
+    """(epoch, AP on the validation split) of each evaluation of a run; none, with a warning, of a damaged file."""
+    path = folder / "metrics.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, strict=True)
+            return [(int(row["epoch"]), float(row["ap"])) for row in rows if row.get("ap")]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        _log.warning("%s cannot be read (%s): the page has no curve of this run", path, error)
+        return []
 
 
 @lru_cache
@@ -168,11 +174,11 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _check_same(job: Job, record: Mapping[str, Any]) -> None:
+def _check_same(job: Job, record: RunRecord) -> None:
     """Refuse to mix runs that were made with different settings."""
     facts = _facts(job)
     # Built anew, so that keys that a later version added count with their defaults.
-    former = flat(build(record["config"]).model_dump(mode="json")) | {"split": record["split"]}
+    former = flat(build(record.config).model_dump(mode="json")) | {"split": record.split}
     wanted = flat(facts["config"]) | {"split": job.split}
     differing = [
         f"{key} was {former.get(key)!r} and is {wanted.get(key)!r}"
@@ -185,22 +191,11 @@ def _check_same(job: Job, record: Mapping[str, Any]) -> None:
             f"{f' and {len(differing) - 5} more' if len(differing) > 5 else ''}. Take the change back, choose another "
             f"--out, or delete that folder to run it again"
         )
-    if facts["fingerprint"] != record["fingerprint"]:
+    if facts["fingerprint"] != record.fingerprint:
         raise DataError(
             f"the data {job.data} has changed since {job.folder} was made, so the runs cannot be compared; put it back "
             "or choose another --out"
         )
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    path = folder / RECORD
-    if not path.exists():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read ({error}); delete {folder} to run it again") from error
-    return record
 
 
 def _write(job: Job, result: Result | None) -> None:

@@ -287,4 +287,4 @@ def write_metadata(folder: Path, metadata: ArtifactMetadata) -> Artifact:
 def _seal(content: dict[str, Any]) -> str:
     kept = {key: value for key, value in content.items() if key not in ("seal", "thresholds")}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
