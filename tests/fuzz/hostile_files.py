@@ -446,9 +446,6 @@ def postscript_as_a_picture(place: Place) -> list[list[str]]:
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"
         f"({place.canary}) (w) file closefile showpage\n%%EOF\n"
     )
-    programs = place.folder / "gs"
-    programs.write_text(f"#!/bin/sh\n{place.touch}\n")
-    programs.chmod(0o755)
     for name in ("x.png", "x.jpg", "x.eps"):
         (place.folder / name).write_text(text)
     return [
@@ -460,6 +457,24 @@ def postscript_as_a_picture(place: Place) -> list[list[str]]:
         ]
         for name in ("x.png", "x.jpg", "x.eps")
     ]
+
+
+def playlists_as_films(place: Place) -> list[list[str]]:
+    """FFmpeg follows what a playlist names: other files, and addresses."""
+    secret = place.material.picture("avi")
+    texts = {
+        "hls.mp4": f"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        "concat.avi": f"ffconcat version 1.0\nfile {secret}\n",
+        "concat.mp4": f"ffconcat version 1.0\nfile '{secret.name}'\n",
+    }
+    shutil.copy(secret, place.folder / secret.name)
+    commands = []
+    for name, text in texts.items():
+        (place.folder / name).write_text(text)
+        commands.append(
+            [*place.predict(place.material.artifact("onnx"))[:2], str(place.folder / name), "--out", "out"]
+        )
+    return commands
 
 
 # What is said of each; all of them are refused, and nothing of them is executed.
@@ -487,5 +502,6 @@ HOSTILE: dict[Callable[[Place], list[list[str]]], str] = {
     weights_that_lie_elsewhere: "cannot be used by",
     links_to_devices: "",
     pictures_of_a_terapixel: "",
-    postscript_as_a_picture: "",
+    postscript_as_a_picture: "is no image that can be read",
+    playlists_as_films: "is a text",
 }

@@ -177,3 +177,13 @@ def test_a_folder_gives_no_hidden_files_and_follows_links(folder, tmp_path_facto
 def test_a_folder_names_links_that_lead_nowhere(folder):
     (folder / "gone").symlink_to(folder / "nowhere")
     assert find(folder)[-1].content == sources.Missing(f"{folder / 'gone'}: a link that leads nowhere")
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1/x.ts\n", "ffconcat version 1.0\nfile x.avi\n"]
+)
+def test_a_playlist_is_no_film(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.mp4").write_text(text)
+    (answer,) = sources.read(sources.find(str(tmp_path / "x.mp4")), lambda _: None)
+    assert isinstance(answer, sources.Unreadable)
+    assert "is a text, like a playlist" in answer.reason

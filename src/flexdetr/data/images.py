@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow imports its rarer formats when a file is none of the usual ones. Two threads that meet there disturb each
-# other: one takes the other's half of the list for all there is, and a good file "is no image".
-Image.init()
+from flexdetr.runtime.picture_formats import picture_formats
+
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 
@@ -212,7 +211,7 @@ _FAILURES = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, 
 def _open(path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are legitimate
-        return Image.open(path)
+        return Image.open(path, formats=picture_formats())
 
 
 def _failure(path: Path, error: Exception) -> ImageError:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from flexdetr.runtime.folders import IMAGE_SUFFIXES, list_files
+from flexdetr.runtime.picture_formats import picture_formats
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def _from_stdin(stream: BinaryIO) -> list[Item]:
             Item("-", Missing("-: nothing came through standard input; expected an image or a list of paths"))
         ]
     try:
-        return [Item("stdin", Image.open(io.BytesIO(content)))]
+        return [Item("stdin", Image.open(io.BytesIO(content), formats=picture_formats()))]
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         separator = b"\0" if b"\0" in content else b"\n"
         names = [os.fsdecode(line.strip(b"\r\n")) for line in content.split(separator)]
@@ -193,6 +194,16 @@ def _frames(name: str, target: str | int) -> Iterator[Picture | Unreadable]:
     except ImportError:
         yield Unreadable(name, f"{name}: videos and cameras need OpenCV: pip install 'flexdetr[video]'")
         return
+    try:
+        if isinstance(target, str) and _is_text(Path(target)):
+            reason = (
+                "is a text, like a playlist, which names other files and addresses: give those that you mean"
+            )
+            yield Unreadable(name, f"{name}: {reason}")
+            return
+    except OSError as error:
+        yield Unreadable(name, f"{name}: cannot be read: {error.strerror or error}")
+        return
     capture = cv2.VideoCapture(target)
     try:
         number = -1
@@ -210,6 +221,13 @@ def _frames(name: str, target: str | int) -> Iterator[Picture | Unreadable]:
             )
     finally:
         capture.release()
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a film's file holds text: FFmpeg knows playlists by their content, and opens whatever they name."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    return bool(head) and all(byte >= 32 or byte in b"\t\n\r" for byte in head)
 
 
 def _one_line(error: Exception) -> str:
