@@ -162,6 +162,15 @@ def test_what_stdout_cannot_encode_is_escaped(monkeypatch: pytest.MonkeyPatch) -
     assert stream.buffer.getvalue().endswith(b"gr\xf6\xdfe \\u732b \\udcff.png\n")
 
 
+def test_what_files_name_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    answers.show("class \x1b]0;root\x07:\tbolt\n")
+    answers.note("\x9b2J")
+    answers.show_table(["class"], [("\x1b[31mnut",)])
+    shown = capsys.readouterr()
+    assert shown.out == "class \\x1b]0;root\\x07:\tbolt\n\nclass\n\\x1b[31mnut\n"
+    assert shown.err == "\\x9b2J\n"
+
+
 def test_explain_names_the_extra_that_is_missing() -> None:
     answer = answers.explain(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert answer == (1, "Error: this needs torch: install it with pip install 'flexdetr[train]'")

@@ -91,6 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         status, text = answers.explain(error) or (1, answers.confess(error, typed))
-        typer.echo(text, err=True)
+        answers.note(text)
         return status
     return 0

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
 _LONGEST_REASON = 300  # characters
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Packages that the base install leaves out -> the extra that brings them.
 _EXTRAS = {
     **dict.fromkeys(
@@ -106,7 +108,7 @@ class _Stderr(logging.Handler):
     """Writes to what ``sys.stderr`` is at the moment: a progress bar replaces it to stay below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(_visible(self.format(record)) + "\n")
 
 
 def start_logging(*, verbose: bool) -> None:
@@ -130,12 +132,17 @@ def escape_odd_characters() -> None:
 
 def show(text: str) -> None:
     """One line or paragraph of the answer."""
-    typer.echo(text)
+    typer.echo(_visible(text))
 
 
 def note(text: str) -> None:
     """One line beside the answer: on stderr, so that ``--json`` stays one document."""
-    typer.echo(text, err=True)
+    typer.echo(_visible(text), err=True)
+
+
+def _visible(text: str) -> str:
+    """Control characters as escapes: what a file names is shown, and does not steer the terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 @contextmanager
@@ -234,4 +241,4 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return _visible(str(value))
