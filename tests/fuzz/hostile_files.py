@@ -21,9 +21,7 @@ from onnx import TensorProto, external_data_helper
 
 from flexdetr.runtime import artifact
 
-from .kinds import _QUICK as QUICK
-from .kinds import _join as join
-from .kinds import _split as split
+from .kinds import QUICK, join, split
 from .material import Material, describe
 
 

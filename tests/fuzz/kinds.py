@@ -35,12 +35,12 @@ def _checkpoint_command(file: Path, material: Material, draw: Draw) -> list[str]
         ["convert", str(file), "--out", "converted.safetensors"],
         ["convert", str(file), "--out", "converted", "--to", "transformers"],
         ["export", str(file), "--format", "nothing", "--out", "exported"],
-        ["train", data, "--model", "flexdetr_pico", "--weights", str(file), "--out", "new", *_QUICK],
+        ["train", data, "--model", "flexdetr_pico", "--weights", str(file), "--out", "new", *QUICK],
     )
     return [*draw.choice(commands)]
 
 
-_QUICK = ("--epochs", "1", "--batch-size", "2", "--set", "data.workers=0", "--image-size", "64")
+QUICK = ("--epochs", "1", "--batch-size", "2", "--set", "data.workers=0", "--image-size", "64")
 
 
 def checkpoint_bytes(material: Material, folder: Path, draw: Draw) -> list[str]:
@@ -52,30 +52,30 @@ def checkpoint_bytes(material: Material, folder: Path, draw: Draw) -> list[str]:
 
 def checkpoint_header(material: Material, folder: Path, draw: Draw) -> list[str]:
     """What the header of a .safetensors file says of its tensors."""
-    header, body = _split(material.checkpoint)
+    header, body = split(material.checkpoint)
     few = {name: header.pop(name) for name in draw.sample([*header], 3)}
     changed = tree(few, draw)
     file = folder / "detector.safetensors"
-    _join(file, {**header, **changed} if isinstance(changed, dict) else changed, body)
+    join(file, {**header, **changed} if isinstance(changed, dict) else changed, body)
     return _checkpoint_command(file, material, draw)
 
 
 def checkpoint_metadata(material: Material, folder: Path, draw: Draw) -> list[str]:
     """Configuration, classes, thresholds and provenance, which travel in the header."""
-    header, body = _split(material.checkpoint)
+    header, body = split(material.checkpoint)
     document = json.loads(header["__metadata__"]["flexdetr"])
     document["thresholds"] = {"bolt": 0.3, "default": 0.4}
     document["provenance"] = [{"source": "x", "file": "y", "licence": "MIT"}]
     document["training"] = {"epochs": 3, "validation": {"ap": 0.5, "epoch": 2}}
     header["__metadata__"]["flexdetr"] = json.dumps(tree(document, draw))
     file = folder / "detector.safetensors"
-    _join(file, header, body)
+    join(file, header, body)
     return _checkpoint_command(file, material, draw)
 
 
 def checkpoint_numbers(material: Material, folder: Path, draw: Draw) -> list[str]:
     """Weights that are no numbers, or enormous, in some tensors or in all."""
-    header, body = _split(material.checkpoint)
+    header, body = split(material.checkpoint)
     content = bytearray(body)
     value = draw.choice((math.nan, math.inf, -math.inf, 1e38, 0.0, -1.0))
     number = torch.tensor(value).numpy().tobytes()
@@ -84,17 +84,17 @@ def checkpoint_numbers(material: Material, folder: Path, draw: Draw) -> list[str
         begin, end = header[name]["data_offsets"]
         content[begin:end] = number * ((end - begin) // 4)
     file = folder / "detector.safetensors"
-    _join(file, header, bytes(content))
+    join(file, header, bytes(content))
     return _checkpoint_command(file, material, draw)
 
 
-def _split(file: Path) -> tuple[dict[str, Any], bytes]:
+def split(file: Path) -> tuple[dict[str, Any], bytes]:
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-def _join(file: Path, header: Any, body: bytes) -> None:
+def join(file: Path, header: Any, body: bytes) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write_bytes(len(text).to_bytes(8, "little") + text + body)
@@ -275,7 +275,7 @@ def _data_command(there: Path, material: Material, draw: Draw) -> list[str]:
         ["check", str(there), "--json"],
         ["eval", str(material.checkpoint), str(there), "--split", "val"],
         ["eval", str(material.artifact("onnx")), str(there), "--split", "val"],
-        ["train", str(there), "--model", "flexdetr_pico", "--out", "new", *_QUICK],
+        ["train", str(there), "--model", "flexdetr_pico", "--out", "new", *QUICK],
     )
     return [*draw.choice(commands)]
 
@@ -311,7 +311,7 @@ def options(material: Material, folder: Path, draw: Draw) -> list[str]:
     value = draw.choice([*ODD, 64, 96, "64x96", 1e-3])
     shown = "".join(one for one in str(value) if one.isprintable())
     data, checkpoint, picture = material.data("coco"), material.checkpoint, material.picture("jpg")
-    train = ["train", str(data), "--model", "flexdetr_pico", "--out", "new", *_QUICK]
+    train = ["train", str(data), "--model", "flexdetr_pico", "--out", "new", *QUICK]
     keys = (
         "train.lr",
         "train.warmup",
