@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 
@@ -10,6 +11,7 @@ import torch
 
 from flexdetr.config import Config, DataConfig
 from flexdetr.data import batches
+from flexdetr.data import loader as loader_module
 from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.loader import EvaluationLoader, LoaderError, TrainingLoader, default_workers
 from flexdetr.runtime.process import prepare
@@ -41,6 +43,27 @@ def test_workers_change_nothing(records, cache):
     for epoch, phase in enumerate(["mosaic", "strong", "plain"]):
         assert _equal(alone.epoch(epoch, phase), crew.epoch(epoch, phase))
     crew.close()
+
+
+def test_spawned_workers_change_nothing(records, monkeypatch):
+    """Also after a look at samples, which makes some in this process."""
+    monkeypatch.setattr(loader_module, "start_method", lambda: "spawn")
+    crew = _loader(records, workers=1, data={"cache": True})
+    shown = list(crew.preview(0, "mosaic", 2))
+    assert _equal(_loader(records).preview(0, "mosaic", 2), shown)
+    assert _equal(_loader(records).epoch(0, "mosaic"), crew.epoch(0, "mosaic"))
+    crew.close()
+
+
+def test_the_programs_own_start_method_is_taken(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda **_options: "spawn")
+    assert loader_module.start_method() == "spawn"
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda **_options: None)
+    monkeypatch.setattr(loader_module.sys, "platform", "linux")
+    assert loader_module.start_method() == "fork"
+    monkeypatch.setattr(loader_module.sys, "platform", "darwin")
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork"])
+    assert loader_module.start_method() == "spawn"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -85,6 +85,29 @@ def test_a_failed_save_leaves_the_former_file(tmp_path: Path, monkeypatch: pytes
     assert [item.name for item in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+def test_on_windows_a_file_that_is_looked_at_is_replaced_when_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.save(tmp_path / "x.safetensors", {"a": torch.ones(1)}, example())
+    replace, tries = Path.replace, []
+
+    def held_for_a_moment(self: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) < 3:
+            raise PermissionError(13, "The process cannot access the file")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held_for_a_moment)
+    monkeypatch.setattr(store.time, "sleep", lambda _seconds: None)
+    with pytest.raises(WeightsError, match="cannot access"):  # elsewhere it means what it says
+        store.save(path, {"a": torch.zeros(1)}, example())
+    tries.clear()
+    monkeypatch.setattr(store.sys, "platform", "win32")
+    store.save(path, {"a": torch.zeros(1)}, example())
+    assert store.load(path)[0]["a"].item() == 0
+    assert tries == [path] * 3
+
+
 def test_truncation_anywhere_is_one_sentence(tmp_path: Path) -> None:
     path = store.save(tmp_path / "x.safetensors", {"a": torch.ones(50), "b": torch.ones(3)}, example())
     whole, cut = path.read_bytes(), tmp_path / "cut.safetensors"

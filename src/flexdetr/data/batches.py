@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import covering, halve, read_reduced
+from flexdetr.data.images import covering, read_reduced
+from flexdetr.data.kept import KeptImages
 from flexdetr.data.mosaic import mixup, mosaic
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.model.outputs import Targets
@@ -173,9 +174,7 @@ class SampleMaker:
     ) -> None:
         self.records, self.config, self.seed = records, config, seed
         self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
-        self.kept: dict[int, NDArray[np.uint8]] = {}
-        self.kept_halves: dict[int, NDArray[np.uint8]] = {}
-        self.observe: Callable[[int], None] = _nobody
+        self.kept = KeptImages()
 
     def cache_bytes(self) -> int:
         """Memory that all images take at the size at which they are kept."""
@@ -184,32 +183,29 @@ class SampleMaker:
 
     def keep(self, index: int) -> None:
         """Decodes an image at the size at which it is kept, and at half of it."""
-        image = self.kept[index] = read_reduced(self.records[index].path, self.at_least)
-        self.kept_halves[index] = halve(image)
+        self.kept.add(index, read_reduced(self.records[index].path, self.at_least))
 
-    def forget(self) -> None:
-        """Drops all decoded images."""
-        self.kept.clear()
-        self.kept_halves.clear()
-
-    def batch(self, plan: BatchPlan, *, forget: bool) -> Batch:
+    def batch(self, plan: BatchPlan, *, forget: bool, observe: Callable[[int], None] | None = None) -> Batch:
         """The planned batch.
 
         Args:
             plan: what to make.
             forget: drop the decoded images afterwards.
+            observe: told the record that is worked on.
         """
         height, width = plan.size
         images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
         labels, boxes = [], []
         for slot, index in enumerate(plan.indices):
+            if observe is not None:
+                observe(index)
             partners = range(len(self.records)) if plan.partners is None else plan.partners[slot]
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners)
             images[slot].numpy()[...] = sample.image
             labels.append(torch.from_numpy(sample.labels))
             boxes.append(torch.from_numpy(fractions(sample.boxes_xyxy, plan.size)))
         if forget:
-            self.forget()
+            self.kept.clear()
         records = [self.records[index] for index in plan.indices]
         ids = [record.image_id for record in records]
         sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
@@ -219,7 +215,6 @@ class SampleMaker:
         self, index: int, epoch: int, phase: Phase, size: tuple[int, int], partners: Sequence[int]
     ) -> Sample:
         """One augmented sample of exactly (height, width) ``size``; the same for the same arguments, always."""
-        self.observe(index)
         rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
         if phase == "plain":
             return plain(self._source(index), size, rng, self.config)
@@ -244,7 +239,7 @@ class SampleMaker:
         record = self.records[index]
         if index not in self.kept:
             self.keep(index)
-        image = (self.kept_halves if half else self.kept)[index]
+        image = self.kept.get(index, half=half)
         scale = np.array(
             [image.shape[1] / record.width, image.shape[0] / record.height] * 2, dtype=np.float32
         )
@@ -262,7 +257,3 @@ def fractions(boxes_xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray
 
 def _share(probability: float | None) -> float:
     return 0.5 if probability is None else probability
-
-
-def _nobody(_index: int) -> None:
-    """The default of ``SampleMaker.observe``."""

@@ -51,6 +51,16 @@ def default_workers(processes: int = 1) -> int:
     return max(1, min(_MOST_WORKERS, cores // max(1, processes) - 1))
 
 
+def start_method() -> str:
+    """How worker processes are begun: "fork", "spawn" or "forkserver".
+
+    What the program has chosen with ``multiprocessing.set_start_method``; else they are forked on Linux, where they
+    then share the decoded images' memory with this process, and begun as the platform does it elsewhere.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return chosen or ("fork" if sys.platform == "linux" else multiprocessing.get_all_start_methods()[0])
+
+
 class TrainingLoader:
     """Augmented batches, the same for the same seed, whatever the workers, the ranks and the point of resuming.
 
@@ -191,13 +201,21 @@ class TrainingLoader:
         except RuntimeError as error:
             if "DataLoader worker (pid" not in str(error):
                 raise
-            raise LoaderError(f"{error}. {self._samples.in_work()}") from error
+            raise LoaderError(f"{error}. {self._samples.in_work()}{self._hint()}") from error
+
+    def _hint(self) -> str:
+        """What ends workers that are spawned before they have begun: they import the script that trains."""
+        if start_method() == "fork":
+            return ""
+        return '. A script that trains must do so under `if __name__ == "__main__":`, since its workers import it'
 
     def _start(self) -> DataLoader[Batch | str]:
         sampler: Any = (
             self._plans
         )  # torch declares batch samplers to yield lists, but takes whatever they yield
         collate: Any = _same
+        if start_method() != "fork":
+            self._samples.maker.kept.share()
         return DataLoader(
             self._samples,
             batch_sampler=sampler,
@@ -208,8 +226,7 @@ class TrainingLoader:
             prefetch_factor=_AHEAD,
             pin_memory=self._pin_memory,
             generator=torch.Generator(),  # else each epoch would draw from the global generator
-            # Forked workers share the cached images' memory with this process.
-            multiprocessing_context="fork" if sys.platform == "linux" else None,
+            multiprocessing_context=start_method(),
         )
 
     @staticmethod
@@ -236,9 +253,7 @@ class _Samples(Dataset[Batch | str]):
     def __init__(self, maker: SampleMaker, cached: bool, workers: int) -> None:
         self.maker, self.cached, self.filled = maker, cached, False
         # Each worker notes the record that it works on, for the message should it die there.
-        self.seen = multiprocessing.get_context("fork" if sys.platform == "linux" else None).RawArray(
-            "q", [-1] * max(1, workers)
-        )
+        self.seen = multiprocessing.get_context(start_method()).RawArray("q", [-1] * max(1, workers))
 
     def fill(self) -> None:
         """Decodes all images once, before any worker is started, where they are to be kept."""
@@ -254,9 +269,12 @@ class _Samples(Dataset[Batch | str]):
         """The batch, or a sentence that names the unreadable image (raising would wrap it in a worker's traceback)."""
         worker = get_worker_info()
         slot = worker.id if worker else 0
-        self.maker.observe = lambda index: self.seen.__setitem__(slot, index)
+
+        def observe(index: int) -> None:
+            self.seen[slot] = index
+
         try:
-            return self.maker.batch(plan, forget=not self.cached)
+            return self.maker.batch(plan, forget=not self.cached, observe=observe)
         except ImageError as error:
             return str(error)
         except Exception as error:

@@ -1,7 +1,7 @@
 """Processes that train one detector together: who they are, what they tell each other, whose gradients they add.
 
-torchrun starts them and torch.distributed connects them: gloo on CPUs, NCCL on GPUs. Numbers that steer the loop
-(objects, requests to stop) always travel over gloo, so that no GPU is waited for.
+``launch`` or torchrun starts them and torch.distributed connects them: gloo on CPUs, NCCL on GPUs. Numbers that steer
+the loop (objects, requests to stop) always travel over gloo, so that no GPU is waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from flexdetr.config import Config, ConfigError
 
 T = TypeVar("T")
+
+# Environment variable: where ranks of one machine find each other, a file's URI. Without it they do as torchrun says.
+MEETING_PLACE = "FLEXDETR_MEETING_PLACE"
 
 # Gradients travel in pieces of this many numbers: few enough messages, and little memory beside the gradients.
 _BUCKET = 16_000_000
@@ -118,8 +121,8 @@ class Ranks:
                     buffer /= self.size
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun, or something that sets the same variables, started this process."""
+def among_others() -> bool:
+    """Whether ``launch``, torchrun, or something else that sets the same variables, started this process."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
@@ -127,9 +130,9 @@ def join(config: Config) -> Ranks:
     """Connect with the processes beside this one; alone where there are none.
 
     Raises:
-        ConfigError: where the configuration asks for several processes and torchrun did not start them.
+        ConfigError: where the configuration asks for several processes and this one is alone.
     """
-    if not under_torchrun():
+    if not among_others():
         if (wanted := wanted_processes(config)) > 1:
             raise ConfigError(
                 f"train.processes={wanted}, but this process is alone; use flexdetr train, or torchrun "
@@ -145,7 +148,13 @@ def join(config: Config) -> Ranks:
         torch.cuda.set_device(device_index(config.train.device, local_rank))
     if not dist.is_initialized():
         # A rank that waits this long for another waits for one that is gone.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=1))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=environment.get(MEETING_PLACE, "env://"),
+            rank=int(environment["RANK"]),
+            world_size=int(environment["WORLD_SIZE"]),
+            timeout=timedelta(hours=1),
+        )
     size = dist.get_world_size()
     return Ranks(dist.get_rank(), size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)))
 

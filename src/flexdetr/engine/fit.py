@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,7 @@ from flexdetr.data.detect import read
 from flexdetr.engine import launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import Start, blank, start
-from flexdetr.engine.distributed import Ranks, join, under_torchrun, wanted_processes
+from flexdetr.engine.distributed import Ranks, among_others, join, wanted_processes
 from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.snapshot import reading
 from flexdetr.engine.stop import Interrupted
@@ -60,12 +61,13 @@ def train(
         MemoryExhaustedError: where not even a single image fits in memory.
         Interrupted: after Ctrl-C or SIGTERM; ``resume`` continues exactly there.
     """
+    _refuse_while_starting()
     folder = Path(out)
     if (folder / run_state.FILE).exists():
         raise ConfigError(
             f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
         )
-    if wanted_processes(config) > 1 and not under_torchrun():
+    if wanted_processes(config) > 1 and not among_others():
         return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
     ranks = join(config)
     folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
@@ -116,10 +118,11 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
         StateError: where the folder holds no resumable state.
         DataError: where the data is no longer what the run began with.
     """
+    _refuse_while_starting()
     folder = Path(folder)
     state = run_state.load(folder)
     config = build(read_yaml(folder / "config.yaml"))
-    if wanted_processes(config) > 1 and not under_torchrun():
+    if wanted_processes(config) > 1 and not among_others():
         return launch.resume(folder, config, quiet=quiet)
     ranks = join(config)
     with reading(folder):
@@ -132,6 +135,19 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     trainer.restore(state)
     trainer.parts = trainer.parts if parts is None else parts
     return trainer.run()
+
+
+def _refuse_while_starting() -> None:
+    """Spawned loader workers import the script that began them: it would train once more in each.
+
+    Raises:
+        ConfigError: in such a worker.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "this script trains when it is imported, and worker processes import it: put what it does under "
+            'if __name__ == "__main__":'
+        )
 
 
 def _read(data: str | Path, config: Config, ranks: Ranks) -> Dataset:

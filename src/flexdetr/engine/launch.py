@@ -1,23 +1,28 @@
-"""Starts torchrun for a run of several processes on this machine, and brings back what came of it."""
+"""Starts the processes of a run that has several on this machine, and brings back what came of it.
+
+They are started anew, never forked, and asked to stop through a file: so it goes on every platform. Over several
+machines torchrun starts them instead.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
 import logging
+import math
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from flexdetr.config import Config, ConfigError
@@ -34,7 +39,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LAUNCHER = "FLEXDETR_LAUNCHER"  # the process that waits for the workers; they stop when it is gone
+LAUNCHER = "FLEXDETR_LAUNCHER"  # the process that waits for the ranks; they stop when it is gone
+MEETING, STOP = "meeting", "stop"  # files through which ranks find each other, and hear that they are to stop
+_POLL = 0.2
+_GRACE = 10.0  # seconds: a rank whose neighbour is gone soon fails itself
 
 
 class WorkerError(RuntimeError):
@@ -92,30 +100,63 @@ def _run(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
 def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
     count = wanted_processes(config)
     _check_devices(config, count)
-    for former in place.glob("answer-*.json"):
-        former.unlink()
+    for former in [*place.glob("answer-*.json"), place / MEETING, place / STOP]:
+        former.unlink(missing_ok=True)
+    # How the program begins processes is how its ranks begin theirs.
+    task = {**task, "start_method": multiprocessing.get_start_method(allow_none=True)}
     (place / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
-    command += ["--nproc-per-node", str(count), "-m", "flexdetr.engine.worker", str(place)]
+    with ExitStack() as stack:
+        ranks = [_start_rank(rank, count, place, stack) for rank in range(count)]
+        with _forwarding(place):
+            _wait(ranks)
+    return _answer(place, out, [rank.returncode for rank in ranks])
+
+
+def _start_rank(rank: int, count: int, place: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+    """One process, with what torchrun would have told it; only the first one speaks to the terminal."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {
         "OMP_NUM_THREADS": str(max(1, cores // count)),
         **os.environ,
         LAUNCHER: str(os.getpid()),
-        "TORCHELASTIC_ERROR_FILE": str(place / "torchrun.json"),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
     }
-    # What torchrun itself says about an end that a worker has explained would only bury the explanation.
-    with (place / "torchrun.txt").open("w", encoding="utf-8") as said:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command, env=environment, stderr=None if _verbose() else said, start_new_session=True
-        )
-        with _forwarding(process):
-            process.wait()
-    return _answer(place, out, process.returncode)
+    said = None
+    if rank:
+        said = stack.enter_context(_words(place, rank).open("w", encoding="utf-8"))
+    # Ctrl-C in a terminal goes to all processes of a group: they must hear of it from here alone.
+    apart: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "flexdetr.engine.worker", str(place)], env=environment, stderr=said, **apart
+    )
+    stack.callback(_end, process)
+    return process
 
 
-def _verbose() -> bool:
-    return _log.isEnabledFor(logging.DEBUG)
+def _words(place: Path, rank: int) -> Path:
+    return place / f"said-{rank}.txt"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until all have ended; where one fails, the others, which wait for it, get some seconds to say what they know."""
+    limit = math.inf
+    while any(rank.poll() is None for rank in ranks):
+        if math.isinf(limit) and any(rank.poll() for rank in ranks):
+            limit = time.monotonic() + _GRACE
+        if time.monotonic() > limit:
+            return
+        time.sleep(_POLL)
 
 
 def _check_devices(config: Config, count: int) -> None:
@@ -137,18 +178,18 @@ def _check_devices(config: Config, count: int) -> None:
 
 
 @contextmanager
-def _forwarding(torchrun: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the workers, which stop after their step; torchrun then ends by itself."""
+def _forwarding(place: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go on to the ranks, which stop after their step: a letter in a file for each request."""
 
     def tell(_number: int, _frame: FrameType | None) -> None:
-        for worker in psutil.Process(torchrun.pid).children():
-            worker.send_signal(signal.SIGTERM)
+        with (place / STOP).open("ab") as file:
+            file.write(b"!")
 
     with handling(tell):
         yield
 
 
-def _answer(place: Path, out: Path, status: int) -> Run:
+def _answer(place: Path, out: Path, statuses: Sequence[int | None]) -> Run:
     """The finished run, or what went wrong first."""
     from flexdetr.engine.trainer import Run
 
@@ -159,13 +200,17 @@ def _answer(place: Path, out: Path, status: int) -> Run:
             raise _exception(content)
     done = next((content for content in contents if "seconds" in content), None)
     if done is None:
-        said = (place / "torchrun.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = [line for file in sorted(place.glob("said-*.txt")) for line in _last_lines(file)]
         raise WorkerError(
-            f"the training processes ended with status {status} and without an answer; continue from the last state "
-            f"with: flexdetr train --resume {out}. The last lines: {' | '.join(said[-12:]) or 'none'}"
+            f"the training processes ended with status {', '.join(map(str, statuses))} and without an answer; continue "
+            f"from the last state with: flexdetr train --resume {out}. The last lines: {' | '.join(said) or 'none'}"
         )
     metrics = Metrics.from_json(done["metrics"])
     return Run(Path(done["folder"]), Path(done["best"]), Path(done["last"]), metrics, done["seconds"])
+
+
+def _last_lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
 
 
 def _exception(content: dict[str, str]) -> BaseException:

@@ -37,13 +37,12 @@ class CsvSink:
     def write(self, row: Mapping[str, float | int]) -> None:
         """Add an epoch; the file is replaced by a whole new one, since evaluation columns come and go.
 
-        Raises:
-            StateError: where the disk is full or cannot be written; the former file is still there.
+        Where that fails, it is said: on Windows a program that shows the file may hold it.
         """
         self.rows.append({key: _text(value) for key, value in row.items()})
         columns = list(dict.fromkeys(key for known in self.rows for key in known))
         with (
-            writing(self.path),
+            trying_to_write(self.path, "its rows are written with the next epoch's"),
             replacing(self.path) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):

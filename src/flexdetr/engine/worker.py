@@ -1,9 +1,10 @@
-"""One of the processes that ``engine.launch`` starts through torchrun; ``python -m`` runs it."""
+"""One of the processes that ``engine.launch`` starts; ``python -m`` runs it."""
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,13 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flexdetr.config import build
 from flexdetr.engine import fit
 from flexdetr.engine.checkpoint import restore
-from flexdetr.engine.distributed import leave
-from flexdetr.engine.launch import LAUNCHER
+from flexdetr.engine.distributed import MEETING_PLACE, leave
+from flexdetr.engine.launch import LAUNCHER, MEETING, STOP
 from flexdetr.engine.stop import Interrupted
 from flexdetr.weights.trained import TrainedParts
+
+_POLL = 0.2  # seconds
 
 
 def main(place: Path) -> int:
@@ -30,8 +35,11 @@ def main(place: Path) -> int:
         The exit status; a run that was interrupted has ended in order.
     """
     rank = os.environ["RANK"]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    _stop_with(int(os.environ[LAUNCHER]))
+    logging.basicConfig(format="%(message)s")
+    for handler in logging.getLogger().handlers:  # the run lowers its logger's level, for its own file
+        handler.setLevel(logging.WARNING)
+    _listen(place, int(os.environ[LAUNCHER]))
+    os.environ[MEETING_PLACE] = (place / MEETING).absolute().as_uri()
     try:
         run = _work(json.loads((place / "task.json").read_text(encoding="utf-8")))
     except (Exception, KeyboardInterrupt) as error:
@@ -59,6 +67,8 @@ def main(place: Path) -> int:
 
 
 def _work(task: dict[str, Any]) -> fit.Run:
+    if task["start_method"]:
+        multiprocessing.set_start_method(task["start_method"], force=True)
     if "resume" in task:
         return fit.resume(task["resume"], parts=task.get("parts"), quiet=task["quiet"])
     begun = None
@@ -72,19 +82,27 @@ def _work(task: dict[str, Any]) -> fit.Run:
     return fit.train(task["data"], build(task["config"]), out=task["out"], begun=begun, quiet=task["quiet"])
 
 
-def _stop_with(launcher: int) -> None:
-    """Stop as on SIGTERM when the process that waits for this one is gone: nobody would ever stop it."""
+def _listen(place: Path, launcher: int) -> None:
+    """Stop as on SIGTERM for each request of the launcher's, and when it is gone: nobody would ever stop this one."""
 
     def watch() -> None:
-        while True:
-            time.sleep(2)
-            try:
-                os.kill(launcher, 0)
-            except ProcessLookupError:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        heard = 0
+        while _runs(launcher):
+            time.sleep(_POLL)
+            asked = (place / STOP).stat().st_size if (place / STOP).exists() else 0
+            for _ in range(heard, asked):
+                signal.raise_signal(signal.SIGTERM)
+            heard = asked
+        signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()
+
+
+def _runs(process: int) -> bool:
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _ENTRY = "flexdetr"
+_RENAMES, _PAUSE = 20, 0.1  # tries and seconds between them, on Windows
 V = TypeVar("V")
 
 
@@ -210,11 +213,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """On Windows a file cannot be replaced while someone looks at it, as virus scanners do for a moment."""
+    for _ in range(_RENAMES if sys.platform == "win32" else 0):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(_PAUSE)
+        else:
+            return
+    temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:
