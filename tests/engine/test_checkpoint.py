@@ -1,7 +1,9 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import flexdetr
 from flexdetr.classes import Classes
@@ -70,3 +72,33 @@ def test_random_weights_follow_the_seed():
         torch.manual_seed(1)
         models.append(blank(config, Classes.of(["a"])).model.state_dict())
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+@pytest.mark.parametrize("strides", [[4, 8], [8, 16], [4, 8, 16], [16, 32, 64], [8, 16, 32]])
+@pytest.mark.parametrize("name", ["timm/mobilenetv3_small_050", "hgnetv2_b0"])
+def test_a_trained_backbone_serves_any_levels(name, strides, tmp_path):
+    part = name.removeprefix("timm/")
+    if part == name:
+        whole = blank(
+            resolve("flexdetr_nano", backbone=name, encoder={"strides": [8, 16, 32]}), Classes.of(["a"])
+        )
+        state = {key: value for key, value in whole.model.state_dict().items() if key.startswith("backbone.")}
+        file = store.save(tmp_path / "part.safetensors", state, replace(whole.metadata, part="backbone"))
+    else:
+        file = tmp_path / "part.safetensors"
+        save_file(timm.create_model(part).state_dict(), file)
+    backbone = {"name": name, "weights": str(file)}
+    config = resolve("flexdetr_nano", image_size=64, backbone=backbone, encoder={"strides": strides})
+    begun = start(config, Classes.of(["a"]))
+    assert begun.trained.trained == ("backbone",)
+    assert all(".made." in parameter for parameter in begun.trained.fresh)
+    assert any("behind the level" in note for note in begun.notes) == (strides[-1] < 32)
+
+
+def test_a_larger_backbone_of_the_same_names_is_refused(tmp_path):
+    """Every tensor of ResNet-18 is in ResNet-34, in the same shape."""
+    whole = blank(resolve("rtdetr_r34", image_size=64), Classes.of(["a"]))
+    state = {key: value for key, value in whole.model.state_dict().items() if key.startswith("backbone.")}
+    file = store.save(tmp_path / "part.safetensors", state, replace(whole.metadata, part="backbone"))
+    with pytest.raises(WeightsError, match="is a resnet34_vd, and the detector's backbone is resnet18_vd"):
+        start(resolve("rtdetr_r18", image_size=64, weights=str(file)), Classes.of(["a"]))

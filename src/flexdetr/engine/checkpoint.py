@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from flexdetr.classes import Classes
-from flexdetr.config import Config
+from flexdetr.config import BackboneConfig, Config
 from flexdetr.model.detector import DetectionModel
 from flexdetr.weights.ancestry import credited
 from flexdetr.weights.container import WeightsError
@@ -117,10 +117,7 @@ def _with_backbone(begun: Start, loaded: Loaded) -> Start:
         for name, value in begun.model.state_dict().items()
         if name.startswith("backbone.") and (name in tensors or not is_addition(name))
     }
-    # A detector without the coarsest levels has no use for the last stages.
-    last = max((int(name.split(".")[2]) for name in inside if name.startswith("backbone.stages.")), default=0)
-    beyond = re.compile(r"backbone\.stages\.(\d+)\.")
-    behind = [name for name in tensors if (match := beyond.match(name)) and int(match[1]) > last]
+    behind = _behind(tensors, inside, loaded.config.backbone, begun.config.backbone)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in behind}
     if tensors.keys() != inside.keys():
         strange = sorted(tensors.keys() ^ inside.keys())
@@ -131,7 +128,23 @@ def _with_backbone(begun: Start, loaded: Loaded) -> Start:
     fitting(tensors, begun.model, loaded.report.file, partial=True)
     begun.model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=False)
     set_norm_eps(begun.model, loaded.metadata.norm_eps)
-    return _descended(begun, loaded, (str(loaded.report),))
+    notes = [str(loaded.report)]
+    if behind:
+        coarsest = begun.config.encoder.strides[-1]
+        notes.append(f"left out: {len(behind)} tensors of layers behind the level of stride {coarsest}")
+    return _descended(begun, loaded, tuple(notes))
+
+
+def _behind(
+    tensors: Collection[str], inside: Collection[str], theirs: BackboneConfig, ours: BackboneConfig
+) -> set[str]:
+    """Tensors of a backbone that a detector without its coarsest levels has no use for."""
+    if (theirs.name, theirs.options) == (ours.name, ours.options):
+        return {name for name in tensors if name not in inside and not is_addition(name)}
+    # Another name may mean the same stages.
+    stage = re.compile(r"backbone\.stages\.(\d+)\.")
+    last = max((int(match[1]) for name in inside if (match := stage.match(name))), default=0)
+    return {name for name in tensors if (match := stage.match(name)) and int(match[1]) > last}
 
 
 def _with_detector(begun: Start, loaded: Loaded) -> Start:
