@@ -94,6 +94,30 @@ def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
         (["train"], "flexdetr train DATA"),
         (["train", "data", "--model", "flexdetr_nan"], "did you mean 'flexdetr_nano'"),
         (["train", "data", "--resume", "run"], "takes no other option"),
+        (
+            ["train", "data", "--model", "flexdetr_nano", "--batch-size", "0"],
+            "batch_size: Input should be greater",
+        ),
+        (
+            ["train", "data", "--model", "flexdetr_nano", "--batch-size", "-8"],
+            "batch_size: Input should be greater",
+        ),
+        (["train", "data", "--model", "flexdetr_nano", "--batch-size", "²"], "(got '²'); or auto"),
+        (
+            ["train", "data", "--model", "flexdetr_nano", "--epochs", "0"],
+            "train.epochs: Input should be greater",
+        ),
+        (["train", "data", "--model", "flexdetr_nano", "--seed", "-1"], "seed: Input should be greater"),
+        (["train", "data", "--model", "flexdetr_nano", "--seed", str(2**64)], "seed: Input should be less"),
+        (["train", "data", "--model", "flexdetr_nano", "--seed", "9" * 400], "a number of 1329 bits"),
+        (
+            ["train", "data", "--model", "flexdetr_nano", "--image-size", "1048576"],
+            "less than or equal to 8192",
+        ),
+        (
+            ["train", "data", "--model", "flexdetr_nano", "--set", "train.lr=.inf"],
+            "lr: Input should be a finite",
+        ),
         (["eval", "model.safetensors", "data", "--split", "tset"], "did you mean 'test'"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flexdetr import yaml_text
 from flexdetr.config import (
     Config,
     ConfigError,
+    Part,
     build,
     insert_names,
     known_keys,
@@ -24,7 +27,8 @@ from flexdetr.config import (
     read_yaml,
     to_yaml,
 )
-from flexdetr.presets import PRESETS
+from flexdetr.model.heads import HEADS
+from flexdetr.presets import PRESETS, resolve
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -92,14 +96,14 @@ def test_frozen() -> None:
         ({"image_size": "big"}, "image size 'big' is neither a number nor HEIGHTxWIDTH"),
         (
             {"encoder": {"strides": [8, 32]}},
-            "strides must double from level to level, like [8, 16, 32]; got [8, 32]",
+            "strides must double from level to level, like [8, 16, 32], up to 128; got [8, 32]",
         ),
         ({"encoder": {"strides": []}}, "strides must double"),
         ({"encoder": {"width": 100}}, "encoder: width 100 must be divisible by heads (8)"),
         ({"encoder": {"width": 8, "expansion": 0.1}}, "expansion 0.1 of width 8 leaves no channels"),
         ({"head": {"width": 100}}, "head: width 100 is not divisible by heads (8)"),
         ({"head": {"eval_layers": 7}}, "eval_layers 7 is more than the 6 layers that are trained"),
-        ({"head": {"points": 0}}, "every level needs at least one point; got 0"),
+        ({"head": {"points": 0}}, "every level needs 1 to 256 points; got 0"),
         ({"head": {"points": [4, 4]}}, "head.points gives 2 numbers for 3 levels"),
         ({"backbone": 3}, "backbone: Input should be a valid dictionary"),
         ({"loss": {"box_options": {"ratio": "x"}}}, "loss.box_options.ratio: Input should be a valid number"),
@@ -268,3 +272,85 @@ def test_a_heads_name_is_short_for_its_section() -> None:
         build({"head": "rtdtr"})
     with pytest.raises(ConfigError, match=r"unknown key 'head.querys'; did you mean 'head.queries'"):
         build({"head": {"querys": 3}})
+
+
+def numeric_keys(section: type[Part] = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted keys that take numbers, alone or among other things."""
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Part):
+            yield from numeric_keys(kind, f"{prefix}{name}.")
+        elif name == "head" and section is Config:
+            yield from dict.fromkeys(
+                key for row in HEADS.values() for key in numeric_keys(row.options, "head.")
+            )
+        elif takes_numbers(kind):
+            yield prefix + name
+    if section is Config:
+        yield from ("loss.box_options.ratio", "backbone.options.size")
+
+
+def takes_numbers(kind: Any) -> bool:
+    return kind in (int, float) or any(takes_numbers(part) for part in get_args(kind))
+
+
+ABSURD = ["-1", "0", ".inf", "-.inf", ".nan", "1e308", "-1e308", "1e-320", "1048576", "9223372036854775808"]
+ABSURD += [
+    "18446744073709551616",
+    "-9223372036854775809",
+    "9" * 400,
+    "9" * 5000,
+    "0x" + "f" * 5000,
+    "²",
+    "[]",
+]
+ABSURD += [
+    "[.inf]",
+    "{}",
+    "[[1]]",
+    "1:1:1",
+    "2001-01-01",
+    "true",
+    "null",
+    "''",
+    "!!binary AA==",
+    "[1, 9" + "9" * 99 + "]",
+]
+
+
+def answer(make: Callable[[], Config]) -> Config | str:
+    """The configuration, or the sentence that refuses it; any other exception fails the test."""
+    try:
+        return make()
+    except ConfigError as error:
+        return str(error)
+
+
+def is_sound(config: Config) -> bool:
+    """Finite, and no longer than what is read: the run's own file gives it back."""
+    return build(yaml_text.parse_yaml(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("key", [*numeric_keys()])
+def test_absurd_numbers_get_an_answer_or_a_sentence(key: str) -> None:
+    for value in ABSURD:
+        override = f"{key}={value}"
+        found = answer(lambda override=override: resolve("flexdetr_pico", overrides=[override]))  # type: ignore[misc]
+        assert 10 < len(found) < 700 if isinstance(found, str) else is_sound(found), override[:100]
+
+
+@given(key=st.sampled_from([*numeric_keys()]), number=st.one_of(st.integers(), st.floats()))
+def test_any_number_gets_an_answer_or_a_sentence(key: str, number: float) -> None:
+    section, _, name = key.rpartition(".")
+    values: dict[str, Any] = {name: number}
+    for part in reversed(section.split(".") if section else []):
+        values = {part: values}
+    found = answer(lambda: build(values))
+    assert 10 < len(found) < 700 if isinstance(found, str) else is_sound(found)
+
+
+def test_numbers_that_python_does_not_write_out() -> None:
+    huge = 10**5000
+    for value in (huge, -huge, [huge], {"a": huge}):
+        for values in ({"seed": value}, {"image_size": value}, {"train": {"lr": value}}):
+            assert "beyond" in (found := str(answer(lambda values=values: build(values)))) or "bits" in found  # type: ignore[misc]

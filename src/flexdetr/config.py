@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from flexdetr.config_part import Part
+from flexdetr.config_part import Part, shown
 from flexdetr.config_values import (
     ConfigError,
     current_sections,
@@ -24,6 +24,7 @@ from flexdetr.config_values import (
     parse_size,
     read_yaml,
 )
+from flexdetr.frozen import Frozen
 from flexdetr.model.heads import DEFAULT, HEADS, owners_of
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 
@@ -63,11 +64,11 @@ class BackboneConfig(Part):
     """
 
     name: str = "hgnetv2_b4"
-    options: dict[str, Any] = Field(default_factory=dict)
-    lr_mult: float | None = Field(default=None, ge=0)
+    options: Frozen[Mapping[str, Any]] = Field(default_factory=dict)
+    lr_mult: float | None = Field(default=None, ge=0, le=100)
     lr_decay: float = Field(default=1.0, gt=0, le=1)
     freeze_stem: bool = False
-    freeze_stages: int = Field(default=0, ge=0)
+    freeze_stages: int = Field(default=0, ge=0, le=100)
     freeze_norms: bool = False
     weights: str = "auto"
 
@@ -88,21 +89,22 @@ class EncoderConfig(Part):
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
-    width: int = Field(default=256, gt=0)
+    width: int = Field(default=256, gt=0, le=4096)
     intra: Literal["aifi", "sppf", "none"] = "aifi"
-    intra_layers: int = Field(default=1, ge=0)
-    ffn: int = Field(default=1024, gt=0)
-    heads: int = Field(default=8, gt=0)
+    intra_layers: int = Field(default=1, ge=0, le=32)
+    ffn: int = Field(default=1024, gt=0, le=32_768)
+    heads: int = Field(default=8, gt=0, le=1024)
     fusion: Literal["csprep", "gelan", "ghost"] = "csprep"
-    expansion: float = Field(default=1.0, gt=0)
-    depth: float = Field(default=1.0, gt=0)
+    expansion: float = Field(default=1.0, gt=0, le=8)
+    depth: float = Field(default=1.0, gt=0, le=8)
 
     @field_validator("strides")
     @classmethod
     def _strides_double(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
-        if not strides or strides[0] < 1 or any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
+        doubling = all(fine * 2 == coarse for fine, coarse in pairwise(strides))
+        if not strides or not doubling or strides[0] < 1 or strides[-1] > 128:
             raise ValueError(
-                f"strides must double from level to level, like [8, 16, 32]; got {list(strides)}"
+                f"strides must double from level to level, like [8, 16, 32], up to 128; got {shown(list(strides))}"
             )
         return strides
 
@@ -141,15 +143,15 @@ class LossConfig(Part):
 
     classification: Literal["varifocal", "focal", "mal"] = "varifocal"
     box: str = "giou"
-    classification_weight: float = Field(default=1.0, ge=0)
-    l1_weight: float = Field(default=5.0, ge=0)
-    box_weight: float = Field(default=2.0, ge=0)
-    class_cost: float = Field(default=2.0, ge=0)
-    l1_cost: float = Field(default=5.0, ge=0)
-    box_cost: float = Field(default=2.0, ge=0)
+    classification_weight: float = Field(default=1.0, ge=0, le=1e4)
+    l1_weight: float = Field(default=5.0, ge=0, le=1e4)
+    box_weight: float = Field(default=2.0, ge=0, le=1e4)
+    class_cost: float = Field(default=2.0, ge=0, le=1e4)
+    l1_cost: float = Field(default=5.0, ge=0, le=1e4)
+    box_cost: float = Field(default=2.0, ge=0, le=1e4)
     matcher_box: str = "giou"
-    encoder_copies: int | None = Field(default=None, gt=0)
-    box_options: dict[str, float] = Field(default_factory=dict)
+    encoder_copies: int | None = Field(default=None, gt=0, le=1000)
+    box_options: Frozen[Mapping[str, float]] = Field(default_factory=dict)
 
 
 class DataConfig(Part):
@@ -170,7 +172,7 @@ class DataConfig(Part):
     """
 
     skip_bad: bool = False
-    workers: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=1024)
     val_fraction: float = Field(default=0.15, gt=0, lt=1)
     photometric: float = Field(default=0.5, ge=0, le=1)
     zoom_out: float = Field(default=0.25, ge=0, le=1)
@@ -215,29 +217,29 @@ class TrainConfig(Part):
             pays.
     """
 
-    epochs: int | None = Field(default=None, gt=0)
-    batch_size: int | Literal["auto"] | None = Field(default=None)
-    accumulate: int = Field(default=1, gt=0)
-    lr: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    epochs: int | None = Field(default=None, gt=0, le=1_000_000)
+    batch_size: Annotated[int, Field(gt=0, le=65_536)] | Literal["auto"] | None = None
+    accumulate: int = Field(default=1, gt=0, le=65_536)
+    lr: float | None = Field(default=None, gt=0, le=10)
+    weight_decay: float = Field(default=1e-4, ge=0, le=10)
     warmup: float | None = Field(default=None, ge=0, lt=1)
     flat: float = Field(default=0.5, ge=0, le=1)
     final_lr: float = Field(default=0.05, ge=0, le=1)
     augment_from: float | None = Field(default=None, ge=0, le=1)
     augment_until: float = Field(default=0.85, ge=0, le=1)
     mosaic_until: float = Field(default=0.5, ge=0, le=1)
-    clip: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=0.1, ge=0, le=1e6)
     ema: float | None = Field(default=None, ge=0, lt=1)
-    ema_horizon: float | None = Field(default=None, gt=0)
-    eval_every: int | None = Field(default=None, gt=0)
-    patience: float | None = Field(default=None, gt=0)
+    ema_horizon: float | None = Field(default=None, gt=0, le=1e9)
+    eval_every: int | None = Field(default=None, gt=0, le=1_000_000)
+    patience: float | None = Field(default=None, gt=0, le=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
-    processes: int | None = Field(default=None, gt=0)
+    processes: int | None = Field(default=None, gt=0, le=1024)
     sync_norms: bool = True
-    save_every: float = Field(default=15.0, gt=0)
+    save_every: float = Field(default=15.0, gt=0, le=1e6)
     report: bool = True
-    stall: float = Field(default=900.0, ge=0)
+    stall: float = Field(default=900.0, ge=0, le=1e8)
     channels_last: bool = True
     compile: bool = False
 
@@ -250,6 +252,7 @@ else:
     HeadOptions = Annotated[_SECTIONS, Field(discriminator="name")] if len(HEADS) > 1 else _SECTIONS
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
+Side = Annotated[int, Field(ge=0, le=8192)]
 Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
 
 
@@ -258,7 +261,7 @@ class Config(Part):
 
     Attributes:
         model: the preset that the run starts from.
-        image_size: (height, width) that the network sees, both divisible by 32.
+        image_size: (height, width) that the network sees, both divisible by 32, at most 8192.
         backbone: see BackboneConfig; a plain string is its name.
         encoder: see EncoderConfig.
         head: a section of ``flexdetr.model.heads``; a plain string is its name.
@@ -274,17 +277,17 @@ class Config(Part):
     """
 
     model: str = "custom"
-    image_size: tuple[int, int] = (640, 640)
+    image_size: tuple[Side, Side] = (640, 640)
     backbone: BackboneConfig = BackboneConfig()
     encoder: EncoderConfig = EncoderConfig()
     head: HeadOptions = RTDETROptions()
-    attention: dict[str, Insert] = Field(default_factory=dict)
+    attention: Frozen[Mapping[str, Insert]] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     recipe: Literal["auto", "coco"] = "auto"
     weights: str = "none"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     log: tuple[str, ...] = ()
 
     @field_validator("log", mode="before")
@@ -342,7 +345,10 @@ def build(values: Mapping[str, Any]) -> Config:
         for problem in error.errors():
             unknown = problem["type"] == "extra_forbidden"  # then the sentence says the key
             reasons.setdefault("" if unknown else _key(problem["loc"]), []).append(_explain(problem))
-        lines = (f"{key}: {'; or '.join(each)}" if key else "\n".join(each) for key, each in reasons.items())
+        lines = (
+            f"{key}: {'; or '.join(dict.fromkeys(each))}" if key else "\n".join(each)
+            for key, each in reasons.items()
+        )
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -379,10 +385,14 @@ def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own error dictio
         return nearest(".".join(map(str, place)), [*known_keys()], "key")
     if problem["type"] == "literal_error":
         expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return nearest(str(problem["input"]), expected, "value")
+        if (
+            len(expected) == 1 and not shown(problem["input"]).strip("'").isalpha()
+        ):  # beside numbers, like "auto"
+            return expected[0]
+        return nearest(shown(problem["input"]).strip("'"), expected, "value")
     message = problem["msg"].removeprefix("Value error, ")
     whole_section = isinstance(problem["input"], Mapping) and problem["type"] == "value_error"
-    return message if whole_section or not problem["loc"] else f"{message} (got {problem['input']!r})"
+    return message if whole_section or not problem["loc"] else f"{message} (got {shown(problem['input'])})"
 
 
 def known_keys(section: type[Part] = Config, prefix: str = "") -> Iterable[str]:

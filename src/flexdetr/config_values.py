@@ -6,10 +6,14 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from flexdetr.config_part import shown
 from flexdetr.model.heads import shared_options
 from flexdetr.yaml_text import LONGEST, YamlError, parse_yaml
+
+_SHOWN: Final = 120  # characters of a value in a message
+_SIDE: Final = re.compile(r"\s*[0-9]{1,9}\s*")
 
 
 class ConfigError(ValueError):
@@ -30,8 +34,8 @@ def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
     choices = sorted(known)
     near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
     if near:
-        return f"unknown {what} {word!r}; did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"unknown {what} {word!r}; known: {', '.join(choices)}"
+        return f"unknown {what} {shown(word)}; did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"unknown {what} {shown(word)}; known: {', '.join(choices)}"
 
 
 def parse_size(value: int | str) -> tuple[int, int]:
@@ -40,9 +44,11 @@ def parse_size(value: int | str) -> tuple[int, int]:
     Raises:
         ValueError: where the text is neither.
     """
-    sides = str(value).lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
-        raise ValueError(f"image size {value!r} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640")
+    sides = (value if isinstance(value, str) else shown(value)).lower().split("x")
+    if len(sides) > 2 or not all(_SIDE.fullmatch(side) for side in sides):
+        raise ValueError(
+            f"image size {shown(value)} is neither a number nor HEIGHTxWIDTH, like 640 or 384x640"
+        )
     return int(sides[0]), int(sides[-1])
 
 
@@ -123,11 +129,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for text in overrides:
         path, sign, raw = text.partition("=")
         if not sign or not path.strip():
-            raise ConfigError(f"override {text!r} is not of the form key.sub=value")
+            raise ConfigError(f"override {shown(text)} is not of the form key.sub=value")
         try:
             value = parse_yaml(raw)
         except YamlError as error:
-            raise ConfigError(f"the value of {text!r} cannot be read as YAML: {error}") from error
+            raise ConfigError(f"the value of {shown(text)} cannot be read as YAML: {error}") from error
         nested = merge(nested, nest(path.strip(), _with_numbers(value)))
     return nested
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from flexdetr.config import (
@@ -127,7 +128,7 @@ _ROWS: Final[tuple[Config, ...]] = (
     ),
 )
 
-PRESETS: Final[Mapping[str, Config]] = {row.model: row for row in _ROWS}
+PRESETS: Final[Mapping[str, Config]] = MappingProxyType({row.model: row for row in _ROWS})
 
 
 def preset(name: str) -> Config:

@@ -19,6 +19,7 @@ RANKS = {
     "classes": 0,
     "config_part": 0,
     "config_values": 0,
+    "frozen": 0,
     "yaml_text": 0,
     "config": 0,
     "recipes": 1,
@@ -45,6 +46,7 @@ NO_TORCH = (
     "config",
     "config_part",
     "config_values",
+    "frozen",
     "yaml_text",
     "classes",
     "presets",
@@ -74,7 +76,7 @@ HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_ev
 BASES = {
     "Module", "Function", "Dataset", "IterableDataset", "Sampler", "Transform",  # torch, torchvision
     "Tracer", "TorchDispatchMode", "TorchFunctionMode",  # torch
-    "BaseModel", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "Generic",
+    "BaseModel", "Mapping", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "Generic",
     "Unpickler", "Handler", "Formatter", "HTMLParser", "TyperGroup", "ProgressColumn",
     "Part",
 }  # fmt: skip

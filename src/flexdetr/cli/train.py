@@ -59,7 +59,7 @@ def train(
         "image_size": image_size,
         "weights": weights,
         "seed": seed,
-        "train": _given(epochs=epochs, batch_size=_count(batch_size), device=device, precision=precision),
+        "train": _given(epochs=epochs, batch_size=batch_size, device=device, precision=precision),
     }
     options = {key: value for key, value in options.items() if value not in (None, {})}
     try:
@@ -111,11 +111,6 @@ def _show_overfit(result: Overfit) -> None:
 
 def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - checked by the configuration
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _count(text: str | None) -> int | str | None:
-    """A number where it is one; anything else is answered by the configuration."""
-    return int(text) if text is not None and text.isdigit() else text
 
 
 def _free_folder(parent: Path, name: str) -> Path:

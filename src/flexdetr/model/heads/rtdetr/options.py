@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from flexdetr.config_part import Part
+from flexdetr.config_part import Part, shown
 
 
 class RTDETROptions(Part):
@@ -28,23 +28,23 @@ class RTDETROptions(Part):
     """
 
     name: Literal["rtdetr"] = "rtdetr"
-    width: int = Field(default=256, gt=0)
-    layers: int = Field(default=6, gt=0)
-    eval_layers: int | None = Field(default=None, gt=0)
-    queries: int = Field(default=300, gt=0)
-    heads: int = Field(default=8, gt=0)
-    ffn: int = Field(default=1024, gt=0)
+    width: int = Field(default=256, gt=0, le=4096)
+    layers: int = Field(default=6, gt=0, le=64)
+    eval_layers: int | None = Field(default=None, gt=0, le=64)
+    queries: int = Field(default=300, gt=0, le=100_000)
+    heads: int = Field(default=8, gt=0, le=1024)
+    ffn: int = Field(default=1024, gt=0, le=32_768)
     points: int | tuple[int, ...] = 4
     sampling: Literal["bilinear", "discrete"] = "bilinear"
-    denoising: int = Field(default=100, ge=0)
+    denoising: int = Field(default=100, ge=0, le=100_000)
     label_noise: float = Field(default=0.5, ge=0, le=1)
-    box_noise: float = Field(default=1.0, ge=0)
+    box_noise: float = Field(default=1.0, ge=0, le=10)
 
     @field_validator("points")
     @classmethod
     def _some_points(cls, points: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if any(count < 1 for count in (points if isinstance(points, tuple) else (points,))):
-            raise ValueError(f"every level needs at least one point; got {points}")
+        if any(not 1 <= count <= 256 for count in (points if isinstance(points, tuple) else (points,))):
+            raise ValueError(f"every level needs 1 to 256 points; got {shown(points)}")
         return points
 
     @model_validator(mode="after")
