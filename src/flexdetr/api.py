@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 from flexdetr.classes import Classes
-from flexdetr.config import Config, ConfigError, merge
-from flexdetr.config import build as build_config
+from flexdetr.config import Config, ConfigError
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.checkpoint import Start
     from flexdetr.engine.fit import Overfit, Run
@@ -62,17 +64,16 @@ class Detector:
         **changes: Any,  # noqa: ANN401 - keys of Config, checked when it is built
     ) -> None:
         from flexdetr.engine.checkpoint import start
+        from flexdetr.engine.rebuilt import module_apart
 
-        module = changes.get("backbone")
-        if module is None or isinstance(module, str | Mapping):
-            module = None
-        else:  # a checkpoint names the class that can make it again
-            changes["backbone"] = f"{type(module).__module__}:{type(module).__qualname__}"
+        changes, module = module_apart(changes)
         config = resolve(model, **changes, weights="none" if weights is None else str(weights))
-        self._take(start(config, _classes(classes), module))
+        untouched = copy.deepcopy(module)
+        self._take(start(config, _classes(classes), module), untouched)
 
-    def _take(self, begun: Start) -> None:
+    def _take(self, begun: Start, module: nn.Module | None) -> None:
         self._begun = begun
+        self._module = module  # the user's backbone, as it was before anything was built around it
         self.model: DetectionModel = begun.model.eval()
         self.classes: Classes = begun.classes
         self.config: Config = begun.config
@@ -84,9 +85,12 @@ class Detector:
     def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:  # noqa: ANN401 - keys of Config
         """A detector with the configuration, classes and weights of a checkpoint; see ``load``."""
         from flexdetr.engine.checkpoint import restore
+        from flexdetr.engine.rebuilt import module_apart
 
         detector = cls.__new__(cls)
-        detector._take(restore(path, changes))
+        changes, module = module_apart(changes)
+        untouched = copy.deepcopy(module)
+        detector._take(restore(path, changes, module), untouched)
         return detector
 
     def train(self, data: str | Path, /, *, out: str | Path, quiet: bool = False, **changes: Any) -> Run:  # noqa: ANN401
@@ -96,18 +100,23 @@ class Detector:
             data: folder (or a file inside it) in COCO, VOC or YOLO format.
             out: the run's folder.
             quiet: show no progress.
-            **changes: keys of the configuration's ``train`` section, like ``epochs=50``, or other sections whole,
-                like ``data={"mosaic": 0.0}``.
+            **changes: keys of the configuration's ``train`` section, like ``epochs=50``, or other sections, like
+                ``data={"mosaic": 0.0}``. Where they change the model (``head={"layers": 6}``), it is built anew; all
+                weights that have their place in it are carried over, and the run says which. ``weights`` loads a
+                checkpoint into it.
 
         Raises:
             DataError: where the data cannot be used.
             ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
+            WeightsError: where other weights are asked for and do not fit.
         """
         from flexdetr.engine.checkpoint import restore
         from flexdetr.engine.fit import train
+        from flexdetr.engine.rebuilt import rebuilt
 
-        run = train(data, self._changed(changes), out=out, begun=self._begun, quiet=quiet)
-        self._take(restore(run.best, {"backbone": self.config.backbone.name}))
+        config, begun, module = rebuilt(self._begun, self._module, changes)
+        run = train(data, config, out=out, begun=begun, quiet=quiet)
+        self._take(restore(run.best, {"backbone": config.backbone.name}, copy.deepcopy(module)), module)
         return run
 
     def overfit_one_batch(self, data: str | Path, /, *, quiet: bool = False, **changes: Any) -> Overfit:  # noqa: ANN401
@@ -126,16 +135,10 @@ class Detector:
             ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
         """
         from flexdetr.engine.fit import overfit_one_batch
+        from flexdetr.engine.rebuilt import rebuilt
 
-        return overfit_one_batch(data, self._changed(changes), begun=self._begun, quiet=quiet)
-
-    def _changed(self, changes: Mapping[str, Any]) -> Config:
-        """The configuration with keys of its ``train`` section, or whole other sections, laid over it."""
-        from flexdetr.config import TrainConfig
-
-        schedule = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
-        sections = {key: value for key, value in changes.items() if key not in schedule}
-        return build_config(merge(merge(self.config.model_dump(), {"train": schedule}), sections))
+        config, begun, _ = rebuilt(self._begun, self._module, changes)
+        return overfit_one_batch(data, config, begun=begun, quiet=quiet)
 
     def evaluate(
         self,

@@ -17,12 +17,14 @@ from flexdetr.config import (
     Config,
     ConfigError,
     EncoderConfig,
+    TrainConfig,
     build,
     merge,
     nearest,
     parse_overrides,
     read_yaml,
 )
+from flexdetr.foreign_code import backbones, objection
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.recipes import coco
 
@@ -146,6 +148,8 @@ def resolve(
     model: str | None = None,
     config_file: str | Path | None = None,
     overrides: Iterable[str] = (),
+    *,
+    calls_code: bool = True,
     **changes: Any,  # noqa: ANN401 - sections and keys of Config, checked when it is built
 ) -> Config:
     """A preset, changed by a YAML file, changed by keyword values, changed by ``key.sub=value`` texts.
@@ -154,10 +158,11 @@ def resolve(
         model: the preset; None takes the file's ``model``.
         config_file: YAML with any of the configuration's keys.
         overrides: texts like ``train.lr=1e-4``; these win.
+        calls_code: whether the model may be built; code that only the file names is refused then.
         **changes: nested values by key, like ``image_size=320`` or ``train={"epochs": 5}``.
 
     Raises:
-        ConfigError: where a name, key or value is wrong, or no model is named.
+        ConfigError: where a name, key or value is wrong, no model is named, or the file names code to be called.
     """
     written = read_yaml(config_file) if config_file is not None else {}
     typed = parse_overrides(overrides)
@@ -171,4 +176,32 @@ def resolve(
     for change in (written, changes, typed):
         values = merge(values, change)
     values["model"] = str(name)
-    return build(values)
+    config = build(values)
+    if config_file is not None and calls_code:
+        known = [*backbones(changes), *backbones(typed)]
+        if (reason := objection(config.backbone.name, config_file, known)) is not None:
+            raise ConfigError(reason)
+    return config
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A detector's configuration for a further training.
+
+    Args:
+        config: the detector's.
+        changes: keys of the ``train`` section, like ``epochs``, or other sections and keys, like ``data``.
+
+    Raises:
+        ConfigError: where a name, key or value is wrong, or the changes are those of another detector.
+    """
+    if changes.get("model", config.model) != config.model:
+        raise ConfigError(
+            f"this detector is a {config.model}; for another preset make another one: "
+            f"Detector({changes['model']!r}, ...)"
+        )
+    values: dict[str, Any] = config.model_dump()
+    if changes.get("recipe") == "coco":
+        values = merge(values, coco(config.model))
+    schedule = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
+    sections = {key: value for key, value in changes.items() if key not in schedule}
+    return build(merge(merge(values, {"train": schedule}), sections))

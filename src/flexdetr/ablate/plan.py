@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, parse_overrides, read_yaml
 from flexdetr.config_values import nest
+from flexdetr.foreign_code import backbones, objection
 from flexdetr.presets import resolve
 
 BASE: Final = "base"
@@ -82,7 +83,8 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from its YAML file.
 
     Raises:
-        ConfigError: where the file cannot be read, or a key or value is wrong, with the nearest right one.
+        ConfigError: where the file cannot be read, a key or value is wrong, with the nearest right one, or it names
+            code as a backbone that nobody has allowed.
     """
     values = read_yaml(path)
     values.setdefault("title", Path(path).stem.replace("_", " ").capitalize())
@@ -91,7 +93,12 @@ def read_plan(path: str | Path) -> Plan:
             if key not in known.model_fields:
                 names = [prefix + name for name in known.model_fields]
                 raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
-    return _checked(values, path)
+    plan = _checked(values, path)
+    for changes in (plan.base, *plan.variants.values()):
+        for name in backbones(_nested(changes)):
+            if (reason := objection(name, path)) is not None:
+                raise ConfigError(reason)
+    return plan
 
 
 def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (), **changes: Any) -> Plan:  # noqa: ANN401

@@ -109,7 +109,7 @@ def run(job: Job, *, quiet: bool = False) -> Result:
     _write(job, None)
     try:
         if (job.folder / run_state.FILE).exists():
-            result = _scored(job, fit.resume(job.folder, quiet=quiet))
+            result = _scored(job, fit.resume(job.folder, quiet=quiet, typed=[job.config.backbone.name]))
         else:
             result = _scored(job, fit.train(job.data, job.config, out=job.folder, quiet=quiet))
     except NonFiniteError as error:  # a result too: this variant diverges with this seed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import Json, Set
+from flexdetr.cli.describe import AllowCode, Json, Set
 
 
 def ablate(
@@ -43,6 +43,7 @@ def ablate(
         typer.Option("--measure-again", help="Measure all latencies anew, on a quiet machine for instance."),
     ] = False,
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Compare variants of a run over several seeds; the same command continues what was stopped."""
     from flexdetr.ablate.plan import changed, read_plan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import Json
+from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.evaluate import Device
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def bench(
     ] = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the stages.")] = None,
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures a second."""
     from flexdetr.config import nearest

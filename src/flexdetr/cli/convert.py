@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flexdetr.cli import answers
+from flexdetr.cli.describe import AllowCode
 
 _TARGETS = ("flexdetr", "transformers")
 
@@ -39,6 +40,7 @@ def convert(
             "--set", metavar="KEY=VALUE", help="What the file does not say, like head.sampling=discrete."
         ),
     ] = None,
+    _allowed: AllowCode = None,
 ) -> None:
     """Convert another project's checkpoint; no pickle is ever executed."""
     from flexdetr.config import nearest, parse_overrides

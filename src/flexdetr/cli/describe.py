@@ -14,10 +14,29 @@ from flexdetr.cli import answers
 if TYPE_CHECKING:
     from flexdetr.config import Config
 
+
+def _allow_code(context: typer.Context, names: list[str] | None) -> None:
+    """Trust the names as long as the command runs."""
+    from flexdetr.foreign_code import allowed
+
+    if names:
+        context.with_resource(allowed(names))
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="RUN.YAML", help="YAML with any keys.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change one key; may be repeated.")
+]
+AllowCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code",
+        metavar="PKG.MOD:NAME",
+        help="Let a file name this code as its backbone; may be repeated.",
+        callback=_allow_code,
+        expose_value=False,
+    ),
 ]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The preset to start from.")]
 
@@ -85,6 +104,7 @@ def info(
         str, typer.Argument(metavar="MODEL|FILE", help="A preset, a checkpoint or an artifact.")
     ],
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Show a model's parts, shapes, size and classes, and where it came from."""
     facts = describe(model)
@@ -99,7 +119,7 @@ def config(config_file: ConfigFile = None, changes: Set = None, model: Model = N
     from flexdetr.config import to_yaml
     from flexdetr.presets import resolve
 
-    answers.show(to_yaml(resolve(model, config_file, changes or ())).rstrip())
+    answers.show(to_yaml(resolve(model, config_file, changes or (), calls_code=False)).rstrip())
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -153,8 +173,8 @@ def _of_artifact(path: Path) -> dict[str, Any]:
 def _of_file(path: Path) -> dict[str, Any]:
     from flexdetr.classes import ClassError, Classes
     from flexdetr.config import ConfigError, build
+    from flexdetr.foreign_code import objection
     from flexdetr.weights.container import WeightsError, sniff
-    from flexdetr.weights.foreign_code import refuse_foreign_code
     from flexdetr.weights.header import read_header
     from flexdetr.weights.store import is_ours, read_metadata
 
@@ -168,7 +188,8 @@ def _of_file(path: Path) -> dict[str, Any]:
         config, classes = build(metadata.config), Classes.from_json(metadata.classes)
     except (ConfigError, ClassError) as error:
         raise WeightsError(f"{path} holds a configuration that this FlexDETR cannot use: {error}") from error
-    refuse_foreign_code(config, {}, path)
+    if (reason := objection(config.backbone.name, path)) is not None:
+        raise WeightsError(reason)
     facts = _parts(config, len(classes))
     return {
         "file": str(path),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import Json
+from flexdetr.cli.describe import AllowCode, Json
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint.")]
 Layers = Annotated[
@@ -37,6 +37,7 @@ def evaluate(
         Path | None, typer.Option(metavar="HTML", help="Where the page goes [default: FILE-SPLIT.html].")
     ] = None,
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Score a detector: the 12 COCO numbers, and AP for each class."""
     from flexdetr.api import load

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import Json
+from flexdetr.cli.describe import AllowCode, Json
 
 if TYPE_CHECKING:
     from flexdetr.runtime.parity import Parity
@@ -68,6 +68,7 @@ def export(
         ),
     ] = None,
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Write a detector for another runtime, and prove that the file does what the model does."""
     from flexdetr.runtime.artifact import ArtifactError, is_artifact

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import Json
+from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.evaluate import Device, File, Layers, Queries, inference
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def predict(
     decoder_layers: Layers = None,
     queries: Queries = None,
     as_json: Json = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
     from flexdetr.api import load

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexdetr.cli import answers
-from flexdetr.cli.describe import ConfigFile, Model, Set
+from flexdetr.cli.describe import AllowCode, ConfigFile, Model, Set
 
 if TYPE_CHECKING:
     from flexdetr.engine.overfit import Overfit
@@ -53,9 +53,10 @@ def train(
             help="Only see whether one batch can be learned by heart, 300 steps at most; writes nothing.",
         ),
     ] = False,
+    _allowed: AllowCode = None,
 ) -> None:
     """Train a detector on a data set, or continue a run."""
-    options = {
+    options: dict[str, Any] = {
         "image_size": image_size,
         "weights": weights,
         "seed": seed,

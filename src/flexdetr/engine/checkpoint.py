@@ -22,6 +22,8 @@ from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
 from flexdetr.weights.transfer import carry_over, match_classes
 
+_RANDOM = ("weights: random",)
+
 
 @dataclass(frozen=True)
 class Start:
@@ -65,7 +67,7 @@ def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -
         normalisation={"scale": 1 / 255, "mean": list(part.mean), "std": list(part.std)},
         licence="Apache-2.0",
     )
-    return Start(model, config, classes, metadata, TrainedParts.of(model), notes=("weights: random",))
+    return Start(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
 
 
 def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
@@ -75,15 +77,29 @@ def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -
         ConfigError: where the configuration does not fit.
         WeightsError: where the weights cannot be used.
     """
-    begun = blank(config, classes, backbone)
+    return with_weights(blank(config, classes, backbone), config.weights, config.backbone.weights)
+
+
+def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[str] = ()) -> Start:
+    """The detector with further weights.
+
+    Args:
+        begun: the detector; its module is changed.
+        weights: as in the configuration; "none" loads nothing.
+        backbone: file of a trained backbone; "auto" loads nothing.
+        trained: names of parameters that are trained already.
+
+    Raises:
+        WeightsError: where the weights cannot be used.
+    """
     files: list[tuple[str | Path, Published | None]] = []
-    if config.backbone.weights != "auto":
-        files.append((config.backbone.weights, None))
-    if config.weights != "none":
-        files.append(_file(config))
-    names: set[str] = set()
+    if backbone != "auto":
+        files.append((backbone, None))
+    if weights != "none":
+        files.append(_file(begun.config, weights))
+    names = set(trained)
     for file, published in files:
-        loaded = load_any(file, backbone=config.backbone)
+        loaded = load_any(file, backbone=begun.config.backbone)
         loaded.metadata = credited(loaded, published)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
         names |= _placed(loaded, begun.model)
@@ -97,13 +113,13 @@ def _placed(loaded: Loaded, model: DetectionModel) -> set[str]:
     return own & {prefix + name.removeprefix(prefix) for name in loaded.tensors}
 
 
-def _file(config: Config) -> tuple[str | Path, Published | None]:
-    """The checkpoint that ``config.weights`` names, fetched where it is a published one."""
-    if config.weights not in ("coco", "backbone"):
-        return config.weights, None
+def _file(config: Config, weights: str) -> tuple[str | Path, Published | None]:
+    """The checkpoint that ``weights`` names, fetched where it is a published one."""
+    if weights not in ("coco", "backbone"):
+        return weights, None
     from flexdetr.weights import hub
 
-    name = config.model if config.weights == "coco" else config.backbone.name
+    name = config.model if weights == "coco" else config.backbone.name
     return hub.fetch(name), hub.entry_of(name)
 
 
@@ -176,21 +192,23 @@ def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
         licence=loaded.metadata.licence,
         provenance=[*loaded.metadata.provenance, *begun.metadata.provenance],
     )
-    return replace(begun, metadata=metadata, notes=notes)
+    kept = begun.notes if begun.notes != _RANDOM else ()
+    return replace(begun, metadata=metadata, notes=(*kept, *notes))
 
 
-def restore(path: str | Path, changes: Mapping[str, Any]) -> Start:
+def restore(path: str | Path, changes: Mapping[str, Any], backbone: nn.Module | None = None) -> Start:
     """The detector of a checkpoint.
 
     Args:
         path: ours, or one of another project.
         changes: configuration keys that do not change a weight's shape.
+        backbone: the module that the checkpoint was made with, where the user has it as an object.
 
     Raises:
         WeightsError: where the file cannot be used.
     """
     loaded = load_any(path, overrides=changes)
-    model = loaded.build()
+    model = loaded.build(backbone=backbone)
     return Start(
         model,
         loaded.config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.snapshot import reading
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
+from flexdetr.foreign_code import objection
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
@@ -106,15 +108,19 @@ def overfit_one_batch(
     return overfit(dataset, config, begun or start(config, dataset.classes), quiet=quiet)
 
 
-def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False) -> Run:
+def resume(
+    folder: str | Path, *, parts: int | None = None, quiet: bool = False, typed: Collection[str] = ()
+) -> Run:
     """Continue the run in a folder exactly where it stopped; everything else is read from the folder.
 
     Args:
         folder: of the run.
         parts: micro-batches of a step from here on; None leaves them as they were.
         quiet: show no progress.
+        typed: code that the person named in this call: the folder's configuration may name it as its backbone.
 
     Raises:
+        ConfigError: where the folder's configuration names other code.
         StateError: where the folder holds no resumable state.
         DataError: where the data is no longer what the run began with.
     """
@@ -122,6 +128,8 @@ def resume(folder: str | Path, *, parts: int | None = None, quiet: bool = False)
     folder = Path(folder)
     state = run_state.load(folder)
     config = build(read_yaml(folder / "config.yaml"))
+    if (reason := objection(config.backbone.name, folder / "config.yaml", typed)) is not None:
+        raise ConfigError(reason)
     if wanted_processes(config) > 1 and not among_others():
         return launch.resume(folder, config, quiet=quiet)
     ranks = join(config)

@@ -30,7 +30,9 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import device_indices, wanted_processes
 from flexdetr.engine.sentinels import MemoryExhaustedError
 from flexdetr.engine.stop import Interrupted, handling
+from flexdetr.foreign_code import allowed
 from flexdetr.metrics.coco_map import Metrics
+from flexdetr.model.backbones.wrapped import PROBE_SIZE
 from flexdetr.weights import store
 
 if TYPE_CHECKING:
@@ -64,12 +66,58 @@ def train(data: str | Path, config: Config, *, out: Path, begun: Start | None, q
             "quiet": quiet,
         }
         if begun is not None:
+            _check_remade(begun, wanted_processes(config))
             weights = Path(place) / "begun.safetensors"
             store.save(
                 weights, begun.model.state_dict(), replace(begun.metadata, config=_plain(begun.config))
             )
             task["begun"] = {"file": str(weights), "trained": begun.trained.to_json(), "notes": begun.notes}
         return _run(task, config, Path(place), out)
+
+
+def _check_remade(begun: Start, count: int) -> None:
+    """Refuse a backbone that the processes cannot make again: they have its name, and not the object.
+
+    Raises:
+        ConfigError: with the reason, and what to do.
+    """
+    from flexdetr.engine.checkpoint import blank
+
+    part = begun.config.backbone
+    if ":" not in part.name:
+        return
+    if part.name.startswith("__main__:"):
+        reason = "it is defined in the script that runs, which they do not import"
+    else:
+        try:
+            again = blank(begun.config, begun.classes).model.backbone
+        except Exception as error:  # whatever the user's code raises
+            reason = f"that fails here already: {type(error).__name__}: {error}"
+        else:
+            if _same(begun.model.backbone, again):
+                return
+            reason = f"with backbone.options {part.options} its class makes another network than the one that was given"
+    raise ConfigError(
+        f"each of {count} processes has to make the backbone {part.name} anew, and {reason}. Name a function that "
+        "makes it, backbone='my_pkg.my_mod:factory', with backbone.options; or train in one process"
+    )
+
+
+def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two networks compute the same when they have the same weights; ``other`` is changed."""
+    state = one.state_dict()
+    shapes = {name: value.shape for name, value in other.state_dict().items()}
+    if {name: value.shape for name, value in state.items()} != shapes:
+        return False
+    other.load_state_dict(state)
+    device = next(one.parameters(), torch.zeros(())).device
+    image = torch.rand(1, 3, *PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+    modes = [(part, part.training) for part in one.modules()]
+    with torch.no_grad(), run_state.undrawn():
+        answers = [network.to(device).eval()(image) for network in (one, other)]
+    for part, training in modes:
+        part.training = training
+    return all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
 
 
 def resume(folder: Path, config: Config, *, quiet: bool) -> Run:
@@ -105,7 +153,8 @@ def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
     # How the program begins processes is how its ranks begin theirs.
     task = {**task, "start_method": multiprocessing.get_start_method(allow_none=True)}
     (place / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    with ExitStack() as stack:
+    # Whoever started this has allowed the backbone's code.
+    with allowed([config.backbone.name]), ExitStack() as stack:
         ranks = [_start_rank(rank, count, place, stack) for rank in range(count)]
         with _forwarding(place):
             _wait(ranks)
@@ -119,6 +168,8 @@ def _start_rank(rank: int, count: int, place: Path, stack: ExitStack) -> subproc
         "OMP_NUM_THREADS": str(max(1, cores // count)),
         **os.environ,
         LAUNCHER: str(os.getpid()),
+        # Modules are found where they are here.
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path)),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),

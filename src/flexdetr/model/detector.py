@@ -14,12 +14,15 @@ from flexdetr.model.fuse import FuseError
 from flexdetr.model.heads.base import build_head
 from flexdetr.model.outputs import Output, Targets
 
+# What of the configuration decides about the module.
+SECTIONS = ("backbone", "encoder", "head", "attention")
+
 
 class DetectionModel(nn.Module):
     """An RT-DETR detector.
 
     Args:
-        config: the whole configuration; the sections backbone, encoder, head and attention are read.
+        config: the whole configuration; the ``SECTIONS`` are read.
         num_classes: C, classes of the head.
         backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
 

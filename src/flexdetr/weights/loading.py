@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
+from flexdetr.foreign_code import backbones, objection
 from flexdetr.presets import PRESETS
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
-from flexdetr.weights.foreign_code import refuse_foreign_code
 from flexdetr.weights.hub import digest, local
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
@@ -69,11 +69,12 @@ class Loaded:
         """All tensors, read."""
         return {name: tensor.read() for name, tensor in self.tensors.items()}
 
-    def build(self, config: Config | None = None) -> DetectionModel:
+    def build(self, config: Config | None = None, backbone: nn.Module | None = None) -> DetectionModel:
         """The detector with its weights, in evaluation mode.
 
         Args:
             config: a configuration that departs from the checkpoint's in what changes no weight's shape.
+            backbone: the module that the configuration names, where the user has it as an object.
 
         Raises:
             WeightsError: where names or shapes do not fit, or the file is a backbone.
@@ -88,11 +89,11 @@ class Loaded:
             )
         config = config or self.config
         tensors = self.tensors
-        if self.blank is not None and config == self.config and not self.partial:
+        if self.blank is not None and config == self.config and not self.partial and backbone is None:
             model, self.blank = self.blank, None  # checked against these tensors when it was built
         else:
             build_model = DetectionModel if self.partial else skeleton
-            model = build_model(config, len(self.classes))
+            model = build_model(config, len(self.classes), backbone)
             tensors = fitting(tensors, model, self.report.file, partial=self.partial)
         load_into(model, {name: tensor.read() for name, tensor in tensors.items()})
         set_norm_eps(model, self.metadata.norm_eps)
@@ -126,7 +127,7 @@ def load_any(
     path = local(path)
     source = recognise(path, kind=kind, prefer=prefer, backbone=backbone)
     if source.metadata is not None:
-        return _ours(source, source.metadata, overrides or {}, partial=partial)
+        return _ours(source, source.metadata, overrides or {}, backbone, partial=partial)
     try:
         tensors = complete(source.renamed.state)
     except WeightsError as error:
@@ -139,7 +140,7 @@ def load_any(
     except (WeightsError, ConfigError) as error:
         raise WeightsError(f"{path} is {source.title}, but {error}") from None
     config = build(merge(config.model_dump(), overrides or {}))
-    refuse_foreign_code(config, overrides or {}, path)
+    _check_code(config, path, overrides or {}, backbone)
     if source.classes is not None and len(source.classes) == count:
         classes, named = source.classes, "named in the file, with their ids"
     else:
@@ -147,7 +148,23 @@ def load_any(
     return _checked(source, tensors, config, classes, named, partial=partial)
 
 
-def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, partial: bool) -> Loaded:
+def _check_code(
+    config: Config, path: Path, overrides: Mapping[str, Any], wanted: BackboneConfig | None
+) -> None:
+    """Refuse a backbone that only the file names; the one that it is wanted for is about to be made anyway."""
+    typed = [*backbones(overrides), *([] if wanted is None else [wanted.name])]
+    if (reason := objection(config.backbone.name, path, typed)) is not None:
+        raise WeightsError(reason)
+
+
+def _ours(
+    source: Source,
+    metadata: Metadata,
+    overrides: Mapping[str, Any],
+    backbone: BackboneConfig | None,
+    *,
+    partial: bool,
+) -> Loaded:
     """A file of ours: everything is in its metadata."""
     try:
         config = build(merge(metadata.config, overrides))
@@ -159,7 +176,7 @@ def _ours(source: Source, metadata: Metadata, overrides: Mapping[str, Any], *, p
             f"{source.path} holds a configuration that this FlexDETR cannot use (if a newer one wrote it, update): "
             f"{error}"
         ) from error
-    refuse_foreign_code(config, overrides, source.path)
+    _check_code(config, source.path, overrides, backbone)
     is_backbone = source.kind == "backbone"
     report = Report(
         file=str(source.path),

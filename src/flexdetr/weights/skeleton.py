@@ -45,18 +45,19 @@ def without_draws() -> TorchFunctionMode:
     return _NoDraws()
 
 
-def skeleton(config: Config, num_classes: int) -> DetectionModel:
+def skeleton(config: Config, num_classes: int, backbone: nn.Module | None = None) -> DetectionModel:
     """A detector whose weights hold nothing yet; every one must be loaded before it is used.
 
     Args:
         config: the whole configuration.
         num_classes: C, classes of the heads.
+        backbone: a module of the user's in place of the configured one.
 
     Raises:
         ConfigError: where a part is unknown or does not fit.
     """
     with without_draws():
-        return DetectionModel(config, num_classes)
+        return DetectionModel(config, num_classes, backbone)
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,8 @@ from flexdetr.model.backbones.wrapped import (
 
 # Where each stride ends, for families of which timm taps the first blocks of a stride and drops the rest.
 _STRIDE_ENDS = {"ghostnet": {2: "blocks.0", 4: "blocks.2", 8: "blocks.4", 16: "blocks.6", 32: "blocks.8"}}
+# What would read a file, or fetch one, while the model is made.
+_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 # Switches by which families accept other image sizes than they were built for.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 _FIXED_SIZE = (
@@ -89,6 +91,11 @@ def timm_backbone(
     if taps not in ("last", "timm"):
         raise ConfigError(nearest(taps, ("last", "timm"), "taps"))
     name = f"timm/{model}"
+    for option in _LOADING:
+        if option in options:
+            raise ConfigError(
+                f"backbone.options of {name}: {option} is not taken; weights=backbone or backbone.weights=FILE load"
+            )
     own_taps = taps == "last"
     # On the meta device nothing is computed: a first copy tells the shapes, and tries the inserts.
     with torch.device("meta"):
