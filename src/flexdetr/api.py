@@ -146,6 +146,7 @@ class Detector:
         split: str = "test",
         *,
         device: str = "auto",
+        precision: str = "fp32",
         batch_size: int = 8,
         decoder_layers: int | None = None,
         queries: int | None = None,
@@ -158,6 +159,7 @@ class Detector:
             data: folder (or a file inside it) in COCO, VOC or YOLO format, with classes of the same names.
             split: "train", "val" or "test".
             device: where to compute.
+            precision: "fp32", "bf16", "fp16" (on a GPU), or "auto", which is what ``predict`` computes in by itself.
             batch_size: images at a time.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
@@ -176,6 +178,7 @@ class Detector:
             classes=self.classes,
             config=self.config,
             device=device,
+            precision=precision,
             batch_size=batch_size,
             decoder_layers=decoder_layers,
             queries=queries,
@@ -191,6 +194,7 @@ class Detector:
         threshold: float | None = ...,
         *,
         device: str = ...,
+        precision: str = ...,
         decoder_layers: int | None = ...,
         queries: int | None = ...,
     ) -> Detections: ...
@@ -202,6 +206,7 @@ class Detector:
         threshold: float | None = ...,
         *,
         device: str = ...,
+        precision: str = ...,
         decoder_layers: int | None = ...,
         queries: int | None = ...,
     ) -> list[Detections]: ...
@@ -212,6 +217,7 @@ class Detector:
         threshold: float | None = THRESHOLD,
         *,
         device: str = "auto",
+        precision: str = "auto",
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Detections | list[Detections]:
@@ -221,6 +227,8 @@ class Detector:
             source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
             threshold: lowest score to keep, in [0, 1]; None takes each class's best one, as found by the training.
             device: where to compute.
+            precision: "fp32", "bf16", "fp16" (on a GPU), or "auto": bf16 where the device multiplies it in hardware.
+                Named precisions are PyTorch's; OpenVINO computes in what was proved.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
 
@@ -236,7 +244,14 @@ class Detector:
 
         pictures = source if isinstance(source, list) else [source]
         limits = self._thresholds(threshold)
-        other = self._on_openvino(items_of(pictures), device, decoder_layers, queries)
+        other = None
+        if precision == "auto":
+            other = self._on_openvino(items_of(pictures), device, decoder_layers, queries)
+        elif self.runtime == "openvino":
+            raise ConfigError(
+                f"precision {precision} is chosen with runtime torch; on openvino a checkpoint computes in what was "
+                "proved for it: leave precision at auto"
+            )
         if other is not None:
             on_other = other.predict(pictures, threshold)
             return on_other if isinstance(source, list) else on_other[0]
@@ -248,6 +263,7 @@ class Detector:
                 size=self.config.image_size,
                 threshold=limits,
                 device=device,
+                precision=precision,
                 decoder_layers=decoder_layers,
                 queries=queries,
             )

@@ -14,7 +14,7 @@ from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine.evaluate import detect
 
 
-def test_what_is_scored_is_what_predict_answers(tmp_path):
+def test_what_is_scored_is_what_predict_answers_in_the_same_precision(tmp_path):
     records = read(draw_scenes(tmp_path / "data", train=1, val=3, test=0, size=(96, 112))).splits["val"]
     torch.manual_seed(0)
     detector = Detector("flexdetr_pico", classes=["ball", "crate"], image_size=64)
@@ -30,7 +30,7 @@ def test_what_is_scored_is_what_predict_answers(tmp_path):
     borders = 0
     for record in records:
         boxes, scores, labels = scored[record.image_id]
-        answer = detector.predict(read_image(record.path), 0.0)
+        answer = detector.predict(read_image(record.path), 0.0, precision="fp32")
         assert boxes == pytest.approx(answer.boxes_xyxy, abs=1e-3)
         assert scores == pytest.approx(answer.scores, abs=1e-5)
         assert labels.tolist() == answer.indices.tolist()

@@ -24,6 +24,7 @@ def detect_images(
     size: tuple[int, int],
     threshold: float | Sequence[float],
     device: str = "auto",
+    precision: str = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
 ) -> Iterator[Detections]:
@@ -36,6 +37,7 @@ def detect_images(
         size: (height, width) that the network sees.
         threshold: lowest score to keep, or one for each class.
         device: where to compute.
+        precision: "auto", "fp32", "bf16" or "fp16"; see ``choose_precision``.
         decoder_layers: layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
 
@@ -48,7 +50,12 @@ def detect_images(
     model.eval().to(place)
     for image in images:
         logits, boxes = run_network(
-            model, prepare(image, size), place, decoder_layers=decoder_layers, queries=queries
+            model,
+            prepare(image, size),
+            place,
+            precision=precision,
+            decoder_layers=decoder_layers,
+            queries=queries,
         )
         yield decode(logits, boxes, (image.shape[0], image.shape[1]), classes, threshold)
 
@@ -59,6 +66,7 @@ def run_network(
     planes: NDArray[np.uint8],
     place: torch.device,
     *,
+    precision: str = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -68,6 +76,7 @@ def run_network(
         model: the detector, in evaluation mode and on the device.
         planes: (3, H, W) uint8 RGB in the network's size.
         place: where to compute.
+        precision: as ``detect_images`` takes it.
         decoder_layers: layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
 
@@ -75,7 +84,7 @@ def run_network(
         Logits (Q, C) and cxcywh boxes (Q, 4) as fractions.
     """
     batch = torch.from_numpy(planes)[None].to(place)
-    with autocast(place, choose_precision("auto", place)):
+    with autocast(place, choose_precision(precision, place)):
         output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
     logits, boxes = (part[0].float().cpu().numpy() for part in output.final)
     return logits, boxes
