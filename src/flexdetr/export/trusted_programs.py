@@ -11,8 +11,8 @@ import logging
 import os
 from pathlib import Path
 
+from flexdetr.foreign_code import VARIABLE
 from flexdetr.runtime.artifact import ArtifactError, sha256
-from flexdetr.weights.foreign_code import VARIABLE
 from flexdetr.weights.hub import cache_folder
 
 _log = logging.getLogger(__name__)
