@@ -13,11 +13,11 @@ from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import read_image
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.export.compare import floors, pair
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.metrics.coco_map import evaluate
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_module
+from flexdetr.runtime.compare import floors, pair
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.parity import Accuracy, Tolerance, finite
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.export.compare import drift, explain
+from flexdetr.export.compare import explain
 from flexdetr.export.formats import FORMATS
 from flexdetr.export.locate import Departure, first_departure
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.reference import Pictures, Reference
+from flexdetr.runtime.compare import drift
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.parity import Drift, Parity, Tolerance
 from flexdetr.runtime.process import prepare

@@ -14,9 +14,9 @@ from scipy.optimize import linear_sum_assignment
 
 from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import Calibration, Feeds
-from flexdetr.export.compare import floors, matching_costs
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers, parts_of, quantise
+from flexdetr.runtime.compare import floors, matching_costs
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.openvino import shared_core
 from flexdetr.runtime.parity import Tolerance
