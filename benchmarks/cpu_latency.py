@@ -39,10 +39,10 @@ CHECKPOINT, ARTIFACT = "ours, checkpoint", "ours, OpenVINO {}"
 THRESHOLD = 0.4
 # (what, the slower one, the faster one, how many times as fast it should be)
 TARGETS = (
-    ("file to boxes", (EAGER,), tuple(ARTIFACT.format(word) for word in ("f32", "bf16", "int8")), 7.0),
-    ("the plain export, f32", (PLAIN.format("f32"),), (ARTIFACT.format("f32"),), 1.3),
+    ("file to boxes", (EAGER,), tuple(ARTIFACT.format(word) for word in ("fp32", "bf16", "int8")), 7.0),
+    ("the plain export, fp32", (PLAIN.format("fp32"),), (ARTIFACT.format("fp32"),), 1.3),
     ("the plain export, bf16", (PLAIN.format("bf16"),), (ARTIFACT.format("bf16"),), 1.3),
-    ("int8", (ARTIFACT.format("f32"),), (ARTIFACT.format("int8"),), 2.0),
+    ("int8", (ARTIFACT.format("fp32"),), (ARTIFACT.format("int8"),), 2.0),
 )
 
 
@@ -114,9 +114,9 @@ def of_transformers(folder: Path, size: tuple[int, int], threads: int, scratch: 
         graph = openvino.convert_model(bare, example_input=example, input=[1, 3, *size])
     core = shared_core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for precision in ("f32", "bf16"):
-        if precision.upper().replace("F32", "FP32") in able:
-            options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
+        if precision.upper() in able:
+            options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
             compiled = core.compile_model(graph, "CPU", {"PERFORMANCE_HINT": "LATENCY", **options})
             subjects.append(_on_openvino(compiled, precision, processor))
     file = scratch / "plain.onnx"
@@ -151,7 +151,7 @@ def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tu
     subjects = [subject_of(CHECKPOINT, detector, "cpu")]
     float32 = detector.export("openvino", scratch / "fp32").path
     able = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    folders = {"f32": float32}
+    folders = {"fp32": float32}
     if "BF16" in able:
         folders["bf16"] = float32
     else:
@@ -165,7 +165,7 @@ def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tu
     else:
         notes.append("int8: not timed; give --data or --int8")
     for name, folder in folders.items():
-        precision = "bf16" if name == "bf16" else "f32"
+        precision = "bf16" if name == "bf16" else "fp32"
         opened = open_detector(str(folder), precision=precision, **options)
         subjects.append(subject_of(ARTIFACT.format(name), opened, "cpu"))
     plain_onnx = detector.export("onnx", scratch / "onnx").path

@@ -109,7 +109,7 @@ def test_an_artifact_that_cannot_be_used_is_answered_in_a_sentence(tmp_path: Pat
         str(tmp_path / "text.txt"): "",
         str(tmp_path / "gone-openvino"): "",
         str(lonely): "it holds no metadata.json",
-        str(artifact): "has format version 99, and this FlexDETR reads 1: update flexdetr",
+        str(artifact): "has format version 99, and this FlexDETR reads 1 to 2: update flexdetr",
     }
     for file, expected in said.items():
         ((status, error),) = answers([["predict", file, "cell.jpg", "--out", str(tmp_path / "out")]]).values()

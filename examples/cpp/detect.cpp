@@ -1,6 +1,6 @@
 // Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
 //
-//     detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]
+//     detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]
 //
 // The graph takes the picture as it is: resizing, scaling, post-processing and the scaling of boxes are inside.
 
@@ -83,7 +83,7 @@ Picture read_jpeg(const std::filesystem::path& path) {
 }
 
 void check(const Json& metadata, const std::filesystem::path& folder) {
-    if (metadata.at("format_version").text != "1" || metadata.at("format").text != "openvino" ||
+    if (std::stoi(metadata.at("format_version").text) > 2 || metadata.at("format").text != "openvino" ||
         metadata.at("raw").text != "false" || metadata.at("input").at("resize").text != "inside")
         throw std::runtime_error(folder.string() + " is not what flexdetr export --format openvino writes by default");
     const Json& files = metadata.at("files");
@@ -102,7 +102,10 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
     const ov::Shape shape = {1, size_t(picture.height), size_t(picture.width), 3};
 
     ov::Core core;
-    if (!precision.empty()) core.set_property("CPU", {{"INFERENCE_PRECISION_HINT", precision}});
+    // Where bf16 passed the proof at the export, OpenVINO may choose it; else float32, unless told otherwise.
+    const Json* bf16 = metadata.find("precisions") ? metadata.at("precisions").find("bf16") : nullptr;
+    if (!precision.empty() || !bf16 || bf16->at("passed").text != "true")
+        core.set_property("CPU", {{"INFERENCE_PRECISION_HINT", precision == "bf16" ? "bf16" : "f32"}});
     const std::string images = input.at("name").text, sizes = input.at("sizes").text;
     const auto model = core.read_model((folder / metadata.at("files").keys.at(0)).string());
     // For a fixed shape OpenVINO plans ahead, and int8 graphs are exact only then.
@@ -115,8 +118,7 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
     const auto* box = request.get_tensor(names.items.at(0).text).data<const float>();
     const auto* label = request.get_tensor(names.items.at(2).text).data<const int64_t>();
 
-    const Json& stored = metadata.at("thresholds");
-    const Json* usual = stored.find("default");
+    const Json &stored = metadata.at("thresholds"), *usual = stored.find("default");
     const char* before = "\n";
     std::cout << "[";
     for (size_t i = 0; i < scores.get_size(); ++i, box += 4) {
@@ -134,7 +136,7 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
 
 int main(int count, char** words) {
     if (count < 3) {
-        std::cerr << "usage: detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]\n";
+        std::cerr << "usage: detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]\n";
         return 2;
     }
     try {
@@ -144,5 +146,4 @@ int main(int count, char** words) {
         std::cerr << "Error: " << error.what() << "\n";
         return 1;
     }
-    return 0;
 }

@@ -1,5 +1,5 @@
 // Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
-//     Detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]
+//     Detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]
 // One file without packages: OpenVINO's C library and TurboJPEG are called directly. See README.md.
 using System;
 using System.Collections.Generic;
@@ -83,12 +83,12 @@ static class Detect
 
     static void Run(string[] given)
     {
-        if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD] [f32|bf16]");
+        if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]");
         string folder = given[0], asked = given.ElementAtOrDefault(2), precision = given.ElementAtOrDefault(3);
         string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
         const string Words = @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+";
         object metadata = Parse(new Queue<Match>(Regex.Matches(text, Words).Cast<Match>()));
-        if (Find<string>(metadata, "format_version") != "1" || Find<string>(metadata, "format") != "openvino" ||
+        if (int.Parse(Find<string>(metadata, "format_version")) > 2 || Find<string>(metadata, "format") != "openvino" ||
             Find<string>(metadata, "raw") != "false" || Find<string>(metadata, "input", "resize") != "inside")
             throw Refuse(folder + " is not what flexdetr export --format openvino writes by default");
         var files = Find<List<object>>(metadata, "files");
@@ -99,7 +99,11 @@ static class Detect
 
         byte[] rgb = ReadJpeg(given[1], out int width, out int height);
         byte[] model = System.Text.Encoding.UTF8.GetBytes(paths[0] + "\0");
-        var wanted = new[] { new Property { Key = "INFERENCE_PRECISION_HINT", Value = precision } };
+        // Where bf16 passed the proof at the export, OpenVINO may choose it; else float32, unless told otherwise.
+        var bf16 = Find<List<object>>(metadata, "precisions", "bf16");
+        bool free = precision == null && bf16 != null && Find<string>(bf16, "passed") == "true";
+        string hint = precision == "bf16" ? "bf16" : "f32";
+        var wanted = new[] { new Property { Key = "INFERENCE_PRECISION_HINT", Value = hint } };
         string[] inputs = { Find<string>(metadata, "input", "name"), Find<string>(metadata, "input", "sizes") };
         Check(ov_core_create(out IntPtr core));
         Check(ov_core_read_model(core, model, null, out IntPtr graph));
@@ -108,7 +112,7 @@ static class Detect
         Check(ov_partial_shape_create_static(2, new long[] { 1, 2 }, out Shape sides));
         Check(ov_model_reshape(graph, inputs, new[] { pixels, sides }, (UIntPtr)2));
         Check(ov_core_compile_model_props(
-            core, graph, "CPU", (UIntPtr)(precision == null ? 0 : 1), wanted, out IntPtr compiled));
+            core, graph, "CPU", (UIntPtr)(free ? 0 : 1), wanted, out IntPtr compiled));
         Check(ov_compiled_model_create_infer_request(compiled, out IntPtr request));
         Marshal.Copy(rgb, 0, Values(request, inputs[0], out _), rgb.Length);
         Marshal.Copy(new long[] { height, width }, 0, Values(request, inputs[1], out _), 2);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import logging
 import threading
@@ -10,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,9 @@ from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.pool import Pool, Work
-from flexdetr.runtime.process import THRESHOLD, Selection, decode, label, resize
+from flexdetr.runtime.process import THRESHOLD, resize
 from flexdetr.runtime.sources import Camera, Item, Picture, Source, Unreadable, is_film, read
+from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
@@ -28,24 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Hint = Literal["auto", "latency", "throughput"]
-Engine = Literal["auto", "openvino", "onnxruntime", "torch", "executorch", "litert"]
 # From this many pictures on, working on several at a time repays compiling the graph for it.
 MANY = 8
-
-
-class Runtime(Protocol):
-    """What runs an artifact's graph."""
-
-    parallel: int
-
-    @property
-    def description(self) -> str:
-        """What computes, for tables and logs."""
-        ...
-
-    def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
-        """(B, H, W, 3) uint8 RGB and (B, 2) original sizes -> the outputs that the metadata names."""
-        ...
 
 
 class ArtifactDetector:
@@ -57,7 +41,9 @@ class ArtifactDetector:
             the format's own, and OpenVINO for onnx where onnxruntime is not installed.
         hint: "latency" or "throughput"; "auto" decides by the number of pictures.
         threads: CPU threads; None takes what the runtime chooses.
-        precision: what OpenVINO computes in: "f32", "bf16", or "auto" for bf16 where the CPU has matrix units for it.
+        precision: what is computed in: "fp32", "bf16", "fp16", or "auto", which takes bf16 where the CPU has it and the
+            artifact was proven in it, and "fp32" for scoring. Only OpenVINO has the choice; other runtimes compute in
+            what the file was written in.
         image_size: (height, width) that the network should see, for artifacts of dynamic size; None takes the trained.
         cache: folder of OpenVINO's compiled graphs; None is the user's cache, False keeps none.
         verify: compare the files' sha256 with what was written.
@@ -82,7 +68,7 @@ class ArtifactDetector:
         runtime: Engine = "auto",
         hint: Hint = "auto",
         threads: int | None = None,
-        precision: Literal["auto", "f32", "bf16"] = "auto",
+        precision: Asked = "auto",
         image_size: tuple[int, int] | None = None,
         cache: str | Path | bool | None = None,
         verify: bool = True,
@@ -91,43 +77,63 @@ class ArtifactDetector:
         self.metadata = self.artifact.metadata
         self.classes = self.artifact.classes
         self.image_size = _image_size(self.artifact, image_size)
-        self._engine = _engine(self.artifact, runtime)
+        self._engine = engine_of(self.artifact, runtime)
         self._hint: Hint = hint
+        self._asked = precision_of(self.artifact, self._engine, precision)
         self._options: dict[str, Any] = {"threads": threads}
         if self._engine == "openvino":
-            self._options |= {"precision": precision, "cache": cache}
-        self._runtimes: dict[tuple[str, str], Runtime] = {}
+            self._options |= {"cache": cache}
+        self._runtimes: dict[tuple[str, str, str], Runtime] = {}
         self._starting = threading.Lock()
 
-    def runtime(self, device: str = "auto", *, pictures: int = 1) -> Runtime:
+    def runtime(self, device: str = "auto", *, pictures: int = 1, precision: Asked | None = None) -> Runtime:
         """What runs the graph for this many pictures; started when it is first asked for.
 
         Args:
             device: "auto", "cpu", or what the runtime calls its devices.
             pictures: how many are to come.
+            precision: what to compute in; None takes what the detector was opened with.
 
         Raises:
             ArtifactError: where the runtime cannot use the file, or has no such device.
         """
         hint = self._hint if self._hint != "auto" else "throughput" if pictures >= MANY else "latency"
+        asked = self._asked if precision is None else precision_of(self.artifact, self._engine, precision)
+        options = {"precision": asked} if self._engine == "openvino" else {}
         with self._starting:
-            if (device, hint) not in self._runtimes:
-                self._runtimes[device, hint] = _start(
-                    self._engine, self.artifact, hint, device=device, **self._options
-                )
-                _log.info("%s: %s, %s", self.artifact.path, self._runtimes[device, hint].description, hint)
-            return self._runtimes[device, hint]
-
-    @overload
-    def predict(self, source: Source, threshold: float | None = ..., *, device: str = ...) -> Detections: ...
+            if (device, hint, asked) not in self._runtimes:
+                started = start(self._engine, self.artifact, hint, device=device, **options, **self._options)
+                _log.info("%s: %s, %s", self.artifact.path, started.description, hint)
+                self._runtimes[device, hint, asked] = started
+            return self._runtimes[device, hint, asked]
 
     @overload
     def predict(
-        self, source: list[Source], threshold: float | None = ..., *, device: str = ...
+        self,
+        source: Source,
+        threshold: float | None = ...,
+        *,
+        device: str = ...,
+        precision: Asked | None = ...,
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self,
+        source: list[Source],
+        threshold: float | None = ...,
+        *,
+        device: str = ...,
+        precision: Asked | None = ...,
     ) -> list[Detections]: ...
 
     def predict(
-        self, source: Source | list[Source], threshold: float | None = None, *, device: str = "auto"
+        self,
+        source: Source | list[Source],
+        threshold: float | None = None,
+        *,
+        device: str = "auto",
+        precision: Asked | None = None,
     ) -> Detections | list[Detections]:
         """Find objects.
 
@@ -135,6 +141,7 @@ class ArtifactDetector:
             source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
             threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
             device: where to compute.
+            precision: what to compute in; None takes what the detector was opened with.
 
         Returns:
             Detections in pixels of the original image and the data set's own class ids; a list for a list.
@@ -145,7 +152,7 @@ class ArtifactDetector:
         given = source if isinstance(source, list) else [source]
         found: list[Detections] = []
         failed: list[str] = []
-        for answer in self.predict_many(items_of(given), threshold, device=device):
+        for answer in self.predict_many(items_of(given), threshold, device=device, precision=precision):
             if isinstance(answer, Unreadable):
                 failed.append(answer.reason)
             else:
@@ -155,7 +162,12 @@ class ArtifactDetector:
         return found if isinstance(source, list) else found[0]
 
     def predict_many(
-        self, items: Iterable[Item], threshold: float | None = None, *, device: str = "auto"
+        self,
+        items: Iterable[Item],
+        threshold: float | None = None,
+        *,
+        device: str = "auto",
+        precision: Asked | None = None,
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists, reading ahead of the computation.
 
@@ -163,6 +175,7 @@ class ArtifactDetector:
             items: pictures, videos, cameras.
             threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
             device: where to compute.
+            precision: what to compute in; None takes what the detector was opened with.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
@@ -174,7 +187,8 @@ class ArtifactDetector:
         listed = items if isinstance(items, list) else list(items)
         live = any(isinstance(item.content, Camera) for item in listed)
         several = any(is_film(item) for item in listed)
-        runtime = self.runtime(device, pictures=1 if live else MANY if several else len(listed))
+        count = 1 if live else MANY if several else len(listed)
+        runtime = self.runtime(device, pictures=count, precision=precision)
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
         waiting: deque[Work[tuple[Picture, Detections] | Unreadable]] = deque()
@@ -187,7 +201,12 @@ class ArtifactDetector:
                 yield pool.result(waiting.popleft())
 
     def predict_batch(
-        self, images: Sequence[Source], threshold: float | None = None, *, device: str = "auto"
+        self,
+        images: Sequence[Source],
+        threshold: float | None = None,
+        *,
+        device: str = "auto",
+        precision: Asked | None = None,
     ) -> list[Detections]:
         """Find objects in several pictures with one run of the graph.
 
@@ -197,15 +216,15 @@ class ArtifactDetector:
             images: paths, PIL images or arrays (H, W, 3) uint8 RGB, of any sizes.
             threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
             device: where to compute.
+            precision: what to compute in; None takes what the detector was opened with.
 
         Raises:
             ImageError: where a file cannot be read as an image.
         """
         if not images:
             return []
-        return self._infer(
-            self.runtime(device), [pixels(image) for image in images], self._thresholds(threshold)
-        )
+        runtime = self.runtime(device, precision=precision)
+        return self._infer(runtime, [pixels(image) for image in images], self._thresholds(threshold))
 
     def evaluate(
         self,
@@ -213,6 +232,7 @@ class ArtifactDetector:
         split: str = "test",
         *,
         device: str = "auto",
+        precision: Asked | None = None,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         report: str | Path | None = None,
@@ -223,6 +243,7 @@ class ArtifactDetector:
             data: folder (or a file inside it) in COCO, VOC or YOLO format, with classes of the same names.
             split: "train", "val" or "test".
             device: where to compute.
+            precision: what to compute in; None takes what the detector was opened with, and float32 for "auto".
             batch_size: unused, for the same call as ``Detector.evaluate``: the runtime decides how many pictures it
                 works on at a time.
             progress: told how many images of how many are done.
@@ -241,7 +262,10 @@ class ArtifactDetector:
         dataset = read_data(data, **{key: value for key, value in options.items() if value is not None})
         records = dataset.with_classes(self.classes).split(split)
         found = {}
-        answers = self.predict_many([Item(str(one.path), one.path) for one in records], 0.0, device=device)
+        if precision is None and self._asked == "auto" and self._engine == "openvino":
+            precision = "fp32"
+        items = [Item(str(one.path), one.path) for one in records]
+        answers = self.predict_many(items, 0.0, device=device, precision=precision)
         for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, Unreadable):
                 raise ImageError(answer.reason)
@@ -290,36 +314,12 @@ class ArtifactDetector:
     ) -> list[Detections]:
         ready = self.prepare(images)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return self.read_answers(runtime.infer(ready, np.array(sizes, np.int64)), sizes, threshold)
+        return self.artifact.read_answers(runtime.infer(ready, np.array(sizes, np.int64)), sizes, threshold)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB pictures of any sizes -> (B, h, w, 3) as ``Runtime.infer`` takes them."""
         ready = [resize(image, self.image_size) for image in images]
         return ready[0][None] if len(ready) == 1 else np.stack(ready)  # one needs no copy
-
-    def read_answers(
-        self,
-        answers: Sequence[NDArray[Any]],
-        sizes: Sequence[tuple[int, int]],
-        threshold: float | list[float] = 0.0,
-    ) -> list[Detections]:
-        """Detections from what ``Runtime.infer`` gave.
-
-        Args:
-            answers: the graph's outputs.
-            sizes: (height, width) of the original pictures.
-            threshold: lowest score to keep, for all classes or one for each.
-        """
-        if self.metadata.raw:
-            top = self.metadata.outputs.top
-            return [
-                decode(logits, boxes, size, self.classes, threshold, top)
-                for logits, boxes, size in zip(*answers, sizes, strict=True)
-            ]
-        return [
-            label(Selection(*chosen), size, self.classes, threshold)
-            for *chosen, size in zip(*answers, sizes, strict=True)
-        ]
 
 
 def check_options(path: str | Path, options: Iterable[str]) -> None:
@@ -370,70 +370,3 @@ def _image_size(artifact: Artifact, asked: tuple[int, int] | None) -> tuple[int,
     if any(side < 32 or side % 32 for side in asked):
         raise ArtifactError(f"image_size must be divisible by 32 on both sides; got {asked[0]}x{asked[1]}")
     return (int(asked[0]), int(asked[1]))
-
-
-_READS = {
-    "openvino": ("openvino",),
-    "onnx": ("onnxruntime", "openvino"),
-    "torch": ("torch",),
-    "board": ("onnxruntime",),
-    "executorch": ("executorch",),
-    "litert": ("litert",),
-}
-
-
-def _engine(artifact: Artifact, asked: Engine) -> str:
-    fitting = _READS[artifact.metadata.format]
-    # OpenVINO 2026.4 computes such files otherwise than they say, and misses every sixth detection.
-    wrong_in_openvino = (artifact.metadata.format, artifact.metadata.precision) == ("onnx", "int8")
-    if wrong_in_openvino and asked == "openvino":
-        _log.warning(
-            "%s is int8 in ONNX, which OpenVINO computes wrongly: detections will be missing; use "
-            "runtime='onnxruntime', or export with --format openvino",
-            artifact.path,
-        )
-    if wrong_in_openvino and asked == "auto" and importlib.util.find_spec("onnxruntime") is None:
-        raise ArtifactError(
-            f"{artifact.path} is int8 in ONNX, which OpenVINO computes wrongly: install onnxruntime with pip install "
-            "'flexdetr[export]', or export again with --format openvino"
-        )
-    if asked == "auto":
-        return next((name for name in fitting if importlib.util.find_spec(name) is not None), fitting[-1])
-    if asked not in fitting:
-        raise ArtifactError(
-            f"{artifact.path} is in format {artifact.metadata.format}, which {asked} does not run; "
-            f"use runtime={' or '.join(map(repr, fitting))}"
-        )
-    return asked
-
-
-def _start(
-    engine: str,
-    artifact: Artifact,
-    hint: Literal["latency", "throughput"],
-    **options: Any,  # noqa: ANN401 - of the runtimes
-) -> Runtime:
-    """Start a runtime; only OpenVINO and onnxruntime can give their threads to several pictures at a time."""
-    if engine == "openvino":
-        from flexdetr.runtime.openvino import OpenVINORuntime
-
-        return OpenVINORuntime(artifact, hint=hint, **options)
-    if engine == "onnxruntime" and artifact.metadata.format == "board":
-        from flexdetr.runtime.board import on_onnxruntime
-
-        return on_onnxruntime(artifact, **options)
-    if engine == "onnxruntime":
-        from flexdetr.runtime.onnxruntime import OnnxRuntime
-
-        return OnnxRuntime(artifact, hint=hint, **options)
-    if engine == "litert":
-        from flexdetr.runtime.litert import open_runtime as open_litert
-
-        return open_litert(artifact, **options)
-    if engine == "executorch":
-        from flexdetr.export.executorch import open_runtime
-
-        return open_runtime(artifact, **options)
-    from flexdetr.export.torch_program import TorchProgramRuntime
-
-    return TorchProgramRuntime(artifact, **options)

@@ -3,6 +3,7 @@ import torch
 
 from flexdetr.config import ConfigError
 from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.runtime.cpu import SWITCH
 
 CPU = torch.device("cpu")
 
@@ -17,9 +18,12 @@ def test_a_device_that_is_not_here_is_refused_with_what_to_use(name):
         choose_device(name)
 
 
-def test_auto_precision_is_bf16_where_the_cpu_multiplies_it():
+def test_auto_precision_is_bf16_where_the_cpu_multiplies_it(monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     assert choose_precision("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+    monkeypatch.setenv(SWITCH, "off")
+    assert choose_precision("auto", CPU) == torch.float32
 
 
 def test_bf16_can_be_asked_for_and_fp16_needs_a_gpu():

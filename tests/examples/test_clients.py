@@ -24,7 +24,9 @@ from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.calibration import Calibration
 from flexdetr.export.openvino import quantise
+from flexdetr.export.prepare import Options, prepare
 from flexdetr.runtime.artifact import describe_files, open_artifact, write_metadata
+from flexdetr.runtime.cpu import bf16_supported
 
 ROOT = Path(__file__).parents[2]
 WHEEL = Path(openvino.__file__).parent
@@ -82,7 +84,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def detector() -> Detector:
     """A tiny detector with scores that differ from class to class and place to place."""
     torch.manual_seed(0)
     detector = Detector(
@@ -104,6 +106,11 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nn.init.constant_(score.bias, -1.0)
         for box in (decoder.encoder_box, *decoder.boxes):
             nn.init.normal_(box.layers[-1].weight, std=0.15)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def artifact(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return detector.export("openvino", tmp_path_factory.mktemp("artifact") / "tiny").path
 
 
@@ -115,10 +122,10 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_finds_what_python_finds(client: Client, artifact: Path, photo: Path) -> None:
-    expected = ArtifactDetector(artifact, precision="f32", cache=False).predict(photo, 0.3)
+    expected = ArtifactDetector(artifact, precision="fp32", cache=False).predict(photo, 0.3)
     assert len(expected) > 5
     assert len(set(expected.labels.tolist())) > 1
-    done = client(artifact, photo, "0.295", "f32")
+    done = client(artifact, photo, "0.295", "fp32")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
@@ -137,13 +144,17 @@ def test_finds_what_python_finds(client: Client, artifact: Path, photo: Path) ->
 
 
 @pytest.fixture(scope="module")
-def in_int8(artifact: Path, photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def in_int8(
+    detector: Detector, artifact: Path, photo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The artifact in int8, without the proof, which is not what is tested here."""
     folder = shutil.copytree(artifact, tmp_path_factory.mktemp("int8") / "tiny")
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
     record = Record(photo, 0, 131, 97, *nothing, np.zeros(0, np.float32))
     metadata = open_artifact(folder).metadata
-    quantise(folder / "model.xml", Calibration((record,), metadata.input.size, raw=False, source=""), ())
+    form = prepare(detector.model, Options(metadata.input.size, resize_inside=True))
+    feeds = Calibration((record,), metadata.input.size, raw=False, source="")
+    quantise(folder / "model.xml", form, feeds, ())
     files = describe_files(folder, [*metadata.files])
     write_metadata(folder, metadata.model_copy(update={"precision": "int8", "files": files}))
     return folder
@@ -154,8 +165,8 @@ def test_int8_is_what_python_finds(client: Client, in_int8: Path, tmp_path: Path
     picture = tmp_path / "small.jpg"
     scene = Image.fromarray(draw_scene(np.random.default_rng(1), (96, 144)).image)
     scene.resize((96, 64)).save(picture, quality=92)
-    expected = ArtifactDetector(in_int8, precision="f32", cache=False).predict(picture, 0.0)[:15]
-    done = client(in_int8, picture, "0", "f32")
+    expected = ArtifactDetector(in_int8, precision="fp32", cache=False).predict(picture, 0.0)[:15]
+    done = client(in_int8, picture, "0", "fp32")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [row["score"] for row in found[:15]] == pytest.approx(expected.scores.tolist(), abs=1e-3)
@@ -209,6 +220,32 @@ def test_answers_in_a_sentence(
     assert done.returncode in (1, 2)
     assert said.lower() in done.stderr.lower()
     assert not done.stdout.strip().startswith("[")
+
+
+@pytest.mark.skipif(not bf16_supported(), reason="this CPU does not compute in bf16")
+@pytest.mark.parametrize("passed", [True, False])
+def test_computes_in_bf16_only_where_that_was_proven(
+    client: Client, artifact: Path, photo: Path, tmp_path: Path, passed: bool
+) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "own")
+    metadata = open_artifact(folder).metadata
+    proof = metadata.precisions["bf16"].model_copy(update={"passed": passed})
+    write_metadata(folder, metadata.model_copy(update={"precisions": {"bf16": proof}}))
+    alone, in_bf16, in_fp32 = (
+        json.loads(client(folder, photo, *words).stdout)
+        for words in (("0.1",), ("0.1", "bf16"), ("0.1", "fp32"))
+    )
+    assert in_bf16 != in_fp32
+    assert alone == (in_bf16 if passed else in_fp32)
+
+
+def test_reads_the_format_before(client: Client, artifact: Path, photo: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(artifact, tmp_path / "old")
+    document = json.loads((folder / "metadata.json").read_text())
+    old = {key: value for key, value in document.items() if key not in ("precisions", "reference")}
+    (folder / "metadata.json").write_text(json.dumps({**old, "format_version": 1}))
+    found = json.loads(client(folder, photo, "0.1").stdout)
+    assert found == json.loads(client(artifact, photo, "0.1", "fp32").stdout)
 
 
 @pytest.mark.parametrize("source", ["cpp/detect.cpp", "csharp/Detect.cs"])

@@ -15,9 +15,13 @@ from torch import nn
 
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
+from flexdetr.data.images import pixels
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export.make import Subject, export
+from flexdetr.export.reference import Reference
 from flexdetr.runtime.artifact import Artifact
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.sources import Source
 
 # Ids with a hole: whatever mistakes ids for positions fails.
 CLASSES = Classes(("cat", "dog", "owl"), (1, 2, 7))
@@ -63,6 +67,18 @@ def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
     detector = Detector("flexdetr_pico", classes=CLASSES, **changes)
     spread(detector.model)
     return detector
+
+
+def in_float32(detector: Detector, image: Source, threshold: float) -> Detections:
+    """What the PyTorch model finds in float32, which is what files written in it are compared with."""
+    reference = Reference(detector.model, detector.classes, detector.config.image_size)
+    found = reference.predict(pixels(image))
+    return found[found.scores >= threshold]
+
+
+@pytest.fixture(scope="session", name="in_float32")
+def _in_float32() -> Callable[[Detector, Source, float], Detections]:
+    return in_float32
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +149,7 @@ def labelled(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Pa
             image = draw_scene(np.random.default_rng(number + 10 * count), (96, 128)).image
             Image.fromarray(image).save(root / split / f"{number}.png")
             images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
-            found = detector.predict(image, 0.5)
+            found = in_float32(detector, image, 0.5)
             for row in found.to_coco(number):
                 row.pop("score")
                 area = row["bbox"][2] * row["bbox"][3]

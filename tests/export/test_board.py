@@ -26,7 +26,10 @@ from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.targets import TARGETS
 from flexdetr.presets import PRESETS
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.host import choose, finish
+
+InFloat32 = Callable[[Detector, np.ndarray, float], Detections]
 
 FORBIDDEN = {
     "Min",
@@ -53,11 +56,13 @@ def scene() -> np.ndarray:
     return draw_scene(np.random.default_rng(3), (100, 140)).image
 
 
-def test_the_graphs_do_what_the_model_does(board: Artifact, detector: Detector, scene: np.ndarray) -> None:
+def test_the_graphs_do_what_the_model_does(
+    board: Artifact, detector: Detector, scene: np.ndarray, in_float32: InFloat32
+) -> None:
     assert board.parity is not None
     assert board.parity.passed
     assert board.parity.score < 1e-3
-    expected = detector.predict(scene, threshold=0.3)
+    expected = in_float32(detector, scene, 0.3)
     loaded = flexdetr.load(board.path)
     assert isinstance(loaded, ArtifactDetector)
     found = loaded.predict(scene, 0.3)
@@ -79,7 +84,7 @@ def test_only_plain_operations_of_fixed_shapes(board: Artifact) -> None:
 
 
 def test_numpy_alone_runs_what_lies_between_the_graphs(
-    board: Artifact, detector: Detector, scene: np.ndarray
+    board: Artifact, detector: Detector, scene: np.ndarray, in_float32: InFloat32
 ) -> None:
     """As on a board: the shipped file, and nothing of this package."""
     import onnxruntime
@@ -99,7 +104,7 @@ def test_numpy_alone_runs_what_lies_between_the_graphs(
     content, reference = host.choose(tokens, scores, boxes, decode.get_inputs()[0].shape[1])
     logits, boxes = decode.run(None, {"content": content, "reference": reference, "memory": memory})
     boxes_xyxy, found, labels = host.finish(logits[0], boxes[0], *scene.shape[:2])
-    expected = detector.predict(scene, threshold=0.3)
+    expected = in_float32(detector, scene, 0.3)
     count = len(expected)
     assert found[:count] == pytest.approx(expected.scores, abs=1e-3)
     assert boxes_xyxy[:count] == pytest.approx(expected.boxes_xyxy, abs=0.5)

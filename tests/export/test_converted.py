@@ -19,6 +19,7 @@ from flexdetr.data.scenes import draw_scene
 from flexdetr.engine import device
 from flexdetr.export import converted
 from flexdetr.export.writing import DriftError
+from flexdetr.runtime.cpu import SWITCH
 from flexdetr.runtime.sources import Unreadable, find
 
 MANY = 5
@@ -27,6 +28,12 @@ MANY = 5
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "PICTURES_FOR_OPENVINO", MANY)
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 on both sides, so that they can be compared number by number."""
+    monkeypatch.setenv(SWITCH, "off")
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def images() -> list[Any]:
     return [draw_scene(np.random.default_rng(i), ((96, 128), (160, 120))[i % 2]).image for i in range(MANY)]
 
 
-@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.usefixtures("few_are_many", "without_bf16")
 def test_many_pictures_are_found_as_few_are(
     make: Callable[..., Detector], images: list[Any], conversions: list[int]
 ) -> None:
@@ -66,7 +73,7 @@ def test_many_pictures_are_found_as_few_are(
         assert other.size == one.size
 
 
-@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.usefixtures("few_are_many", "without_bf16")
 def test_a_folder_takes_the_same_road(
     make: Callable[..., Detector], images: list[Any], conversions: list[int], tmp_path: Path
 ) -> None:

@@ -18,9 +18,15 @@ from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.scenes import draw_scene, draw_scenes
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact, write_metadata
+from flexdetr.runtime.compare import drift
+from flexdetr.runtime.cpu import SWITCH, bf16_supported
+from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.sources import Unreadable, find
 
 Exported = Callable[[str], Artifact]
+InFloat32 = Callable[[Detector, Path, float], Detections]
+
+needs_bf16 = pytest.mark.skipif(not bf16_supported(), reason="this CPU does not compute in bf16")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +46,20 @@ def opened(exported: Exported, kind: str, **options: object) -> ArtifactDetector
     return ArtifactDetector(exported(kind).path, cache=False, **options)  # type: ignore[arg-type]
 
 
-def test_runs_without_torch(exported: Exported, photos: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def data_of_two(tmp_path: Path) -> Path:
+    """Two labelled scenes, with the detector's classes among others."""
     data = draw_scenes(tmp_path / "scenes", train=0, val=0, test=2, size=(96, 96))
     document = json.loads((data / "annotations" / "instances_test.json").read_text())
     for row, name in zip(document["categories"], ("cat", "dog", "owl", "x", "y", "z"), strict=True):
         row["name"] = name
     document["annotations"] = [row for row in document["annotations"] if row["category_id"] <= 3]
     (data / "annotations" / "instances_test.json").write_text(json.dumps(document))
+    return data
+
+
+def test_runs_without_torch(exported: Exported, photos: Path, data_of_two: Path, tmp_path: Path) -> None:
+    data = data_of_two
     program = f"""
 import sys
 class Refuse:
@@ -74,11 +87,11 @@ assert not {{"torch", "torchvision", "timm"}} & set(sys.modules)
     [("openvino", "openvino"), ("onnx", "onnxruntime"), ("onnx", "openvino"), ("torch", "torch")],
 )
 def test_finds_what_the_model_finds(
-    exported: Exported, detector: Detector, photos: Path, kind: str, runtime: str
+    exported: Exported, detector: Detector, photos: Path, in_float32: InFloat32, kind: str, runtime: str
 ) -> None:
     picture = photos / "0.jpg"
-    expected = detector.predict(picture, threshold=0.3)
-    options = {"precision": "f32"} if runtime == "openvino" else {}
+    expected = in_float32(detector, picture, 0.3)
+    options = {"precision": "fp32"} if runtime == "openvino" else {}
     found = opened(exported, kind, runtime=runtime, **options).predict(picture, threshold=0.3)
     assert len(found) == len(expected) > 0
     assert found.scores == pytest.approx(expected.scores, abs=1e-3)
@@ -88,8 +101,54 @@ def test_finds_what_the_model_finds(
     assert found.size == expected.size
 
 
-def test_takes_what_the_model_takes(exported: Exported, photos: Path) -> None:
+@needs_bf16
+def test_in_bf16_it_finds_nearly_that(
+    exported: Exported, detector: Detector, photos: Path, in_float32: InFloat32
+) -> None:
     artifact = opened(exported, "openvino")
+    assert artifact.runtime().description == "OpenVINO on CPU in bf16"
+    pictures = [photos / f"{i}.jpg" for i in (0, 1, 2, 4, 5)]
+    expected = [in_float32(detector, picture, 0.0) for picture in pictures]
+    found = artifact.predict(pictures, 0.0)
+    tolerance = artifact.metadata.precisions["bf16"].tolerance
+    assert drift("", expected, found, tolerance).passed
+    exact = artifact.predict(pictures, 0.0, precision="fp32")
+    assert drift("", expected, exact, artifact.metadata.precisions["fp32"].tolerance).passed
+    assert found[0].scores.tolist() != exact[0].scores.tolist()
+
+
+def test_without_bf16_it_computes_in_float32(
+    exported: Exported, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "off")
+    artifact = opened(exported, "openvino")
+    assert artifact.runtime().description == "OpenVINO on CPU in fp32"
+    asked = opened(exported, "openvino", precision="fp32").predict(photos / "0.jpg")
+    assert artifact.predict(photos / "0.jpg").scores.tolist() == asked.scores.tolist()
+    with pytest.raises(ArtifactError, match="CPU does not compute in bf16; use precision='fp32' or 'auto'"):
+        artifact.predict(photos / "0.jpg", precision="bf16")
+
+
+def test_scores_are_taken_in_float32_unless_told_otherwise(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, data_of_two: Path
+) -> None:
+    asked: list[object] = []
+    artifact = opened(exported, "openvino")
+    real = artifact.predict_many
+
+    def predict_many(*arguments: object, precision: object, **options: object) -> object:
+        asked.append(precision)
+        return real(*arguments, precision=precision, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifact, "predict_many", predict_many)
+    artifact.evaluate(data_of_two)
+    artifact.evaluate(data_of_two, precision="auto")
+    assert asked == ["fp32", "auto"]
+    assert opened(exported, "onnx", runtime="onnxruntime").evaluate(data_of_two).ap >= 0
+
+
+def test_takes_what_the_model_takes(exported: Exported, photos: Path) -> None:
+    artifact = opened(exported, "openvino", precision="fp32")
     path = photos / "0.jpg"
     image = read_image(path)
     several = artifact.predict([str(path), path, Image.open(path), image], threshold=0.2)
@@ -139,7 +198,9 @@ def test_thresholds_of_the_artifact(exported: Exported, photos: Path, tmp_path: 
     assert {"cat", "owl"} <= set(names)
 
 
-def test_scores_as_the_model_does(exported: Exported, detector: Detector, tmp_path: Path) -> None:
+def test_scores_as_the_model_does(
+    exported: Exported, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = draw_scenes(tmp_path / "scenes", train=0, val=0, test=3, size=(96, 128))
     path = data / "annotations" / "instances_test.json"
     document = json.loads(path.read_text())
@@ -149,8 +210,9 @@ def test_scores_as_the_model_does(exported: Exported, detector: Detector, tmp_pa
     ]
     document["annotations"] = [row for row in document["annotations"] if row["category_id"] in names]
     path.write_text(json.dumps(document))
+    monkeypatch.setenv(SWITCH, "off")
     one = detector.evaluate(data, "test", device="cpu")
-    other = opened(exported, "openvino", precision="f32").evaluate(data, "test")
+    other = opened(exported, "openvino", precision="fp32").evaluate(data, "test")
     assert other.numbers() == pytest.approx(one.numbers(), abs=1e-4, nan_ok=True)
 
 
@@ -160,6 +222,8 @@ def test_scores_as_the_model_does(exported: Exported, detector: Detector, tmp_pa
         ("openvino", {"runtime": "onnxruntime"}, "format openvino, which onnxruntime does not run"),
         ("torch", {"runtime": "openvino"}, "use runtime='torch'"),
         ("openvino", {"image_size": (96, 96)}, "export again with --dynamic-size"),
+        ("onnx", {"runtime": "onnxruntime", "precision": "bf16"}, "in fp32, as it was written"),
+        ("openvino", {"precision": "f32"}, "did you mean 'fp32'"),
     ],
 )
 def test_what_does_not_go_together(exported: Exported, kind: str, options: dict, said: str) -> None:

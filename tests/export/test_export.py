@@ -56,7 +56,7 @@ def test_proves_itself(exported: Exported, kind: str, cases: set[str]) -> None:
 @pytest.mark.parametrize("kind", ["openvino", "onnx", "torch"])
 def test_says_what_it_is(exported: Exported, detector: Detector, kind: str) -> None:
     document = json.loads((exported(kind).path / METADATA).read_text())
-    assert document["format_version"] == 1
+    assert document["format_version"] == 2
     assert document["format"] == kind
     assert document["classes"] == [
         {"id": 1, "name": "cat"},

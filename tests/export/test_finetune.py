@@ -172,7 +172,7 @@ def test_the_file_answers_as_the_rounding_model(
     openvino_writer.write(tuned, tmp_path, "fp32", ())
     path = tmp_path / openvino_writer.MODEL
     feeds = Calibration(records, form.options.size, raw=False, source="")
-    openvino_writer.quantise(path, feeds, ())
+    openvino_writer.quantise(path, tuned, feeds, ())
     graph = openvino.Core().read_model(path)
     graph.reshape({"images": [1, 64, 96, 3], "sizes": [1, 2]})
     compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ from flexdetr.export.calibration import Calibration, calibration_of
 from flexdetr.export.errors import ExportError
 from flexdetr.export.int8 import Quantising
 from flexdetr.export.make import DriftError, Subject, export
-from flexdetr.export.prepare import Options, prepare
+from flexdetr.export.prepare import DeployForm, Options, prepare
 from flexdetr.export.sensitivity import Sensitivity
 from flexdetr.runtime.artifact import Artifact, open_artifact
+from flexdetr.runtime.parity import Accuracy, Precision
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,7 @@ def test_openvino_computes_in_int8(
     )
     # Any number of pictures: each batch has a shape of its own.
     pictures = [draw_scene(np.random.default_rng(i), (96, 128)).image for i in range(3)]
-    loaded = ArtifactDetector(artifact.path, precision="f32", cache=False)
+    loaded = ArtifactDetector(artifact.path, precision="fp32", cache=False)
     for one, other in zip(
         [loaded.predict(picture, 0.3) for picture in pictures],
         [*loaded.predict_batch(pictures[:2], 0.3), *loaded.predict_batch(pictures[2:], 0.3)],
@@ -107,8 +109,8 @@ def quantising(
     shutil.copytree(exported("openvino").path, folder)
     calibration = calibration_of(data, detector.classes, (64, 96), raw=False, count=3)
 
-    def make(attempts: list[tuple[str, ...]]) -> Quantising:
-        def quantise(path: Path, pictures: Calibration, kept: Sequence[str]) -> None:
+    def make(attempts: list[tuple[str, ...]], precisions: tuple[Precision, ...] = ("fp32",)) -> Quantising:
+        def quantise(path: Path, form: DeployForm, pictures: Calibration, kept: Sequence[str]) -> None:
             assert path.is_file()
             attempts.append(tuple(kept))
 
@@ -120,10 +122,15 @@ def quantising(
             calibration,
             calibration.records,
             0.003,
+            precisions,
             lambda _: None,
         )
 
     return make
+
+
+def scored(ap: float | None) -> Accuracy:
+    return Accuracy(case="", pictures=3, ap=ap, ap50=0.9)
 
 
 RANKING = [Sensitivity(f"backbone.stages.{i}", 2, 1.0 / (i + 1)) for i in range(20)]
@@ -147,7 +154,7 @@ def test_parts_return_to_float_until_the_loss_is_allowed(
 ) -> None:
     attempts: list[tuple[str, ...]] = []
     left = iter(scores)
-    monkeypatch.setattr(int8, "average_precision", lambda *_: (next(left), 0.9))
+    monkeypatch.setattr(int8, "accuracy_in", lambda *_: scored(next(left)))
     ranking = RANKING[: 15 if not passed else 20]
     monkeypatch.setattr(int8, "rank", lambda *_: ranking)
     result = quantising(attempts).until_accurate()
@@ -162,10 +169,48 @@ def test_parts_return_to_float_until_the_loss_is_allowed(
         assert kinds == ["float"] * returned[-1] + ["int8"] * (len(ranking) - returned[-1])
 
 
+@pytest.mark.parametrize(
+    ("in_fp32", "in_bf16", "chosen"),
+    [
+        ([0.5, 0.499], [0.498], 0),
+        ([0.5, 0.499, 0.499], [0.4, 0.498], 1),  # the search goes on for bf16 alone
+        (
+            [0.5, 0.4, 0.499, 0.499, 0.499, 0.499],
+            [0.4, 0.4, 0.4, 0.4, 0.4],
+            1,
+        ),  # the first that float32 allows
+        ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], [0.4, 0.4, 0.4, 0.4, 0.4], 4),
+    ],
+)
+def test_the_search_covers_every_precision_that_may_be_chosen(
+    quantising: Callable[..., Quantising],
+    monkeypatch: pytest.MonkeyPatch,
+    in_fp32: list[float],
+    in_bf16: list[float],
+    chosen: int,
+) -> None:
+    left = {"fp32": iter(in_fp32), "bf16": iter(in_bf16)}
+    monkeypatch.setattr(int8, "accuracy_in", lambda precision, *_: scored(next(left[precision])))
+    monkeypatch.setattr(int8, "rank", lambda *_: [*RANKING, *RANKING])
+    attempts: list[tuple[str, ...]] = []
+    process = quantising(attempts, ("fp32", "bf16"))
+
+    def quantise(path: Path, form: DeployForm, pictures: Calibration, kept: Sequence[str]) -> None:
+        attempts.append(tuple(kept))
+        (path.parent / "mark").write_text(str(len(attempts) - 1))
+
+    found = dataclasses.replace(process, quantise=quantise).until_accurate()
+    assert found.chosen is found.rounds[chosen]
+    assert (process.folder / "mark").read_text() == str(chosen), "the files are those of the chosen round"
+    assert {one.name for one in process.folder.parent.iterdir()} == {"draft"}
+    rows = found.describe()["rounds"]
+    assert [row["drop_in_bf16"] for row in rows] == pytest.approx([0.5 - one for one in in_bf16])
+
+
 def test_nothing_to_score_is_said(
     quantising: Callable[..., Quantising], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "average_precision", lambda *_: (None, None))
+    monkeypatch.setattr(int8, "accuracy_in", lambda *_: scored(None))
     with pytest.raises(ExportError, match="no object of the model's classes"):
         quantising([]).until_accurate()
 

@@ -40,15 +40,15 @@ from flexdetr.runtime.detections import Detections
         ("detector.backbone.stages.0.blocks.0", False),
     ],
 )
-def test_what_stays_in_float_by_rule(path: str, expected: bool) -> None:
-    assert stays_float(path) is expected
+def test_what_stays_in_float_by_rule(detector: Detector, path: str, expected: bool) -> None:
+    assert stays_float(prepare(detector.model, Options((64, 96))), path) is expected
 
 
 def test_parts_are_kept_whole_and_by_whole_names(detector: Detector) -> None:
-    assert stays_float("detector.backbone.stages.1.blocks.0", ["backbone.stages.1"])
-    assert stays_float("detector.backbone.stages.1", ["backbone.stages.1"])
-    assert not stays_float("detector.backbone.stages.10.blocks.0", ["backbone.stages.1"])
     form = prepare(detector.model, Options((64, 96)))
+    assert stays_float(form, "detector.backbone.stages.1.blocks.0", ["backbone.stages.1"])
+    assert stays_float(form, "detector.backbone.stages.1", ["backbone.stages.1"])
+    assert not stays_float(form, "detector.backbone.stages.10.blocks.0", ["backbone.stages.1"])
     whole, less = int8_layers(form), int8_layers(form, ["backbone"])
     assert set(less) == {path for path in whole if not path.startswith("backbone.")}
     assert not any("box" in path or "score" in path or "offsets" in path for path in whole)

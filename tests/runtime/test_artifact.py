@@ -13,6 +13,7 @@ from flexdetr.runtime.artifact import (
     ArtifactMetadata,
     Input,
     Outputs,
+    _seal,
     describe_files,
     is_artifact,
     open_artifact,
@@ -105,7 +106,22 @@ def test_refuses_a_missing_file(folder: Path) -> None:
     assert "model.bin is missing" in refused(folder)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(2, "update flexdetr"), (0, "export again")])
+def test_reads_the_version_before(folder: Path) -> None:
+    """It names no precisions: nothing but float32 was proven."""
+    document = json.loads((folder / METADATA).read_text())
+    old = {key: value for key, value in document.items() if key not in ("precisions", "reference")}
+    old["format_version"] = 1
+    old["seal"] = _seal(old)
+    (folder / METADATA).write_text(json.dumps(old))
+    metadata = open_artifact(folder).metadata
+    assert metadata.format_version == 1
+    assert metadata.precisions == {}
+    assert metadata.reference is None
+    change(folder, precisions={"bf16": {"passed": True}})
+    assert "was changed after the export" in refused(folder) or "precisions" in refused(folder)
+
+
+@pytest.mark.parametrize(("version", "advice"), [(3, "update flexdetr"), (0, "export again")])
 def test_refuses_another_version(folder: Path, version: int, advice: str) -> None:
     change(folder, format_version=version)
     message = refused(folder)

@@ -77,7 +77,7 @@ def drawn(batch: int) -> np.ndarray:
 def test_gives_what_openvino_gives(artifact: Artifact, batch: int, hint: str) -> None:
     images, sizes = drawn(batch), np.arange(1, 2 * batch + 1).reshape(batch, 2)
     answers = OnnxRuntime(artifact, hint=hint).infer(images, sizes)  # type: ignore[arg-type]
-    others = OpenVINORuntime(artifact, cache=False, precision="f32").infer(images, sizes)
+    others = OpenVINORuntime(artifact, cache=False, precision="fp32").infer(images, sizes)
     for one, other in zip(answers, others, strict=True):
         assert one.dtype == other.dtype
         assert one == pytest.approx(other, abs=1e-5)

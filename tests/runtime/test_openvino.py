@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -24,10 +25,13 @@ from flexdetr.runtime.artifact import (
     describe_files,
     write_metadata,
 )
+from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.feeds import FeedError
-from flexdetr.runtime.openvino import OpenVINORuntime
+from flexdetr.runtime.openvino import VERSION, OpenVINORuntime
+from flexdetr.runtime.parity import Drift, Parity, Proven, Tolerance
 
 SIZE = (32, 64)
+needs_bf16 = pytest.mark.skipif(not bf16_supported(), reason="this CPU does not compute in bf16")
 
 
 def write(folder: Path, names: tuple[str, ...] = ("boxes", "scores", "labels")) -> Artifact:
@@ -80,18 +84,18 @@ def bright(level: int, batch: int = 1, size: tuple[int, int] = SIZE) -> np.ndarr
 
 
 def test_answers_in_the_order_of_the_metadata(artifact: Artifact) -> None:
-    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    runtime = OpenVINORuntime(artifact, cache=False, precision="fp32")
     boxes, scores, labels = runtime.infer(bright(51), np.array([[100, 200]]))
     assert boxes.tolist() == [[[0, 0, 200, 100]]]
     assert scores[0, 0] == pytest.approx(0.2, abs=1e-5)
     assert labels.dtype == np.int64
-    assert runtime.description == "OpenVINO on CPU in f32"
+    assert runtime.description == "OpenVINO on CPU in fp32"
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("size", [SIZE, (50, 41)])
 def test_any_batch_and_any_size(artifact: Artifact, batch: int, size: tuple[int, int]) -> None:
-    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    runtime = OpenVINORuntime(artifact, cache=False, precision="fp32")
     boxes, scores, _ = runtime.infer(bright(102, batch, size))
     assert boxes[:, 0, 2:].tolist() == [[size[1], size[0]]] * batch
     assert scores == pytest.approx(np.full((batch, 1), 0.4), abs=1e-5)
@@ -99,7 +103,7 @@ def test_any_batch_and_any_size(artifact: Artifact, batch: int, size: tuple[int,
 
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 def test_may_be_called_from_several_threads(artifact: Artifact, hint: str) -> None:
-    runtime = OpenVINORuntime(artifact, cache=False, precision="f32", hint=hint)  # type: ignore[arg-type]
+    runtime = OpenVINORuntime(artifact, cache=False, precision="fp32", hint=hint)  # type: ignore[arg-type]
     assert runtime.parallel >= 1
     levels = list(range(0, 255, 5))
     with ThreadPoolExecutor(6) as pool:
@@ -108,7 +112,7 @@ def test_may_be_called_from_several_threads(artifact: Artifact, hint: str) -> No
 
 
 def test_answers_outlive_the_next_run(artifact: Artifact) -> None:
-    runtime = OpenVINORuntime(artifact, cache=False, precision="f32")
+    runtime = OpenVINORuntime(artifact, cache=False, precision="fp32")
     first = runtime.infer(bright(0))[1]
     runtime.infer(bright(255))
     assert first[0, 0] == 0
@@ -122,12 +126,73 @@ def test_wrong_feeds_are_answered(artifact: Artifact) -> None:
         runtime.infer(bright(1)[0])
 
 
-def test_unknown_devices_and_precisions_are_answered(artifact: Artifact) -> None:
+def test_unknown_devices_and_precisions_are_answered(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ArtifactError, match=r"no device 'gpu7'.*it has: .*cpu"):
         OpenVINORuntime(artifact, device="gpu7", cache=False)
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(ArtifactError, match="does not compute in bf16"):
-            OpenVINORuntime(artifact, precision="bf16", cache=False)
+    monkeypatch.setenv(SWITCH, "off")
+    with pytest.raises(ArtifactError, match="CPU does not compute in bf16; use precision='fp32' or 'auto'"):
+        OpenVINORuntime(artifact, precision="bf16", cache=False)
+
+
+def with_proof(artifact: Artifact, passed: bool, **options: Any) -> Artifact:
+    """The artifact as if a proof in bf16 had been made here."""
+    nothing = Drift(case="one by one", pictures=0, compared=0, floor=0.3)
+    proof = {"tolerance": Tolerance(), "drifts": (nothing,), "reason": None if passed else "scores drift"}
+    where = {"runtime": VERSION, "features": cpu_features()} | options
+    parity = Parity(passed=True, tolerance=Tolerance(), runtime="", pictures="", drifts=(nothing,))
+    proofs = {"bf16": Proven(passed=passed, **where, **proof)}
+    metadata = artifact.metadata.model_copy(update={"precisions": proofs, "parity": parity})
+    return Artifact(artifact.path, metadata)
+
+
+@needs_bf16
+@pytest.mark.parametrize(("passed", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_that_was_proven(
+    artifact: Artifact, caplog: pytest.LogCaptureFixture, passed: bool, chosen: str
+) -> None:
+    runtime = OpenVINORuntime(with_proof(artifact, passed), cache=False)
+    assert runtime.precision == chosen
+    assert runtime.description == f"OpenVINO on CPU in {chosen}"
+    runtime.infer(bright(100))
+    compiled = runtime._variants[1, *SIZE].compiled
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    assert used == {"bf16": "bf16", "fp32": "f32"}[chosen]
+    said = "computes in fp32, not in bf16: its proof in bf16 failed: scores drift"
+    assert [said in line for line in caplog.messages] == ([] if passed else [True])
+
+
+@needs_bf16
+def test_auto_is_float32_where_nothing_was_proven(
+    artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    for unproven in (artifact, with_proof(artifact, True, runtime="OpenVINO 2020.1")):
+        caplog.clear()
+        assert OpenVINORuntime(unproven, cache=False).precision == "fp32"
+        (line,) = caplog.messages
+        assert "computes in fp32, not in bf16: it was never proven" in line
+
+
+def test_auto_is_float32_without_bf16(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "off")
+    assert OpenVINORuntime(with_proof(artifact, True), cache=False).precision == "fp32"
+
+
+@needs_bf16
+def test_what_was_not_proven_can_be_asked_for(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:
+    failed = with_proof(artifact, False)
+    never = Artifact(artifact.path, failed.metadata.model_copy(update={"precisions": {}}))
+    for unproven, how in (
+        (failed, "failed its proof (scores drift) in bf16"),
+        (never, "was never proven in bf16"),
+    ):
+        caplog.clear()
+        assert OpenVINORuntime(unproven, precision="bf16", cache=False).precision == "bf16"
+        assert how in caplog.text
+    caplog.clear()
+    OpenVINORuntime(with_proof(artifact, True), precision="bf16", cache=False)
+    assert not caplog.records
 
 
 def test_a_file_that_openvino_cannot_read_is_named(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def bench(
         int | None, typer.Option(metavar="N", min=1, help="CPU threads [default: the runtime's choice].")
     ] = None,
     precision: Annotated[
-        str, typer.Option(metavar="auto|f32|bf16", help="What OpenVINO computes artifacts in.")
+        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="What OpenVINO computes artifacts in.")
     ] = "auto",
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|onnxruntime|torch", help="What runs artifacts.")
@@ -60,7 +60,7 @@ def bench(
     from flexdetr.metrics.latency import machine, measure, start_of
 
     for word, value, known in (
-        ("precision", precision, ("auto", "f32", "bf16")),
+        ("precision", precision, ("auto", "fp32", "bf16", "fp16")),
         ("runtime", runtime, ("auto", "openvino", "onnxruntime", "torch")),
     ):
         if value not in known:
@@ -202,7 +202,7 @@ def _of_artifact(name: str, detector: ArtifactDetector, device: str) -> Subject:
         decode=pixels,
         prepare=lambda image: detector.prepare([image]),
         infer=lambda feed, size: runtime.infer(feed, np.array([size], np.int64)),
-        finish=lambda answer, size: detector.read_answers(answer, [size], _THRESHOLD),
+        finish=lambda answer, size: detector.artifact.read_answers(answer, [size], _THRESHOLD),
         predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
         predict_all=lambda paths: _count(detector, paths, device),
     )

@@ -11,7 +11,9 @@ from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
 
 if TYPE_CHECKING:
-    from flexdetr.runtime.parity import Parity
+    from collections.abc import Mapping
+
+    from flexdetr.runtime.parity import Parity, Precision, Proven
 
 
 def export(
@@ -117,17 +119,20 @@ def export(
             _show_int8(error.int8)
         raise
     parity, int8 = artifact.parity, artifact.metadata.made.get("int8")
+    precisions = artifact.metadata.precisions
     if as_json:
         answers.show_json(
             {
                 "artifact": str(artifact.path),
                 "parity": None if parity is None else parity.model_dump(),
+                "precisions": {name: one.model_dump() for name, one in precisions.items()},
                 "int8": int8,
             }
         )
         return
     if parity is not None:
         _show(parity)
+    _show_precisions(precisions)
     _show_int8(int8)
     answers.show(f"artifact: {artifact.path}")
 
@@ -144,6 +149,25 @@ def _show(parity: Parity) -> None:
         answers.show_table(*parity.accuracy_table())
     for note in parity.notes:
         answers.show(note)
+
+
+def _show_precisions(precisions: Mapping[Precision, Proven]) -> None:
+    """What the artifact may be computed in, where a runtime has the choice."""
+    if len(precisions) < 2:
+        return
+    rows: list[list[object]] = [
+        [
+            name,
+            f"{max((drift.score for drift in one.drifts), default=0.0):.1e}",
+            f"{max((drift.box for drift in one.drifts), default=0.0):.1e}",
+            "" if one.accuracy is None or one.accuracy.ap is None else f"{one.accuracy.ap:.4f}",
+            "yes" if one.passed else f"no: {one.reason}",
+        ]
+        for name, one in precisions.items()
+    ]
+    answers.show_table(["computed in", "score drift", "box drift px", "AP", "may be chosen"], rows)
+    (*_, last) = precisions.values()
+    answers.show(f"on {last.runtime}, CPU with {', '.join(last.features)}")
 
 
 def _show_int8(int8: dict[str, Any] | None) -> None:

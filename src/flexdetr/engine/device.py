@@ -7,6 +7,7 @@ import importlib.util
 import torch
 
 from flexdetr.config import ConfigError, nearest
+from flexdetr.runtime.cpu import bf16_supported
 
 RUNTIMES = ("auto", "torch", "openvino")
 # Converting a detector takes OpenVINO some seconds, and gains a part of a second with each picture.
@@ -97,7 +98,7 @@ def check_runtime(name: str) -> None:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return bf16_supported()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import read_image
-from flexdetr.deployed import ArtifactDetector
+from flexdetr.export.formats import open_written
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.metrics.coco_map import evaluate
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_module
 from flexdetr.runtime.compare import floors, pair
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.parity import Accuracy, Tolerance, finite
+from flexdetr.runtime.parity import Accuracy, Precision, Tolerance, finite
 
 Predict = Callable[[NDArray[np.uint8]], Detections]
 
@@ -37,7 +37,7 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
     less = (depth, count) != (head.eval_layers, head.queries)
     if not less and not pictures.records:
         return ()
-    artifact = ArtifactDetector(folder, precision="f32", cache=False, verify=False)
+    artifact = open_written(folder)
     whole = replace(reference, decoder_layers=None, queries=None)
     cases: list[tuple[str, Predict, int, int]] = [
         (f"PyTorch, {depth} layers, {count} queries", reference.predict, depth, count),
@@ -63,6 +63,13 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
             )
         )
     return tuple(rows)
+
+
+def accuracy_in(precision: Precision, folder: Path, classes: Classes, records: Sequence[Record]) -> Accuracy:
+    """What an artifact finds in labelled pictures in a precision that its runtime may choose."""
+    artifact = open_written(folder, precision)
+    ap, ap50 = average_precision(lambda image: artifact.predict(image, 0.0), records, classes)
+    return Accuracy(case=f"artifact in {precision}", pictures=len(records), ap=ap, ap50=ap50)
 
 
 def average_precision(

@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flexdetr.data.images import pixels
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.engine.device import choose_precision
 from flexdetr.export.formats import format_of
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.proof import TOLERANCES, drift_on
 from flexdetr.export.reference import Reference, pictures_of
 from flexdetr.export.writing import DriftError, Subject, Writing
-from flexdetr.runtime.parity import Parity
+from flexdetr.runtime.cpu import cpu_features
+from flexdetr.runtime.openvino import computes_in
+from flexdetr.runtime.parity import Parity, Precision
 from flexdetr.runtime.sources import Item, Picture, is_film, read
+from flexdetr.runtimes import Asked
 
 _log = logging.getLogger(__name__)
 
@@ -34,19 +35,20 @@ def convert(
     subject: Subject,
     items: Sequence[Item],
     *,
+    precision: Asked = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
 ) -> ArtifactDetector:
     """The detector on OpenVINO, compared with the PyTorch model on the first pictures.
 
-    The graph is the one that ``flexdetr export --format openvino`` writes. It is compared in float32, with the proof's
-    tolerance, and then computes in what PyTorch would: bfloat16 where the CPU multiplies it in hardware, float32
-    elsewhere.
+    The graph is the one that ``flexdetr export --format openvino`` writes, and it is compared as an export is: in
+    float32, and in what it is to compute in.
 
     Args:
         subject: the detector.
         items: what is to be predicted; of these the first that can be read are compared, drawn pictures where all are
             videos.
+        precision: what to compute in; "auto" is bf16 where the CPU has it and the comparison passes, else float32.
         decoder_layers: decoder layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
 
@@ -57,33 +59,43 @@ def convert(
     if any(part.device.type != "cpu" for part in subject.model.parameters()):
         model = copy.deepcopy(subject.model).cpu()
         subject = Subject(model, subject.config, subject.classes, subject.metadata)
-    options = Options(subject.config.image_size, decoder_layers=decoder_layers, queries=queries)
+    kind = format_of("openvino")
+    options = Options(
+        subject.config.image_size, decoder_layers=decoder_layers, queries=queries, sampling=kind.sampling
+    )
     form = prepare(subject.model, options)
     folder = tempfile.TemporaryDirectory(prefix="flexdetr-")
     place = Path(folder.name)
-    Writing((), subject, "openvino", format_of("openvino"), form, "fp32", place, _log.info).write(())
-    proven = ArtifactDetector(place, precision="f32", cache=False, verify=False)
+    Writing((), subject, "openvino", kind, form, "fp32", place, _log.info).write(())
     reference = Reference(subject.model, subject.classes, options.size, decoder_layers, queries)
     images = _first(items) or pictures_of(None, subject.classes, count=COMPARED).images
-    drift = drift_on(proven, reference, images)
+    proven = ArtifactDetector(place, precision="fp32", cache=False, verify=False)
+    drift = drift_on(proven, "fp32", reference, images)
     if not drift.passed:
         raise DriftError(
-            f"OpenVINO does not find what PyTorch finds: of {drift.compared} detections in the first pictures "
-            f"{drift.missing} are missing, {drift.extra} are extra and {drift.flips} of another class; scores drift by "
-            f"up to {drift.score:.2g}, boxes by {drift.box:.2g} px",
+            f"OpenVINO does not find what PyTorch finds: {drift.describe()}",
             Parity(
                 passed=False,
                 tolerance=TOLERANCES["fp32"],
                 runtime=proven.runtime().description,
+                features=cpu_features(),
                 pictures="the first pictures",
                 drifts=(drift,),
                 culprit="the conversion",
             ),
         )
-    in_float32 = choose_precision("auto", torch.device("cpu")) == torch.float32
-    detector = proven if in_float32 else ArtifactDetector(place, cache=False, verify=False)
-    weakref.finalize(detector, folder.cleanup)
-    return detector
+    if precision == "fp32" or (precision == "auto" and not computes_in("bf16")):
+        weakref.finalize(proven, folder.cleanup)
+        return proven
+    computed: Precision = "bf16" if precision == "auto" else precision
+    faster = ArtifactDetector(place, precision=computed, cache=False, verify=False)
+    drift = drift_on(faster, computed, reference, images)
+    if not drift.passed:
+        rather = "computes in fp32 instead" if precision == "auto" else "which was asked for"
+        _log.warning("OpenVINO in %s, %s: %s", computed, rather, drift.describe())
+    chosen = faster if drift.passed or precision != "auto" else proven
+    weakref.finalize(chosen, folder.cleanup)
+    return chosen
 
 
 def _first(items: Sequence[Item]) -> tuple[NDArray[np.uint8], ...]:

@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.config import nearest
+from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.calibration import Calibration
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
+from flexdetr.runtime.artifact import open_artifact
+from flexdetr.runtime.parity import Precision
+from flexdetr.runtimes import Asked
 
 
 class Writer(Protocol):
@@ -38,7 +42,7 @@ class Writer(Protocol):
 class Quantiser(Protocol):
     """What the module of a format with int8 offers beside it."""
 
-    def quantise(self, path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+    def quantise(self, path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
         """Bring a written float32 file to int8, in its place; ``kept`` stays in float beyond the rule."""
         ...
 
@@ -56,6 +60,7 @@ class Format:
         computes_in_half: whether it means that values between layers are in half precision.
         two_graphs: whether it is two graphs of fixed shapes, with the choice of queries between them on the host.
         sees_inside: whether values inside a written file can be read, or the graphs' outputs only.
+        precisions: what its runtime may choose to compute in, the one that a file has to be proven in first.
         sampling: the form of bilinear sampling that its runtimes compute fastest.
     """
 
@@ -66,6 +71,7 @@ class Format:
     computes_in_half: bool
     two_graphs: bool = False
     sees_inside: bool = True
+    precisions: tuple[Precision, ...] = ("fp32",)
     sampling: Literal["model", "gather"] = "model"
 
     @property
@@ -93,6 +99,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         int8=True,
         half="weights stored in half precision",
         computes_in_half=False,
+        precisions=("fp32", "bf16"),
         sampling="gather",  # 6 ms a decoder layer instead of 18: docs/results.md
     ),
     "torch": Format(
@@ -140,3 +147,16 @@ def format_of(name: str) -> Format:
     if name not in FORMATS:
         raise ExportError(nearest(name, FORMATS, "format"))
     return FORMATS[name]
+
+
+def open_written(folder: Path, precision: Precision = "fp32", **options: Any) -> ArtifactDetector:  # noqa: ANN401 - the detector's
+    """A written artifact, computed in a precision where its runtime has the choice, and else as it was written.
+
+    Args:
+        folder: the artifact.
+        precision: to compute in.
+        **options: of ``ArtifactDetector``; another ``runtime`` than the format's own has the choice.
+    """
+    kind = FORMATS[open_artifact(folder, verify=False).metadata.format]
+    asked: Asked = precision if "runtime" in options or len(kind.precisions) > 1 else "auto"
+    return ArtifactDetector(folder, **{"precision": asked, "cache": False, "verify": False, **options})

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flexdetr.data.dataset import Record
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.export.accuracy import average_precision
+from flexdetr.export.accuracy import accuracy_in
 from flexdetr.export.calibration import Calibration
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import Tuned
+from flexdetr.export.formats import open_written
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers
 from flexdetr.export.sensitivity import COMPARED, RANGES, Sensitivity, rank
-from flexdetr.runtime.parity import Accuracy
+from flexdetr.runtime.artifact import open_artifact
+from flexdetr.runtime.parity import Accuracy, Precision
 
 CALIBRATION = 200
 MAX_DROP = 0.003
@@ -31,13 +33,19 @@ class Round:
 
     Attributes:
         kept: parts that stayed in float.
-        ap: COCO's AP of what came out.
-        ap50: at IoU 0.50.
+        found: what came out finds, by what it was computed in; float32 first.
     """
 
     kept: tuple[str, ...]
-    ap: float
-    ap50: float | None
+    found: Mapping[Precision, Accuracy]
+
+    def ap(self, precision: Precision) -> float:
+        """COCO's AP; 0 where nothing is found that could be scored."""
+        return self.found[precision].ap or 0.0
+
+    def drop(self, whole: Accuracy, precision: Precision) -> float:
+        """What the AP loses against the float artifact's; negative where it gains."""
+        return (whole.ap or 0.0) - self.ap(precision)
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,9 @@ class Int8:
     """How an artifact was brought to int8.
 
     Attributes:
-        rounds: every attempt; the last one is what there is.
-        float_ap: AP of the float32 artifact on the same pictures.
-        float_ap50: at IoU 0.50.
-        pictures: labelled pictures that were scored.
+        rounds: every attempt.
+        chosen: the one that there is.
+        whole: what the float artifact finds in float32.
         max_drop: what the AP may lose.
         calibration: the pictures that ranges were measured on.
         layers: convolutions and linear layers in int8, and all of them.
@@ -57,9 +64,8 @@ class Int8:
     """
 
     rounds: tuple[Round, ...]
-    float_ap: float
-    float_ap50: float | None
-    pictures: int
+    chosen: Round
+    whole: Accuracy
     max_drop: float
     calibration: str
     layers: tuple[int, int]
@@ -68,8 +74,8 @@ class Int8:
 
     @property
     def drop(self) -> float:
-        """What the AP loses; negative where it gains."""
-        return self.float_ap - self.rounds[-1].ap
+        """What the AP loses in float32 around the int8 layers; negative where it gains."""
+        return self.chosen.drop(self.whole, "fp32")
 
     @property
     def passed(self) -> bool:
@@ -79,15 +85,11 @@ class Int8:
     @property
     def accuracies(self) -> tuple[Accuracy, ...]:
         """AP before and after, as rows of the proof."""
-        last = self.rounds[-1]
-        return (
-            Accuracy(case="float32", pictures=self.pictures, ap=self.float_ap, ap50=self.float_ap50),
-            Accuracy(case="int8", pictures=self.pictures, ap=last.ap, ap50=last.ap50),
-        )
+        return self.whole, self.chosen.found["fp32"].model_copy(update={"case": "int8"})
 
     def describe(self) -> dict[str, Any]:
         """For ``metadata.json``."""
-        kept = self.rounds[-1].kept
+        kept = self.chosen.kept
         return {
             "calibration": self.calibration,
             "max_drop": self.max_drop,
@@ -96,7 +98,16 @@ class Int8:
             "float": list(kept),
             **({} if self.tuned is None else {"qat": self.tuned.describe()}),
             "rounds": [
-                {"float": list(one.kept), "ap": round(one.ap, 5), "drop": round(self.float_ap - one.ap, 5)}
+                {
+                    "float": list(one.kept),
+                    "ap": round(one.ap("fp32"), 5),
+                    "drop": round(one.drop(self.whole, "fp32"), 5),
+                    **{
+                        f"drop_in_{precision}": round(one.drop(self.whole, precision), 5)
+                        for precision in one.found
+                        if precision != "fp32"
+                    },
+                }
                 for one in self.rounds
             ],
             "sensitivity": [
@@ -118,50 +129,52 @@ class Quantising:
     Attributes:
         folder: the artifact, written in float32 and proven.
         form: the float32 deploy form that it was written from.
-        quantise: (file, calibration, parts that stay in float), the writer's.
+        quantise: (file, form, calibration, parts that stay in float), the writer's.
         describe: brings ``metadata.json`` up to date with the files.
         calibration: pictures to measure ranges on.
         records: labelled pictures to score.
         max_drop: what the AP may lose.
+        precisions: what the layers that are not in int8 may be computed in; float32 first.
         say: told what is being done.
         tune: fine-tunes the float model and puts its file in the place of the first; None leaves it as it is.
     """
 
     folder: Path
     form: DeployForm
-    quantise: Callable[[Path, Calibration, Sequence[str]], None]
+    quantise: Callable[[Path, DeployForm, Calibration, Sequence[str]], None]
     describe: Callable[[], None]
     calibration: Calibration
     records: tuple[Record, ...]
     max_drop: float
+    precisions: tuple[Precision, ...]
     say: Callable[[str], None]
     tune: Callable[[], Tuned] | None = None
 
     def until_accurate(self) -> Int8:
-        """Quantise and score; return parts to float and repeat while the AP loses more than it may.
+        """Quantise and score; return parts to float and repeat while the AP loses more than it may in any precision.
 
         Returns:
-            How it went; the last attempt's files are in the folder, whether it passed or not.
+            How it went. The files in the folder are those of the first attempt that passes in every precision; of
+            the first that passes in float32, where none does; else of the last.
 
         Raises:
             ExportError: where nothing can be scored or quantised.
         """
-        detector = ArtifactDetector(self.folder, precision="f32", cache=False, verify=False)
-        whole, whole50 = average_precision(
-            lambda image: detector.predict(image, 0.0), self.records, detector.classes
-        )
-        if whole is None:
+        detector = open_written(self.folder)
+        whole = self._score("fp32").model_copy(update={"case": "float32"})
+        if whole.ap is None:
             raise ExportError(
                 "int8 is judged by its AP, and the labelled pictures hold no object of the model's classes"
             )
-        self.say(f"float32: AP {whole:.4f} on {len(self.records)} pictures")
+        self.say(f"float32: AP {whole.ap:.4f} on {len(self.records)} pictures")
         tuned = None if self.tune is None else self.tune()
         form = self.form if tuned is None else tuned.form
         main = detector.artifact.model_file
-        spare = self.folder.with_name(self.folder.name + ".float32")
+        spare, good = (self.folder.with_name(f"{self.folder.name}.{word}") for word in ("float32", "good"))
         shutil.copytree(self.folder, spare)
         ranking: list[Sensitivity] = []
         rounds: list[Round] = []
+        chosen: Round | None = None
         try:
             for count in _ROUNDS:
                 if count and not ranking:
@@ -171,40 +184,53 @@ class Quantising:
                     break
                 kept = tuple(one.part for one in ranking[:count])
                 rounds.append(self._attempt(spare, main, kept))
-                if whole - rounds[-1].ap <= self.max_drop:
+                allowed = {one: rounds[-1].drop(whole, one) <= self.max_drop for one in self.precisions}
+                if all(allowed.values()):
+                    chosen = rounds[-1]
                     break
+                if allowed["fp32"] and chosen is None:
+                    chosen = rounds[-1]
+                    shutil.copytree(self.folder, good)
+            if chosen is not None and chosen is not rounds[-1]:
+                self._restore(good)
+                self.describe()
         finally:
             shutil.rmtree(spare, ignore_errors=True)
+            shutil.rmtree(good, ignore_errors=True)
+        chosen = rounds[-1] if chosen is None else chosen
         return Int8(
             tuple(rounds),
+            chosen,
             whole,
-            whole50,
-            len(self.records),
             self.max_drop,
             self.calibration.source,
-            (len(int8_layers(self.form, rounds[-1].kept)), _layers(self.form)),
+            (len(int8_layers(self.form, chosen.kept)), _layers(self.form)),
             tuple(ranking),
             tuned,
         )
 
     def _attempt(self, spare: Path, main: Path, kept: tuple[str, ...]) -> Round:
-        for file in spare.iterdir():
-            shutil.copy(file, self.folder)
+        self._restore(spare)
         self.say(
             f"measuring ranges on {self.calibration.source}"
             + (f"; in float: {', '.join(kept)}" if kept else "")
         )
-        self.quantise(main, self.calibration, kept)
+        self.quantise(main, self.form, self.calibration, kept)
         self.describe()
         self.say("scoring")
-        detector = ArtifactDetector(self.folder, precision="f32", cache=False, verify=False)
-        ap, ap50 = average_precision(
-            lambda image: detector.predict(image, 0.0), self.records, detector.classes
-        )
-        if ap is None:
+        found = {precision: self._score(precision) for precision in self.precisions}
+        if found["fp32"].ap is None:
             raise ExportError("the int8 graph finds nothing that could be scored")
-        self.say(f"int8: AP {ap:.4f}")
-        return Round(kept, ap, ap50)
+        self.say("int8: " + ", ".join(f"AP {one.ap or 0:.4f} in {name}" for name, one in found.items()))
+        return Round(kept, found)
+
+    def _restore(self, folder: Path) -> None:
+        for file in folder.iterdir():
+            shutil.copy(file, self.folder)
+
+    def _score(self, precision: Precision) -> Accuracy:
+        classes = open_artifact(self.folder, verify=False).classes
+        return accuracy_in(precision, self.folder, classes, self.records)
 
     def _rank(self, form: DeployForm, detector: ArtifactDetector) -> list[Sensitivity]:
         few = self.calibration.records[:: max(1, len(self.calibration) // RANGES)][:RANGES]
@@ -213,7 +239,7 @@ class Quantising:
             form,
             replace(self.calibration, records=few),
             pictures,
-            detector.read_answers,
+            detector.artifact.read_answers,
         )
 
 

@@ -112,11 +112,12 @@ def _path(node: onnx.NodeProto) -> str:
     return next((scope for scope in reversed(ast.literal_eval(scopes)[:-1]) if scope), "")
 
 
-def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, as QuantizeLinear and DequantizeLinear, in its place.
 
     Args:
         path: the file.
+        form: the float32 form that it was written from.
         calibration: pictures to measure ranges on.
         kept: parts of the detector that stay in float beyond the rule.
 
@@ -127,7 +128,7 @@ def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> Non
 
     proto = onnx.load(str(path))
     owners = {node.name: _layer(node) for node in proto.graph.node if _layer(node)}
-    quantised = quantise_graph(proto, owners, calibration, kept)
+    quantised = quantise_graph(proto, form, owners, calibration, kept)
     del quantised.metadata_props[:]
     onnx.checker.check_model(quantised)
     onnx.save(quantised, str(path))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import openvino
@@ -59,8 +60,66 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         output.get_tensor().set_names({name})
     if precision == "fp16":
         _halve(graph)
-    openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
+    _weights_first(graph, form)
+    _save(graph, form, folder / MODEL)
     return [MODEL, WEIGHTS]
+
+
+def _save(graph: openvino.Model, form: DeployForm, path: Path) -> None:
+    """Write a graph whose sensitive operations are computed in float32 whatever precision the runtime is asked for.
+
+    OpenVINO 2026.4 does so for an operation with this attribute, which its own conversions give to what must not
+    be narrowed. It is written into the file, because Python's view of the attributes has no such type: and it goes
+    where the file goes, so that programs in other languages compute the same.
+    """
+    openvino.save_model(graph, path, compress_to_fp16=False)
+    document = ElementTree.parse(path)  # noqa: S314 - written a line above
+    for layer in document.iterfind("layers/layer"):
+        scope = owner(layer.get("name", ""))
+        if layer.get("type") != "Const" and scope and form.is_sensitive(scope):
+            information = layer.find("rt_info")
+            if information is None:
+                information = ElementTree.SubElement(layer, "rt_info")
+            ElementTree.SubElement(information, "attribute", name="precise", version="0")
+    document.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _weights_first(graph: openvino.Model, form: DeployForm) -> None:
+    """Let sensitive linear layers multiply their weights by the tokens, and not the tokens by their weights.
+
+    The CPU plugin makes a layer of its own of a product whose second factor is constant, and that one forgets that it
+    was to be precise; transposed, the same product stays as it is.
+    """
+    from openvino import opset13
+
+    for node in graph.get_ordered_ops():
+        name = node.get_friendly_name()
+        if node.get_type_name() != "MatMul" or not owner(name) or not form.is_sensitive(owner(name)):
+            continue
+        if not _is_constant(node.input_value(1)):
+            continue
+        transposed = node.get_attributes()
+        rank = node.get_output_partial_shape(0).rank.get_length()
+        product = opset13.matmul(
+            node.input_value(1),
+            node.input_value(0),
+            not transposed["transpose_b"],
+            not transposed["transpose_a"],
+        )
+        order = [*range(rank - 2), rank - 1, rank - 2]
+        turned = opset13.transpose(product, np.array(order, np.int64))
+        node.set_friendly_name(name + "/replaced")
+        product.set_friendly_name(name)
+        turned.set_friendly_name(name + "/transposed")
+        node.output(0).replace(turned.output(0))
+
+
+def _is_constant(output: openvino.Output) -> bool:
+    """Whether a value is a constant, stored as it is or in half precision."""
+    node = output.get_node()
+    if node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
 
 
 def _halve(graph: openvino.Model) -> None:
@@ -99,11 +158,12 @@ def owners(graph: openvino.Model) -> dict[str, str]:
     return {name: owner(name) for name in names if owner(name)}
 
 
-def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> None:
+def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, in its place.
 
     Args:
         path: the file.
+        form: the float32 form that it was written from.
         calibration: pictures to measure ranges on.
         kept: parts of the detector that stay in float beyond the rule.
 
@@ -113,9 +173,9 @@ def quantise(path: Path, calibration: Calibration, kept: Collection[str]) -> Non
     from flexdetr.export.quantize import quantise as quantise_graph
 
     graph = read_whole(path)
-    quantised = quantise_graph(graph, owners(graph), calibration, kept)
+    quantised = quantise_graph(graph, form, owners(graph), calibration, kept)
     draft = path.with_name("int8.xml")
-    openvino.save_model(quantised, draft, compress_to_fp16=False)
+    _save(quantised, form, draft)
     draft.replace(path)
     draft.with_suffix(".bin").replace(path.with_suffix(".bin"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,6 +19,7 @@ from flexdetr.model.outputs import Prediction
 from flexdetr.model.postprocess import postprocess
 
 TOP = 300
+HEAD = "detector.head"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,20 @@ class DeployForm(nn.Module):
         if self.postprocess is None or sizes is None:
             return logits, boxes
         return self.postprocess(logits, boxes, sizes)
+
+    def is_sensitive(self, path: str) -> bool:
+        """Whether a module's own operations compute in float32, in whatever precision the file is computed.
+
+        What makes the network's input and its answer does, and what the head names.
+
+        Args:
+            path: of the module, like "detector.head.boxes.2".
+        """
+        if path in ("preprocess", "postprocess", "detector"):
+            return True
+        outside, _, inside = f"{path}.".partition(f"{HEAD}.")
+        own = self.detector.head.sensitive()
+        return not outside and any(re.fullmatch(pattern, inside.removesuffix(".")) for pattern in own)
 
     @property
     def output_names(self) -> tuple[str, ...]:

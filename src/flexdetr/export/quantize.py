@@ -16,27 +16,24 @@ from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
 
 _INSIDE = "detector."
-# Boxes and scores are made of these: eight bits know a place to a 255th of the range, which is pixels. What decides
-# where the decoder samples is such a place too. Norms, and attention's products with its softmax, compute in float in
-# any case: eight bits in front of them would cost accuracy and save nothing.
-_FLOAT = re.compile(
-    r"preprocess|postprocess|detector|detector\.head"
-    r"|detector\.head\.(encoder_score|encoder_box|scores|boxes|query_position)(\..+)?"
-    r"|detector\.head\.layers\.\d+\.cross_attention(\.(offsets|weights))?"
-    r"|.*\.(norm\d*|memory_norm|attention)"
-)
+# Norms, and attention's products with its softmax, compute in float in any case: eight bits in front of them would cost
+# accuracy and save nothing.
+_FLOAT = re.compile(r".*\.(norm\d*|memory_norm|attention)")
 
 
-def stays_float(path: str, kept: Collection[str] = ()) -> bool:
+def stays_float(form: DeployForm, path: str, kept: Collection[str] = ()) -> bool:
     """Whether a module's operations stay in float.
 
     Args:
+        form: the float32 form.
         path: of the module in the deploy form, like "detector.head.boxes.2".
         kept: parts of the detector that stay in float beyond the rule, like "backbone.stages.0".
     """
     inside = path.removeprefix(_INSIDE)
-    return _FLOAT.fullmatch(path) is not None or any(
-        inside == part or inside.startswith(part + ".") for part in kept
+    return (
+        form.is_sensitive(path)
+        or _FLOAT.fullmatch(path) is not None
+        or any(inside == part or inside.startswith(part + ".") for part in kept)
     )
 
 
@@ -45,12 +42,13 @@ def int8_layers(form: DeployForm, kept: Collection[str] = ()) -> tuple[str, ...]
     return tuple(
         path
         for path, layer in form.detector.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear) and not stays_float(_INSIDE + path, kept)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not stays_float(form, _INSIDE + path, kept)
     )
 
 
 def quantise(
     graph: Any,  # noqa: ANN401 - openvino.Model or onnx.ModelProto
+    form: DeployForm,
     owners: Mapping[str, str],
     calibration: Calibration,
     kept: Collection[str] = (),
@@ -61,6 +59,7 @@ def quantise(
 
     Args:
         graph: the graph.
+        form: the float32 form that it was written from.
         owners: name of an operation -> path of the module that it came from.
         calibration: pictures to measure ranges on.
         kept: parts of the detector that stay in float beyond the rule.
@@ -71,7 +70,7 @@ def quantise(
     """
     with _quiet():
         import nncf  # takes seconds, and only int8 needs it
-    names = [name for name, path in owners.items() if stays_float(path, kept)]
+    names = [name for name, path in owners.items() if stays_float(form, path, kept)]
     advanced = nncf.AdvancedQuantizationParameters()
     if for_ranking:
         advanced.disable_bias_correction = True

@@ -56,7 +56,7 @@ def rank(form: DeployForm, calibration: Calibration, pictures: Calibration, read
     with tempfile.TemporaryDirectory() as folder:
         writer.write(form, Path(folder), "fp32", ())
         graph = writer.read_whole(Path(folder) / writer.MODEL)
-    whole = quantise(graph, writer.owners(graph), calibration, for_ranking=True)
+    whole = quantise(graph, form, writer.owners(graph), calibration, for_ranking=True)
     feeds = list(pictures)
     expected = _detect(graph, feeds, read)
     lowest = floors(expected, Tolerance().floor)

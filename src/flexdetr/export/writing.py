@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from flexdetr import __version__
 from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.data.dataset import Record
-from flexdetr.export.accuracy import accuracies
+from flexdetr.export.accuracy import accuracies, accuracy_in
 from flexdetr.export.calibration import Calibration
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import Tuned, fine_tune
@@ -24,7 +25,7 @@ from flexdetr.export.formats import Format
 from flexdetr.export.half import ALWAYS_FLOAT32, beyond_half
 from flexdetr.export.int8 import Int8, Quantising
 from flexdetr.export.prepare import DeployForm, Options
-from flexdetr.export.proof import Proof, compare, prove
+from flexdetr.export.proof import Proof, compare, prove, prove_in, tolerance_of
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.model.detector import DetectionModel
 from flexdetr.runtime.artifact import (
@@ -32,15 +33,23 @@ from flexdetr.runtime.artifact import (
     ArtifactMetadata,
     Input,
     Outputs,
+    ReferencePictures,
     describe_files,
     write_metadata,
 )
-from flexdetr.runtime.parity import Parity
-from flexdetr.runtime.process import prepare as resize
+from flexdetr.runtime.openvino import VERSION, computes_in
+from flexdetr.runtime.parity import Accuracy, Parity, Precision, Proven
+from flexdetr.runtime.process import prepare as planes_of
+from flexdetr.runtime.process import resize
+from flexdetr.runtime.trial import REFERENCE, write_reference
 from flexdetr.weights.store import Metadata
 
 # Each retry keeps one more kind of layer in float32; there are not more kinds than this.
 RETRIES = 4
+# Pictures with which an artifact is tried where it was not proven.
+REFERENCES = 4
+# What the AP may lose in half precision, where there are enough pictures to tell: of four, one detection is 0.04.
+MAX_DROP_HALF, JUDGED = 0.01, 30
 
 
 class DriftError(ExportError):
@@ -114,6 +123,7 @@ class Writing:
         Raises:
             DriftError: where the artifact does not do what the model does.
         """
+        self.refer(reference, pictures)
         proof, kept = self.until_proven(lambda: prove(self.folder, self.form, reference, pictures))
         if not proof.parity.passed:
             raise DriftError(
@@ -126,7 +136,49 @@ class Writing:
             return
         self.say("scoring")
         scored = accuracies(self.folder, reference, pictures)
-        self.describe(kept, proof.parity.model_copy(update={"accuracies": scored}))
+        parity = proof.parity.model_copy(update={"accuracies": scored})
+        self.describe(kept, parity, self.prove_others(parity, reference, pictures))
+
+    def refer(self, reference: Reference, pictures: Pictures) -> None:
+        """Put reference pictures beside the model's files, where its runtime may choose what it computes in."""
+        if len(self.kind.precisions) > 1:
+            chosen = [resize(image, reference.size) for image in pictures.images[:REFERENCES]]
+            write_reference(self.folder / REFERENCE, chosen, reference.predict)
+
+    def prove_others(
+        self, parity: Parity, reference: Reference, pictures: Pictures, int8: Int8 | None = None
+    ) -> dict[Precision, Proven]:
+        """Proofs in the precisions that the runtime may choose on this CPU; what fails is not chosen, and no more.
+
+        The AP counts as well, where pictures are labelled: rounding moves detections in every picture, up and down.
+        """
+        first, *others = self.kind.precisions
+        whole = next((row for row in reversed(parity.accuracies) if row.ap is not None), None)
+        proofs = {
+            first: Proven(
+                passed=parity.passed,
+                runtime=VERSION if others else parity.runtime,
+                features=parity.features,
+                tolerance=parity.tolerance,
+                drifts=parity.drifts,
+                accuracy=whole,
+            )
+        }
+        for precision in others:
+            if not computes_in(precision):
+                self.say(f"this CPU does not compute in {precision}: tried where one first does")
+                continue
+            self.say(f"comparing in {precision}")
+            proof = prove_in(precision, self.folder, self.form, reference, pictures)
+            if int8 is not None:
+                proof = _judged(proof, int8.whole, int8.chosen.found[precision], int8.max_drop)
+            elif whole is not None:
+                found = accuracy_in(precision, self.folder, reference.classes, pictures.records)
+                proof = _judged(proof, whole, found, MAX_DROP_HALF, JUDGED)
+            if not proof.passed:
+                self.say(f"no runtime will choose {precision}: {proof.reason}")
+            proofs[precision] = proof
+        return proofs
 
     def until_proven(self, prove_it: Callable[[], Proof]) -> tuple[Proof, tuple[str, ...]]:
         """Write and prove; where half precision is at fault, again with the layer and its kind in float32.
@@ -178,6 +230,7 @@ class Writing:
             eight.ranges,
             pictures.records,
             eight.max_drop,
+            tuple(one for one in self.kind.precisions if one == "fp32" or computes_in(one)),
             self.say,
             partial(self._tune, eight) if eight.epochs else None,
         ).until_accurate()
@@ -195,7 +248,7 @@ class Writing:
             raise DriftError(
                 f"the {self.format} artifact was not kept: {parity.culprit}", parity, int8.describe()
             )
-        self.describe((), parity, int8=int8)
+        self.describe((), parity, self.prove_others(parity, reference, pictures, int8), int8=int8)
 
     def _tune(self, eight: Eight) -> Tuned:
         """Fine-tune the model for int8, and put its float32 files in the place of those that are there."""
@@ -211,18 +264,22 @@ class Writing:
     def write(self, float32: Sequence[str]) -> None:
         """The model's files and, so that they can be opened, a description without a proof."""
         files = self.kind.writer.write(self.form, self.folder, self.precision, float32)
-        self.describe(float32, None, files)
+        self.describe(float32, None, files=files)
 
     def describe(
         self,
         float32: Sequence[str],
         parity: Parity | None,
+        precisions: Mapping[Precision, Proven] = MappingProxyType({}),
         files: Sequence[str] = (),
         int8: Int8 | None = None,
     ) -> None:
         """Write ``metadata.json``."""
         subject, options = self.subject, self.form.options
         names = list(files) or self._files()
+        referred = (self.folder / REFERENCE).is_file()
+        if referred and REFERENCE not in names:
+            names.append(REFERENCE)
         raw = options.raw
         write_metadata(
             self.folder,
@@ -250,6 +307,10 @@ class Writing:
                 licence=subject.metadata.licence,
                 provenance=list(subject.metadata.provenance),
                 parity=parity,
+                precisions=dict(precisions),
+                reference=ReferencePictures(file=REFERENCE, tolerance=tolerance_of(self.precision, "bf16"))
+                if referred
+                else None,
                 files=describe_files(self.folder, names),
             ),
         )
@@ -278,9 +339,19 @@ def feeds_of(pictures: Pictures, options: Options) -> list[tuple[torch.Tensor, .
     """Pictures in the network's size, as the form takes them."""
     feeds: list[tuple[torch.Tensor, ...]] = []
     for image in pictures.images:
-        planes = torch.from_numpy(resize(image, options.size)).permute(1, 2, 0)[None]
+        planes = torch.from_numpy(planes_of(image, options.size)).permute(1, 2, 0)[None]
         feeds.append((planes,) if options.raw else (planes, torch.tensor([image.shape[:2]])))
     return feeds
+
+
+def _judged(proof: Proven, whole: Accuracy, found: Accuracy, allowed: float, fewest: int = 0) -> Proven:
+    """A proof with what the AP says, if of as many pictures."""
+    judged = proof.model_copy(update={"accuracy": found})
+    drop = (whole.ap or 0.0) - (found.ap or 0.0)
+    if drop <= allowed or found.pictures < fewest or not proof.passed:
+        return judged
+    reason = f"it loses {drop:.4f} AP on {found.pictures} pictures, and {allowed:g} are allowed"
+    return judged.model_copy(update={"passed": False, "reason": reason})
 
 
 def _is_less(reference: Reference) -> bool:

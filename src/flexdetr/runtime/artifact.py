@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flexdetr.classes import Classes
-from flexdetr.runtime.parity import Parity
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.parity import Parity, Precision, Proven, Tolerance
+from flexdetr.runtime.process import Selection, decode, label
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 names no precision that was proven, and is computed in float32; see ``ArtifactMetadata.precisions``.
+OLDEST_VERSION = 1
 METADATA = "metadata.json"
 SUFFIXES = (".xml", ".bin", ".onnx", ".pt2", ".pte", ".tflite")
 
@@ -95,6 +101,20 @@ class File(BaseModel):
     bytes: int = Field(ge=0)
 
 
+class ReferencePictures(BaseModel):
+    """Pictures with the PyTorch model's detections, to try a precision with where it was not proven.
+
+    Attributes:
+        file: its name in the folder; see ``flexdetr.runtime.trial``.
+        tolerance: what passes in half precision.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    tolerance: Tolerance
+
+
 class ArtifactMetadata(BaseModel):
     """The content of ``metadata.json``.
 
@@ -112,7 +132,9 @@ class ArtifactMetadata(BaseModel):
         made: how: versions, checkpoint, decoder layers, queries, sampling, layers kept in float32 ...
         licence: of the weights.
         provenance: where the weights came from, nearest ancestor first.
-        parity: the proof: how far the artifact was from the PyTorch model when it was made.
+        parity: the proof: how far the artifact was from the PyTorch model when it was made, in float32.
+        precisions: proofs by what was computed in: a runtime that may choose takes none but those that passed.
+        reference: what other precisions, or other CPUs, are tried with; None where there is nothing to choose.
         files: by name inside the folder, the model's own file first.
         seal: sha256 of all the above but ``thresholds``, which may be edited by hand.
     """
@@ -132,6 +154,8 @@ class ArtifactMetadata(BaseModel):
     licence: str = "unknown"
     provenance: list[dict[str, Any]] = Field(default_factory=list)
     parity: Parity | None = None
+    precisions: dict[Precision, Proven] = Field(default_factory=dict)
+    reference: ReferencePictures | None = None
     files: dict[str, File] = Field(min_length=1)
     seal: str = ""
 
@@ -142,6 +166,12 @@ class ArtifactMetadata(BaseModel):
             if not name or Path(name).name != name or "\\" in name:
                 raise ValueError(f"a file's name must be a plain name inside the folder, not {name!r}")
         return files
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> Self:
+        if self.reference is not None and self.reference.file not in self.files:
+            raise ValueError(f"the reference pictures {self.reference.file!r} are not among the files")
+        return self
 
     @field_validator("classes")
     @classmethod
@@ -171,6 +201,30 @@ class Artifact:
     def classes(self) -> Classes:
         """Names and data-set ids, by the graph's labels."""
         return Classes.from_json(self.metadata.classes)
+
+    def read_answers(
+        self,
+        answers: Sequence[NDArray[Any]],
+        sizes: Sequence[tuple[int, int]],
+        threshold: float | list[float] = 0.0,
+    ) -> list[Detections]:
+        """Detections from what a runtime gave.
+
+        Args:
+            answers: the graph's outputs.
+            sizes: (height, width) of the original pictures.
+            threshold: lowest score to keep, for all classes or one for each.
+        """
+        if self.metadata.raw:
+            top = self.metadata.outputs.top
+            return [
+                decode(logits, boxes, size, self.classes, threshold, top)
+                for logits, boxes, size in zip(*answers, sizes, strict=True)
+            ]
+        return [
+            label(Selection(*chosen), size, self.classes, threshold)
+            for *chosen, size in zip(*answers, sizes, strict=True)
+        ]
 
     @property
     def model_file(self) -> Path:
@@ -225,12 +279,13 @@ def _parse(document: Path) -> ArtifactMetadata:
         raise ArtifactError(
             f"{document} is not the description of a FlexDETR artifact: it has no format_version"
         )
-    if version != FORMAT_VERSION:
+    if not OLDEST_VERSION <= version <= FORMAT_VERSION:
         what = (
             "update flexdetr, or export again with this one" if version > FORMAT_VERSION else "export again"
         )
         raise ArtifactError(
-            f"{document.parent} has format version {version}, and this FlexDETR reads {FORMAT_VERSION}: {what}"
+            f"{document.parent} has format version {version}, and this FlexDETR reads {OLDEST_VERSION} to "
+            f"{FORMAT_VERSION}: {what}"
         )
     try:
         metadata = ArtifactMetadata.model_validate(content)

@@ -8,8 +8,9 @@ import os
 import queue
 import threading
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import openvino
@@ -17,14 +18,23 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.cpu import bf16_supported
+from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.feeds import check_feeds
+from flexdetr.runtime.parity import Precision
 from flexdetr.runtime.pool import LIMIT, PoolError, wait_limit
+from flexdetr.runtime.trial import settle
 
 _log = logging.getLogger(__name__)
 
 Hint = Literal["latency", "throughput"]
-Precision = Literal["auto", "f32", "bf16"]
+Asked = Literal["auto", "fp32", "bf16", "fp16"]
 Shape = tuple[int, int, int]  # of a batch: pictures, height, width
+
+VERSION: Final = f"OpenVINO {version('openvino')}"
+# OpenVINO's names for precisions: in its hint, and among a device's capabilities.
+_HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
 
 _starting = threading.Lock()
@@ -58,6 +68,12 @@ def _core() -> openvino.Core:
     for place in range(len(answers)):
         np.array(request.get_output_tensor(place).data)
     return core
+
+
+def computes_in(precision: Precision, device: str = "CPU") -> bool:
+    """Whether OpenVINO computes in a precision on a device; on CPUs bf16 may be switched off, see ``runtime.cpu``."""
+    known = shared_core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return _CAPABILITIES[precision] in known and (precision != "bf16" or device != "CPU" or bf16_supported())
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,14 @@ class OpenVINORuntime:
         device: "auto" or "cpu"; "gpu" and "npu" are Intel's.
         hint: "latency" gives all cores to one picture; "throughput" works on several at a time.
         threads: CPU threads; None takes what OpenVINO chooses.
-        precision: what is computed in; "auto" is bf16 where the CPU has matrix units for it (AMX), else f32.
+        precision: what is computed in; "auto" is bf16 where the CPU has it and the artifact was proven in it, else
+            fp32. The others are computed in as asked, with a warning where that was never proven.
         cache: folder of compiled graphs; None is ``$FLEXDETR_CACHE/openvino`` (by default below ``~/.cache``), False
             keeps none.
 
     Attributes:
         parallel: pictures worked on at a time.
+        precision: what is computed in.
 
     Raises:
         ArtifactError: where OpenVINO cannot read the file, or has no such device.
@@ -119,16 +137,13 @@ class OpenVINORuntime:
         device: str = "auto",
         hint: Hint = "latency",
         threads: int | None = None,
-        precision: Precision = "auto",
+        precision: Asked = "auto",
         cache: str | Path | bool | None = None,
     ) -> None:
         self.artifact = artifact
         self._core = shared_core()
         self._device = _device(self._core, device)
-        self._options: dict[str, Any] = {
-            "PERFORMANCE_HINT": hint.upper(),
-            "INFERENCE_PRECISION_HINT": _precision(self._core, self._device, precision),
-        }
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
         folder = _cache_folder(cache)
@@ -138,6 +153,8 @@ class OpenVINORuntime:
         self._graph = self._read()
         self._variants: dict[Shape | None, _Variant] = {}
         self._compiling = threading.Lock()
+        self.precision: Precision = "fp32"
+        self._choose(precision, folder)
         self.parallel = 1
         if hint == "throughput":
             self.parallel = self._variant((1, *artifact.metadata.input.size)).parallel
@@ -145,7 +162,7 @@ class OpenVINORuntime:
     @property
     def description(self) -> str:
         """What computes, for tables and logs."""
-        return f"OpenVINO on {self._device} in {self._options['INFERENCE_PRECISION_HINT']}"
+        return f"OpenVINO on {self._device} in {self.precision}"
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graph.
@@ -174,6 +191,38 @@ class OpenVINORuntime:
             return tuple(np.array(request.get_tensor(name).data) for name in self._names)
         finally:
             variant.idle.put(request)
+
+    def _choose(self, asked: Asked, cache: Path | None) -> None:
+        """Set the precision; "auto" tries the artifact in bf16 where its proof does not hold here."""
+        if asked == "auto":
+            # On other devices, and from ONNX files, no proof is made in bf16.
+            if (
+                self._device != "CPU"
+                or self.artifact.metadata.format != "openvino"
+                or not computes_in("bf16")
+            ):
+                return
+            self.precision = "bf16"
+            verdict = settle(self.artifact, "bf16", VERSION, self._detect, cache)
+            if not verdict.passed:
+                self.precision = "fp32"
+                self._variants.clear()
+                _log.warning("%s computes in fp32, not in bf16: %s", self.artifact.path, verdict.reason)
+            return
+        if asked != "fp32" and not computes_in(asked, self._device):
+            raise ArtifactError(f"{self._device} does not compute in {asked}; use precision='fp32' or 'auto'")
+        metadata = self.artifact.metadata
+        proven = metadata.precisions.get(asked)
+        in_the_making = metadata.parity is None
+        if asked != "fp32" and not in_the_making and (proven is None or not proven.passed):
+            how = "was never proven" if proven is None else f"failed its proof ({proven.reason})"
+            _log.warning("%s %s in %s, which was asked for", self.artifact.path, how, asked)
+        self.precision = asked
+
+    def _detect(self, picture: NDArray[np.uint8]) -> Detections:
+        """All detections of a picture in the network's size."""
+        size = (picture.shape[0], picture.shape[1])
+        return self.artifact.read_answers(self.infer(picture[None]), [size])[0]
 
     def _read(self) -> Any:  # noqa: ANN401 - openvino.Model, without stubs
         path = self.artifact.model_file
@@ -206,7 +255,8 @@ class OpenVINORuntime:
             graph.reshape(shapes)
             _drop_idle_resize(graph)
         try:
-            compiled = self._core.compile_model(graph, self._device, self._options)
+            options = {**self._options, "INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
+            compiled = self._core.compile_model(graph, self._device, options)
             parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         except RuntimeError as error:
             raise ArtifactError(
@@ -233,15 +283,6 @@ def _device(core: Any, asked: str) -> str:  # noqa: ANN401 - openvino.Core
             f"OpenVINO has no device {asked!r} here; it has: {', '.join(sorted(known)).lower()}"
         )
     return device
-
-
-def _precision(core: Any, device: str, asked: Precision) -> str:  # noqa: ANN401 - openvino.Core
-    capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-    if asked == "auto":
-        return "bf16" if "BF16" in capabilities else "f32"
-    if asked == "bf16" and "BF16" not in capabilities:
-        raise ArtifactError(f"{device} does not compute in bf16; use precision='f32' or 'auto'")
-    return asked
 
 
 def _cache_folder(asked: str | Path | bool | None) -> Path | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Tolerance(BaseModel):
@@ -61,6 +64,14 @@ class Drift(BaseModel):
     mean_box: float = 0.0
     passed: bool = True
 
+    def describe(self) -> str:
+        """What is off, in words."""
+        return (
+            f"of {self.compared} detections in {self.pictures} pictures {self.missing} are missing, {self.extra} are "
+            f"extra and {self.flips} of another class; scores drift by up to {self.score:.2g}, boxes by "
+            f"{self.box:.2g} px"
+        )
+
 
 class Accuracy(BaseModel):
     """What a detector finds, for the trade between accuracy and work.
@@ -91,6 +102,7 @@ class Parity(BaseModel):
         passed: whether every drift is within the tolerance and the classes are the model's.
         tolerance: what passes.
         runtime: what ran the artifact.
+        features: of the CPU, see ``flexdetr.runtime.cpu.cpu_features``.
         pictures: which pictures were used.
         drifts: a row for each way of running.
         accuracies: AP of the PyTorch model and of the artifact, with labelled pictures.
@@ -103,6 +115,7 @@ class Parity(BaseModel):
     passed: bool
     tolerance: Tolerance
     runtime: str
+    features: tuple[str, ...] = ()
     pictures: str
     drifts: tuple[Drift, ...]
     accuracies: tuple[Accuracy, ...] = ()
@@ -154,6 +167,30 @@ class Parity(BaseModel):
         return columns, [
             [row.case, row.pictures, row.ap, row.ap50, row.agreement, row.gflops] for row in self.accuracies
         ]
+
+
+class Proven(BaseModel):
+    """What a proof in one arithmetic gave. It holds where it was made: for this runtime on a CPU of these features.
+
+    Attributes:
+        passed: whether every drift is within the tolerance, and the AP where it was taken.
+        runtime: what ran the artifact, with its version.
+        features: of the CPU, see ``flexdetr.runtime.cpu.cpu_features``.
+        tolerance: what passes.
+        drifts: a row for each way of running.
+        accuracy: AP of the artifact in this precision, with labelled pictures.
+        reason: why it did not pass.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    runtime: str
+    features: tuple[str, ...]
+    tolerance: Tolerance
+    drifts: tuple[Drift, ...]
+    accuracy: Accuracy | None = None
+    reason: str | None = None
 
 
 def finite(value: float) -> float | None:

@@ -100,10 +100,11 @@ class Head(Protocol):
 
     @staticmethod
     def sensitive() -> tuple[str, ...]:
-        """Patterns of the paths, inside the head, of what computes in float32 whatever the rest computes in.
+        """Patterns of the paths, inside the head, of modules whose own operations compute in float32 in any precision.
 
         Boxes, scores, and what decides where to sample: eight bits know a place to a 255th of the range, which is
-        pixels.
+        pixels, and one row of the memory among thousands not at all. Scores that were rounded tie, and ties decide
+        the ranking. The empty path is the head itself.
         """
         ...
 

@@ -127,6 +127,7 @@ class RTDETRHead(nn.Module):
     def sensitive() -> tuple[str, ...]:
         """Score and box heads, query positions, and where deformable attention samples with which weights."""
         return (
+            "",  # anchors, the choice of queries, the refinement of boxes
             r"(encoder_score|encoder_box|scores|boxes|query_position)(\..+)?",
             r"layers\.\d+\.cross_attention(\.(offsets|weights))?",
         )
