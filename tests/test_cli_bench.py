@@ -114,6 +114,6 @@ def test_info_describes_the_artifact_as_well(
     assert facts["image_size"] == [64, 64]
     assert facts["queries"] == 20
     assert facts["proof"]["score_drift"] < 1e-3
-    assert set(facts["files"]) == {"model.xml", "model.bin"}
+    assert set(facts["files"]) == {"model.xml", "model.bin", "reference.npz"}
     assert main(["info", str(tiny[1])]) == 0
     assert "model.bin" in capsys.readouterr().out
