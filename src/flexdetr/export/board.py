@@ -15,7 +15,7 @@ from flexdetr.export import onnx as onnx_writer
 from flexdetr.export.board_form import probes_of, write_pair
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.errors import ExportError
-from flexdetr.export.prepare import DeployForm
+from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.export.targets import target_of
 from flexdetr.runtime import host
 from flexdetr.runtime.board import DECODE, ENCODE, INPUTS, OUTPUTS
@@ -64,7 +64,7 @@ def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
 def layers(path: Path) -> dict[str, str]:
     """Where the output of each layer can be read: module path -> name of a graph and of a value in it."""
     # What the model computes for the chosen tokens only, the first graph computes for all: not to be compared.
-    per_query = tuple(f"detector.head.{prefix}" for prefix in probes_of(path).per_query)
+    per_query = tuple(f"{HEAD}.{prefix}" for prefix in probes_of(path).per_query)
     return {
         layer: f"{file}:{value}"
         for file in (ENCODE, DECODE)

@@ -64,7 +64,6 @@ def split(form: DeployForm, *, plain_norms: bool) -> tuple[Encode, Decode]:
     height, width = form.options.size
     detector = copy.deepcopy(form.detector)
     shapes = [(height // stride, width // stride) for stride in detector.head.strides]
-
     make_plain(detector, shapes, plain_norms=plain_norms)
     layers = form.options.decoder_layers or detector.head.trained_layers
     parts = Encode(detector, shapes), Decode(detector, shapes, layers)

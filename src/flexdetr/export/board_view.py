@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr.export.board_form import probes_of, write_pair
-from flexdetr.export.prepare import DeployForm
+from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.runtime.artifact import Artifact, open_artifact
 from flexdetr.runtime.board import OUTPUTS, BoardRuntime
 
@@ -55,7 +55,7 @@ class PairWriter:
 
     def layers(self, path: Path) -> dict[str, str]:
         """The layers whose outputs are outputs of a graph: module path -> "0" or "1" for the graph, and its output."""
-        return {f"detector.head.{layer}": output for layer, output in probes_of(path).split.items()}
+        return {f"{HEAD}.{layer}": output for layer, output in probes_of(path).split.items()}
 
     def read_values(
         self, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flexdetr.export.prepare import DeployForm
+from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.model.heads.base import Probes
 
 # Values of so many layers are read at a time: reading all of a large network's would take gigabytes.
 PROBES = 12
-_HEAD = "detector.head."
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -74,7 +73,7 @@ def first_departure(
     places = view.layers(path)
     order = [name for name in _order(form, inputs) if name in places]
     probes = form.detector.head.probes(form.options.decoder_layers or form.detector.head.trained_layers)
-    selected = _HEAD + probes.content
+    selected = f"{HEAD}.{probes.content}"
 
     def errors(names: Sequence[str]) -> list[float]:
         asked = list(dict.fromkeys([*names, *([selected] if selected in places else [])]))
@@ -191,7 +190,7 @@ def _aligned(
     same: NDArray[np.intp] | None,
     probes: Probes,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    by_query = name.startswith(tuple(_HEAD + prefix for prefix in probes.per_query))
+    by_query = name.startswith(tuple(f"{HEAD}.{prefix}" for prefix in probes.per_query))
     if same is None or not by_query or name.endswith(probes.per_token) or expected.shape != found.shape:
         return expected, found
     return expected, np.take_along_axis(found, same[..., None], 1)

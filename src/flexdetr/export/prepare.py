@@ -19,7 +19,7 @@ from flexdetr.model.outputs import Prediction
 from flexdetr.model.postprocess import postprocess
 
 TOP = 300
-HEAD = "detector.head"
+HEAD = "detector.head"  # path of the head in a deploy form
 
 
 @dataclass(frozen=True)
