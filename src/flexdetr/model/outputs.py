@@ -15,10 +15,24 @@ class Prediction(NamedTuple):
     Attributes:
         logits: (B, Q, C) class logits, before the sigmoid.
         boxes: (B, Q, 4) cxcywh as fractions of the image, in [0, 1].
+        corners: (B, Q, 4 * bins) logits of the distance of each edge from the reference's centre, the edges being
+            left, top, right, bottom; None where boxes are not distributions.
+        reference: (B, Q, 4) cxcywh, the boxes from which ``corners`` measure, without gradient.
     """
 
     logits: Tensor
     boxes: Tensor
+    corners: Tensor | None = None
+    reference: Tensor | None = None
+
+    def of(self, queries: slice) -> Prediction:
+        """The answer of some of the queries."""
+        return Prediction(
+            self.logits[:, queries],
+            self.boxes[:, queries],
+            None if self.corners is None else self.corners[:, queries],
+            None if self.reference is None else self.reference[:, queries],
+        )
 
 
 class DenoisingPlan(NamedTuple):
@@ -47,6 +61,8 @@ class Output(NamedTuple):
         encoder: the selected encoder tokens' own prediction.
         denoising: denoising queries' predictions, one a decoder layer, first to last.
         plan: layout of the denoising queries; None when there are none.
+        pre: the first layer's plain boxes, from which a head of distributions measures; None in other heads.
+        pre_denoising: the same of the denoising queries.
     """
 
     final: Prediction
@@ -54,6 +70,8 @@ class Output(NamedTuple):
     encoder: Prediction | None = None
     denoising: tuple[Prediction, ...] = ()
     plan: DenoisingPlan | None = None
+    pre: Prediction | None = None
+    pre_denoising: Prediction | None = None
 
 
 class Noise(NamedTuple):

@@ -314,7 +314,6 @@ def _assemble(
 ) -> Output:
     if plan is None:
         return Output(predictions[-1], tuple(predictions[:-1]), encoder)
-    cut = plan.num_queries
-    noisy = tuple(Prediction(logits[:, :cut], boxes[:, :cut]) for logits, boxes in predictions)
-    clean = [Prediction(logits[:, cut:], boxes[:, cut:]) for logits, boxes in predictions]
+    noisy = tuple(prediction.of(slice(plan.num_queries)) for prediction in predictions)
+    clean = [prediction.of(slice(plan.num_queries, None)) for prediction in predictions]
     return Output(clean[-1], tuple(clean[:-1]), encoder, noisy, plan)
