@@ -18,7 +18,6 @@ from flexdetr.config import (
     ConfigError,
     Part,
     build,
-    insert_names,
     known_keys,
     merge,
     nearest,
@@ -28,6 +27,7 @@ from flexdetr.config import (
     to_yaml,
 )
 from flexdetr.model.heads import HEADS
+from flexdetr.model.inserts import INSERTS
 from flexdetr.presets import PRESETS, resolve
 
 
@@ -47,7 +47,7 @@ scalars = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(-1e3, 1e3), st.
     lr=st.floats(1e-9, 1),
     options=st.dictionaries(st.sampled_from(["a", "b"]), scalars),
     points=st.one_of(st.integers(1, 9), st.tuples(*[st.integers(1, 9)] * 3)),
-    insert=st.sampled_from(insert_names()),
+    insert=st.sampled_from(sorted(INSERTS)),
 )
 def test_yaml_round_trip(
     size: tuple[int, int], lr: float, options: dict[str, Any], points: Any, insert: str

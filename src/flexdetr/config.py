@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,14 +19,20 @@ from flexdetr.config_values import (
     current_sections,
     merge,
     nearest,
+    one_of,
     parse_names,
     parse_overrides,
     parse_size,
     read_yaml,
 )
+from flexdetr.engine.tracker_table import TRACKERS
 from flexdetr.frozen import Frozen
+from flexdetr.loss.class_losses import CLASS_LOSSES
+from flexdetr.model.fusion import FUSIONS
 from flexdetr.model.heads import DEFAULT, HEADS, owners_of
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
+from flexdetr.model.inserts import INSERTS
+from flexdetr.model.intra import INTRA
 
 __all__ = [
     "BackboneConfig",
@@ -38,7 +44,6 @@ __all__ = [
     "Part",
     "TrainConfig",
     "build",
-    "insert_names",
     "known_keys",
     "merge",
     "nearest",
@@ -90,11 +95,11 @@ class EncoderConfig(Part):
 
     strides: tuple[int, ...] = (8, 16, 32)
     width: int = Field(default=256, gt=0, le=4096)
-    intra: Literal["aifi", "sppf", "none"] = "aifi"
+    intra: Annotated[str, one_of(INTRA)] = "aifi"
     intra_layers: int = Field(default=1, ge=0, le=32)
     ffn: int = Field(default=1024, gt=0, le=32_768)
     heads: int = Field(default=8, gt=0, le=1024)
-    fusion: Literal["csprep", "gelan", "ghost"] = "csprep"
+    fusion: Annotated[str, one_of(FUSIONS)] = "csprep"
     expansion: float = Field(default=1.0, gt=0, le=8)
     depth: float = Field(default=1.0, gt=0, le=8)
 
@@ -110,15 +115,13 @@ class EncoderConfig(Part):
 
     @model_validator(mode="after")
     def _widths_fit(self) -> EncoderConfig:
-        if int(self.width * self.expansion) < (2 if self.fusion == "gelan" else 1):
+        if int(self.width * self.expansion) < FUSIONS[self.fusion].least:
             raise ValueError(
                 f"expansion {self.expansion} of width {self.width} leaves no channels; make either larger"
             )
-        # The position embedding is four parts of equal width.
-        if self.intra == "aifi" and (self.width % self.heads or self.width % 4):
-            raise ValueError(
-                f"width {self.width} must be divisible by heads ({self.heads}) and by 4 for aifi"
-            )
+        check = INTRA[self.intra].check
+        if check is not None:
+            check(self)
         return self
 
 
@@ -141,7 +144,7 @@ class LossConfig(Part):
         box_options: keyword arguments of the box loss (ratio, scale, ...).
     """
 
-    classification: Literal["varifocal", "focal", "mal"] = "varifocal"
+    classification: Annotated[str, one_of(CLASS_LOSSES)] = "varifocal"
     box: str = "giou"
     classification_weight: float = Field(default=1.0, ge=0, le=1e4)
     l1_weight: float = Field(default=5.0, ge=0, le=1e4)
@@ -251,9 +254,8 @@ else:
     _SECTIONS = Union[tuple(row.options for row in HEADS.values())]  # noqa: UP007 - made from the table
     HeadOptions = Annotated[_SECTIONS, Field(discriminator="name")] if len(HEADS) > 1 else _SECTIONS
 
-TRACKERS = ("tensorboard", "mlflow", "wandb")
 Side = Annotated[int, Field(ge=0, le=8192)]
-Insert = Literal["ese", "se", "eca", "cbam", "coordinate", "simam", "ema"]
+Insert = Annotated[str, one_of(INSERTS)]
 
 
 class Config(Part):
@@ -383,6 +385,8 @@ def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own error dictio
                 f"{'has' if len(owners) == 1 else 'have'} it"
             )
         return nearest(".".join(map(str, place)), [*known_keys()], "key")
+    if problem["type"] == "unknown_name":
+        return str(problem["msg"])
     if problem["type"] == "literal_error":
         expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         if (
@@ -411,8 +415,3 @@ def known_keys(section: type[Part] = Config, prefix: str = "") -> Iterable[str]:
 def to_yaml(config: Config) -> str:
     """The whole configuration as YAML that ``read_yaml`` and ``build`` take back unchanged."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def insert_names() -> tuple[str, ...]:
-    """Attention inserts that ``attention`` may name."""
-    return get_args(Insert)

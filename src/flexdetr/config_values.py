@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from flexdetr.config_part import shown
 from flexdetr.model.heads import shared_options
@@ -38,6 +41,21 @@ def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
     return f"unknown {what} {shown(word)}; known: {', '.join(choices)}"
 
 
+def one_of(table: Collection[str]) -> AfterValidator:
+    """For a field that names a row of a table of parts; another name is answered with the nearest row.
+
+    Args:
+        table: is read when a value is checked, so that a row is known as soon as it is there.
+    """
+
+    def check(name: str) -> str:
+        if name not in table:
+            raise PydanticCustomError("unknown_name", "{answer}", {"answer": nearest(name, table, "value")})
+        return name
+
+    return AfterValidator(check)
+
+
 def parse_size(value: int | str) -> tuple[int, int]:
     """``640`` or ``"384x640"`` (height x width) as (height, width).
 
@@ -52,7 +70,7 @@ def parse_size(value: int | str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def parse_names(value: object, known: Sequence[str], what: str) -> object:
+def parse_names(value: object, known: Collection[str], what: str) -> object:
     """``"a,b"``, ``["a", "b"]`` or None as a tuple of known names, each once; what is none of these stays as it is.
 
     Args:

@@ -21,6 +21,7 @@ RANKS = {
     "config_values": 0,
     "foreign_code": 0,
     "frozen": 0,
+    "part_table": 0,
     "yaml_text": 0,
     "config": 0,
     "recipes": 1,
@@ -43,6 +44,15 @@ RANKS = {
     "cli": 7,
     "__main__": 8,
 }
+# Tables of parts by name, of which the configuration is composed.
+TABLES = (
+    "engine.tracker_table",
+    "loss.class_losses",
+    "model.fusion",
+    "model.heads",
+    "model.inserts",
+    "model.intra",
+)
 # These never import torch, not even inside a function.
 NO_TORCH = (
     "config",
@@ -50,6 +60,7 @@ NO_TORCH = (
     "config_values",
     "foreign_code",
     "frozen",
+    "part_table",
     "yaml_text",
     "classes",
     "presets",
@@ -169,7 +180,7 @@ def part(name: str) -> str:
 
 def is_table(name: str) -> bool:
     """Names of parts and their options, of which the configuration is composed."""
-    return name == "model.heads" or (name.startswith("model.heads.") and name.endswith(".options"))
+    return name in TABLES or (name.startswith("model.heads.") and name.endswith(".options"))
 
 
 def rank(name: str) -> int:
@@ -222,7 +233,12 @@ def test_no_torch_at_all(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MODULES if torch_free(name, LAZY_TORCH) or part(name).startswith("cli")]
+    "name",
+    [
+        name
+        for name in MODULES
+        if torch_free(name, LAZY_TORCH) or part(name).startswith("cli") or is_table(name)
+    ],
 )
 def test_no_torch_when_imported(name: str) -> None:
     heavy = {

@@ -167,10 +167,10 @@ def test_a_tracker_that_fails_is_reported_once_and_closed(caplog):
 
 
 def test_one_that_cannot_be_opened_stops_the_run_before_it_begins(data, tmp_path, monkeypatch):
-    def refuse(_story):
+    def refuse(_tracker, _story):
         raise PermissionError("no key")
 
-    monkeypatch.setitem(trackers._OPEN, "wandb", refuse)
+    monkeypatch.setattr(trackers.WandB, "__init__", refuse)
     monkeypatch.setattr(trackers, "check_installed", lambda _names: None)
     monkeypatch.setattr("flexdetr.engine.trainer.check_installed", lambda _names: None)
     with pytest.raises(ConfigError, match="log=wandb cannot be opened: PermissionError: no key"):

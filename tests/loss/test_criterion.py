@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flexdetr.config import ConfigError, LossConfig
+from flexdetr.loss.class_losses import CLASS_LOSSES
 from flexdetr.loss.criterion import Criterion, Losses, supervised_layers
 from flexdetr.loss.matcher import NonFiniteError
-from flexdetr.loss.terms import CLASS_LOSSES
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flexdetr.loss.terms import CLASS_LOSSES, focal_cost
+from flexdetr.loss.class_losses import CLASS_LOSSES
+from flexdetr.loss.terms import class_loss, focal_cost
 
 
 def dense(name: str, logits: Tensor, target: Tensor, positive: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def test_two_parts_are_the_dense_loss(name: str) -> None:
     quality = torch.rand(len(logits), dtype=torch.float64, generator=generator) * positive
     expected = dense(name, logits, quality, positive)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), logits)
-    loss = CLASS_LOSSES[name]
+    loss = class_loss(name)
     actual = torch.where(positive, loss.positive(logits, quality), loss.negative(logits))
     (gradient,) = torch.autograd.grad(actual.sum(), logits)
     torch.testing.assert_close(actual, expected, atol=1e-13, rtol=1e-13)
@@ -43,7 +44,7 @@ def test_two_parts_are_the_dense_loss(name: str) -> None:
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_extreme_logits_stay_finite(name: str) -> None:
     logits = torch.tensor([-1e4, -100.0, 100.0, 1e4], requires_grad=True)
-    loss = CLASS_LOSSES[name]
+    loss = class_loss(name)
     total = loss.positive(logits, torch.rand(4)).sum() + loss.negative(logits).sum()
     total.backward()
     assert torch.isfinite(total)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.cli import main
-from flexdetr.config import Config, EncoderConfig, build, insert_names, merge
+from flexdetr.config import Config, build, merge
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine.checkpoint import blank
 from flexdetr.loss.box_family import BOX_LOSSES
+from flexdetr.loss.class_losses import CLASS_LOSSES
 from flexdetr.loss.criterion import Criterion
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.fuse import fuse
+from flexdetr.model.fusion import FUSIONS
+from flexdetr.model.inserts import INSERTS
+from flexdetr.model.intra import INTRA
 from flexdetr.model.outputs import Prediction, Targets
 from flexdetr.weights import store
 from flexdetr.weights.loading import load_any
@@ -44,21 +48,17 @@ HEAVY = {
 }
 
 
-def choices(key: str) -> tuple[str, ...]:
-    return get_args(EncoderConfig.model_fields[key].annotation)
-
-
 PARTS: dict[str, dict[str, Any]] = {
-    **{name: {"attention": {"backbone.16": name, "encoder.32": name}} for name in insert_names()},
-    **{name: {"encoder": {"fusion": name}} for name in choices("fusion")},
-    **{name: {"encoder": {"intra": name}} for name in choices("intra")},
+    **{name: {"attention": {"backbone.16": name, "encoder.32": name}} for name in INSERTS},
+    **{name: {"encoder": {"fusion": name}} for name in FUSIONS},
+    **{name: {"encoder": {"intra": name}} for name in INTRA},
     "stride 4": {"encoder": {"strides": [4, 8, 16]}},
     "discrete": {"head": {"sampling": "discrete"}},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     **{name: {"loss": {"box": name, "matcher_box": name}} for name in BOX_LOSSES},
     **{name: {"loss": {"box": name}} for name in ("inner_ciou", "focaler_eiou", "inner_shape_iou")},
-    **{name: {"loss": {"classification": name}} for name in ("varifocal", "focal", "mal")},
+    **{name: {"loss": {"classification": name}} for name in CLASS_LOSSES},
 }
 BACKBONE_ROWS = {name: {"backbone": name} for name in BACKBONES}
 ROWS = {**BACKBONE_ROWS, **PARTS, **LOSSES}
@@ -89,11 +89,11 @@ def rows(table: dict[str, dict[str, Any]]) -> list[Any]:
 
 
 def test_the_tables_are_whole() -> None:
-    assert BACKBONES.keys() | set(insert_names()) | BOX_LOSSES.keys() <= ROWS.keys()
-    assert set(choices("fusion")) == {"csprep", "gelan", "ghost"}
     assert BACKBONES.keys() > HEAVY
     together = [name for changes in TOGETHER.values() for name in changes.get("attention", {}).values()]
-    assert sorted(together) == sorted(insert_names())
+    assert sorted(together) == sorted(INSERTS)
+    for table, key in ((FUSIONS, "fusion"), (INTRA, "intra")):
+        assert {changes["encoder"][key] for changes in TOGETHER.values()} == table.keys()
 
 
 @pytest.mark.parametrize("changes", rows(ROWS))

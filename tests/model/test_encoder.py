@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexdetr.config import EncoderConfig
-from flexdetr.model.attention import INSERTS
-from flexdetr.model.encoder import AIFI, INTRA, SPPF, HybridEncoder
+from flexdetr.model.encoder import HybridEncoder
 from flexdetr.model.fusion import FUSIONS
+from flexdetr.model.inserts import build_insert
+from flexdetr.model.intra import INTRA
 
 CHANNELS = {4: 8, 8: 10, 16: 12, 32: 14, 64: 16}
 
@@ -27,7 +28,7 @@ def encoder(
 ) -> HybridEncoder:
     torch.manual_seed(0)
     config = EncoderConfig(strides=strides, width=16, heads=4, ffn=24, depth=0.34, **options)
-    placed = {strides[-1]: INSERTS["ema"](16)} if inserts else None
+    placed = {strides[-1]: build_insert("ema", 16)} if inserts else None
     return HybridEncoder([CHANNELS[each] for each in strides], config, placed)
 
 
@@ -67,25 +68,3 @@ def test_an_insert_changes_its_level_only() -> None:
     with torch.no_grad():
         levels = zip(plain.eval()(given), changed.eval()(given), strict=True)
         assert [bool((a == b).all()) for a, b in levels] == [True, True, False]
-
-
-def test_aifi_sees_where_a_token_is() -> None:
-    """Without a position, attention would give a shuffled map the shuffled answer."""
-    torch.manual_seed(0)
-    module = AIFI(EncoderConfig(width=16, heads=4, ffn=24)).eval()
-    level = torch.randn(1, 16, 3, 5)
-    with torch.no_grad():
-        assert (module(level.flip(-1)) - module(level).flip(-1)).abs().max() > 1e-3
-        assert (module(level.flip(-2)) - module(level).flip(-2)).abs().max() > 1e-3
-
-
-def test_sppf_pools_further_and_further() -> None:
-    torch.manual_seed(0)
-    module = SPPF(EncoderConfig(width=8)).eval()
-    seen: list[Tensor] = []
-    module.expand.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    level = torch.randn(1, 8, 16, 16)
-    module(level)
-    squeezed = module.squeeze(level)
-    want = [squeezed, *(F.max_pool2d(squeezed, size, 1, size // 2) for size in (5, 9, 13))]
-    torch.testing.assert_close(seen[0], torch.cat(want, 1))

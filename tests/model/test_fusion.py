@@ -16,7 +16,7 @@ from flexdetr.model.backbones import build_backbone
 from flexdetr.model.csprep import CSPRepLayer, RepVggBlock
 from flexdetr.model.encoder import HybridEncoder
 from flexdetr.model.fuse import fuse
-from flexdetr.model.fusion import FUSIONS
+from flexdetr.model.fusion import FUSIONS, fusion
 from flexdetr.model.gelan import Gelan
 from flexdetr.model.ghost import GhostConv
 
@@ -32,9 +32,9 @@ def test_every_row(
 ) -> None:
     """Runs forward and backward at the widths of presets and odd ones, and fuses."""
     config = EncoderConfig(width=width, heads=4, fusion=name, expansion=expansion, depth=depth)
-    fusion = FUSIONS[name]
+    way = fusion(name)
     fine, coarse = torch.randn(2, 1, width, 6, 10, dtype=torch.float64).unbind(0)
-    parts = (fusion.block(config), fusion.lateral(width), fusion.downsample(width))
+    parts = (way.block(config), way.lateral(width), way.downsample(width))
     shapes = [(6, 10), (6, 10), (3, 5)]
     inputs = [torch.cat([fine, coarse], 1), fine, fine]
     for part, shape, x in zip(parts, shapes, inputs, strict=True):
@@ -51,14 +51,14 @@ def test_every_row(
 
 def test_ghost_is_light_and_gelan_between() -> None:
     config = EncoderConfig(width=128)
-    sizes = {name: parameters(fusion.block(config)) for name, fusion in FUSIONS.items()}
+    sizes = {name: parameters(fusion(name).block(config)) for name in FUSIONS}
     assert sizes["ghost"] < 0.4 * sizes["csprep"]
     assert sizes["gelan"] < sizes["csprep"]
 
 
 def test_gelan_has_d_fines_size() -> None:
     """D-FINE-N: d 128, expansion 0.34, depth 0.5: hidden width 21 and two blocks (golden/dfine_n.keys.tsv)."""
-    block = FUSIONS["gelan"].block(EncoderConfig(width=128, fusion="gelan", expansion=0.34, depth=0.5))
+    block = fusion("gelan").block(EncoderConfig(width=128, fusion="gelan", expansion=0.34, depth=0.5))
     assert isinstance(block, Gelan)
     assert tuple(block.project.conv.weight.shape) == (128, 298, 1, 1)
     assert [len(step[0].bottlenecks) for step in block.steps] == [2, 2]

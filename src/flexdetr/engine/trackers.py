@@ -1,8 +1,8 @@
 """Where a run's numbers go besides ``metrics.csv``: TensorBoard, MLflow, Weights & Biases.
 
 Each is a class with one signature: opened on a ``Story``, given the rows of ``metrics.csv``, closed with the final
-numbers. Its library is imported when it is opened. A tracker added here is one class, one line in ``_OPEN``, and a
-name in ``config.TRACKERS``.
+numbers. Its library is imported when it is opened. A tracker added here is one class, and a row in
+``flexdetr.engine.tracker_table``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from typing import Any, Protocol, Self
 
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import state as run_state
+from flexdetr.engine.tracker_table import TRACKERS
+from flexdetr.part_table import load_part
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 
 FILE = "trackers.json"
-_NEEDS = {  # modules, by tracker; MLflow's own default store is a SQLite file
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
-    "wandb": ("wandb",),
-}
 _PROJECT = "flexdetr"
 _MOST_PARAMETERS = 100  # that MLflow takes at once
 
@@ -159,9 +156,6 @@ class WandB:
         self._run.finish(exit_code=0 if ended == "done" else 1)
 
 
-_OPEN: dict[str, Callable[[Story], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
-
-
 def check_installed(names: tuple[str, ...]) -> None:
     """Refuse trackers whose library is not here.
 
@@ -169,7 +163,7 @@ def check_installed(names: tuple[str, ...]) -> None:
         ConfigError: naming what to install.
     """
     for name in names:
-        missing = [module for module in _NEEDS[name] if importlib.util.find_spec(module) is None]
+        missing = [module for module in TRACKERS[name].needs if importlib.util.find_spec(module) is None]
         if missing:
             raise ConfigError(
                 f"log={name} needs {missing[0]}: install it with pip install 'flexdetr[{name}]', or leave {name} "
@@ -227,6 +221,12 @@ class Trackers:
             )
 
 
+def kind(name: str) -> Callable[[Story], Tracker]:
+    """The class of a row."""
+    found: Callable[[Story], Tracker] = load_part(TRACKERS[name].place)
+    return found
+
+
 def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
     """Open what ``config.log`` names; a run that is resumed goes on in the same place.
 
@@ -246,7 +246,7 @@ def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
     for name in config.log:
         try:
             with run_state.undrawn():
-                trackers[name] = _OPEN[name](Story(folder, settings, epochs, known.get(name, {})))
+                trackers[name] = kind(name)(Story(folder, settings, epochs, known.get(name, {})))
         except Exception as error:  # whatever its library raises
             Trackers(trackers).end("failed")
             raise ConfigError(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from flexdetr.boxes import compare
 from flexdetr.config import ConfigError, LossConfig, nearest
 from flexdetr.loss.box_family import box_loss, known_options, option_names, unknown_option
+from flexdetr.loss.class_losses import CLASS_LOSSES
 from flexdetr.loss.matcher import Match, Matcher, denoising_match, full_precision, to_device
-from flexdetr.loss.terms import CLASS_LOSSES
+from flexdetr.loss.terms import class_loss
 from flexdetr.model.outputs import Output, Prediction, Targets
 
 
@@ -70,7 +71,7 @@ class Criterion(nn.Module):
             if option not in option_names(config.box) + option_names(config.matcher_box):
                 raise ConfigError(unknown_option(option, (config.box, config.matcher_box)))
         self.matcher = Matcher(config)
-        self.class_loss = CLASS_LOSSES[config.classification]
+        self.class_loss = class_loss(config.classification)
         self.box_loss = box_loss(config.box, **known_options(config.box, config.box_options))
 
     def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from flexdetr.loss.class_losses import CLASS_LOSSES
+from flexdetr.part_table import load_part
+
 
 class ClassLoss(NamedTuple):
     """A classification loss as two elementwise functions.
@@ -62,11 +65,15 @@ def _mal_positive(logits: Tensor, quality: Tensor) -> Tensor:
     return softplus(logits) - quality**1.5 * logits
 
 
-CLASS_LOSSES: dict[str, ClassLoss] = {
-    "varifocal": ClassLoss(_varifocal_negative, _varifocal_positive),
-    "focal": ClassLoss(_focal_negative, _focal_positive),
-    "mal": ClassLoss(_mal_negative, _mal_positive),
-}
+VARIFOCAL = ClassLoss(_varifocal_negative, _varifocal_positive)
+FOCAL = ClassLoss(_focal_negative, _focal_positive)
+MAL = ClassLoss(_mal_negative, _mal_positive)
+
+
+def class_loss(name: str) -> ClassLoss:
+    """The loss of a row of ``CLASS_LOSSES``."""
+    found: ClassLoss = load_part(CLASS_LOSSES[name])
+    return found
 
 
 def focal_cost(logits: Tensor) -> Tensor:

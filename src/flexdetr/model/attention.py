@@ -1,6 +1,6 @@
 """Attention inserts: modules that keep a feature map's shape, (B, C, H, W) -> (B, C, H, W), and reweight it.
 
-Any of them can stand after a backbone stage or an encoder level; ``INSERTS`` names them.
+Any of them can stand after a backbone stage or an encoder level; ``flexdetr.model.inserts`` names them.
 """
 
 from __future__ import annotations
@@ -179,17 +179,6 @@ class EMA(nn.Module):
         weights = _descriptor(gated) @ local.flatten(2) + _descriptor(local) @ gated.flatten(2)
         weights = torch.sigmoid(weights).reshape(-1, 1, height, width)
         return (groups * weights).reshape(batch, channels, height, width)
-
-
-INSERTS: dict[str, Callable[[int], nn.Module]] = {
-    "ese": ESE,
-    "se": SE,
-    "eca": ECA,
-    "cbam": CBAM,
-    "coordinate": CoordinateAttention,
-    "simam": SimAM,
-    "ema": EMA,
-}
 
 
 def _pool(x: Tensor) -> Tensor:

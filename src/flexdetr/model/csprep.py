@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from flexdetr.config import EncoderConfig
 from flexdetr.model.blocks import ConvBNAct, fold_norm, fuse_conv, pad_kernel
+from flexdetr.model.fusion import Fusion, blocks_of
 
 
 class RepVggBlock(nn.Module):
@@ -54,3 +56,20 @@ class CSPRepLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+
+
+def lateral(width: int) -> nn.Module:
+    """The convolution before a level is raised."""
+    return ConvBNAct(width, width, 1, act="silu")
+
+
+def _block(config: EncoderConfig) -> nn.Module:
+    hidden = int(config.width * config.expansion)
+    return CSPRepLayer(2 * config.width, config.width, hidden, blocks_of(config))
+
+
+def _downsample(width: int) -> nn.Module:
+    return ConvBNAct(width, width, 3, stride=2, act="silu")
+
+
+CSPREP = Fusion(_block, lateral, _downsample)

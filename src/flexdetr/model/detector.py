@@ -7,11 +7,11 @@ from typing import Self
 from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError, nearest
-from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones import build_backbone
 from flexdetr.model.encoder import HybridEncoder
 from flexdetr.model.fuse import FuseError
 from flexdetr.model.heads.base import build_head
+from flexdetr.model.inserts import build_insert
 from flexdetr.model.outputs import Output, Targets
 
 # What of the configuration decides about the module.
@@ -46,7 +46,7 @@ class DetectionModel(nn.Module):
         self.encoder = HybridEncoder(
             self.backbone.channels,
             config.encoder,
-            {stride: INSERTS[name](config.encoder.width) for stride, name in in_encoder.items()},
+            {stride: build_insert(name, config.encoder.width) for stride, name in in_encoder.items()},
         )
         self.head = build_head(config.head, config.encoder.width, config.encoder.strides, num_classes)
 

@@ -1,17 +1,17 @@
-"""Cross-scale fusion: what the hybrid encoder puts between two levels."""
+"""Cross-scale fusion, what the hybrid encoder puts between two levels, by name; the table imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from torch import nn
+from flexdetr.part_table import load_part
 
-from flexdetr.config import EncoderConfig
-from flexdetr.model.blocks import ConvBNAct
-from flexdetr.model.csprep import CSPRepLayer
-from flexdetr.model.gelan import Gelan, separable_downsample
-from flexdetr.model.ghost import GhostLayer, ghost_downsample
+if TYPE_CHECKING:
+    from torch import nn
+
+    from flexdetr.config import EncoderConfig
 
 
 class Fusion(NamedTuple):
@@ -28,38 +28,32 @@ class Fusion(NamedTuple):
     downsample: Callable[[int], nn.Module]
 
 
-def _blocks(config: EncoderConfig) -> int:
+@dataclass(frozen=True)
+class FusionRow:
+    """What the configuration knows of a fusion.
+
+    Attributes:
+        place: its ``Fusion`` as ``package.module:NAME``.
+        least: the smallest width times expansion that leaves it a channel.
+    """
+
+    place: str
+    least: int = 1
+
+
+FUSIONS: Final[Mapping[str, FusionRow]] = {
+    "csprep": FusionRow("flexdetr.model.csprep:CSPREP"),
+    "gelan": FusionRow("flexdetr.model.gelan:GELAN", least=2),
+    "ghost": FusionRow("flexdetr.model.ghost:GHOST"),
+}
+
+
+def fusion(name: str) -> Fusion:
+    """The fusion of a row."""
+    found: Fusion = load_part(FUSIONS[name].place)
+    return found
+
+
+def blocks_of(config: EncoderConfig) -> int:
     """Blocks in a row: the published three times the depth, and never none."""
     return max(1, round(3 * config.depth))
-
-
-def _csprep(config: EncoderConfig) -> nn.Module:
-    return CSPRepLayer(2 * config.width, config.width, int(config.width * config.expansion), _blocks(config))
-
-
-def _gelan(config: EncoderConfig) -> nn.Module:
-    width = config.width
-    return Gelan(2 * width, width, 2 * width, round(config.expansion * width // 2), _blocks(config))
-
-
-def _ghost(config: EncoderConfig) -> nn.Module:
-    return GhostLayer(2 * config.width, config.width, int(config.width * config.expansion), _blocks(config))
-
-
-def _lateral(width: int) -> nn.Module:
-    return ConvBNAct(width, width, 1, act="silu")
-
-
-def _linear_lateral(width: int) -> nn.Module:
-    return ConvBNAct(width, width, 1, act=None)
-
-
-def _downsample(width: int) -> nn.Module:
-    return ConvBNAct(width, width, 3, stride=2, act="silu")
-
-
-FUSIONS: Final[Mapping[str, Fusion]] = {
-    "csprep": Fusion(_csprep, _lateral, _downsample),
-    "gelan": Fusion(_gelan, _linear_lateral, separable_downsample),
-    "ghost": Fusion(_ghost, _lateral, ghost_downsample),
-}

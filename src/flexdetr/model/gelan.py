@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flexdetr.config import EncoderConfig
 from flexdetr.model.blocks import ConvBNAct
 from flexdetr.model.csprep import CSPRepLayer
+from flexdetr.model.fusion import Fusion, blocks_of
 
 
 class Gelan(nn.Module):
@@ -48,3 +50,16 @@ def separable_downsample(width: int) -> nn.Module:
     return nn.Sequential(
         ConvBNAct(width, width, 1, act=None), ConvBNAct(width, width, 3, stride=2, groups=width, act=None)
     )
+
+
+def linear_lateral(width: int) -> nn.Module:
+    """The convolution before a level is raised; no activation."""
+    return ConvBNAct(width, width, 1, act=None)
+
+
+def _block(config: EncoderConfig) -> nn.Module:
+    width = config.width
+    return Gelan(2 * width, width, 2 * width, round(config.expansion * width // 2), blocks_of(config))
+
+
+GELAN = Fusion(_block, linear_lateral, separable_downsample)

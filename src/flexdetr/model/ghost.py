@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flexdetr.config import EncoderConfig
 from flexdetr.model.blocks import Activation, ConvBNAct
+from flexdetr.model.csprep import lateral
+from flexdetr.model.fusion import Fusion, blocks_of
 
 # A 1x1 convolution sees nothing of its surroundings, so the depthwise half has to: 5x5, as PP-PicoDet's (2111.00902).
 KERNEL = 5
@@ -80,3 +83,11 @@ def ghost_downsample(width: int) -> nn.Module:
         ConvBNAct(width, width, KERNEL, stride=2, groups=width, act=None),
         ConvBNAct(width, width, 1, act="silu"),
     )
+
+
+def _block(config: EncoderConfig) -> nn.Module:
+    hidden = int(config.width * config.expansion)
+    return GhostLayer(2 * config.width, config.width, hidden, blocks_of(config))
+
+
+GHOST = Fusion(_block, lateral, ghost_downsample)

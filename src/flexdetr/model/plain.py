@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flexdetr.model.aifi import AIFI
 from flexdetr.model.deformable import DeformableAttention
-from flexdetr.model.encoder import AIFI
 from flexdetr.model.self_attention import SelfAttention, sine_position
 
 Shapes = list[tuple[int, int]]

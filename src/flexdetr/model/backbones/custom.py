@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from flexdetr.config import ConfigError, nearest
-from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones.base import NO_MEAN, NO_STD, Colour
 from flexdetr.model.backbones.wrapped import (
     PROBE_SIZE,
@@ -19,6 +18,7 @@ from flexdetr.model.backbones.wrapped import (
     probe,
     probe_inserts,
 )
+from flexdetr.model.inserts import build_insert
 
 
 def custom_backbone(
@@ -145,4 +145,4 @@ def _place(name: str, body: nn.Module, maps: Sequence[FeatureMap], stride: int, 
             f"attention.backbone.{stride}: {name} does not say which module ends its stage of stride {stride}; give it "
             f"an attribute stage_modules, like {{{stride}: 'layer2'}}, for a stage that it returns"
         )
-    place_insert(body, there[-1].module, INSERTS[insert](there[-1].channels))
+    place_insert(body, there[-1].module, build_insert(insert, there[-1].channels))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.config import ConfigError, nearest
-from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones.base import NO_MEAN, NO_STD
 from flexdetr.model.backbones.levels import LevelFit
 from flexdetr.model.backbones.wrapped import (
@@ -22,6 +21,7 @@ from flexdetr.model.backbones.wrapped import (
     probe,
     probe_inserts,
 )
+from flexdetr.model.inserts import build_insert
 
 # Where each stride ends, for families of which timm taps the first blocks of a stride and drops the rest.
 _STRIDE_ENDS = {"ghostnet": {2: "blocks.0", 4: "blocks.2", 8: "blocks.4", 16: "blocks.6", 32: "blocks.8"}}
@@ -263,5 +263,5 @@ def _place(
             raise ConfigError(
                 f"attention.backbone.{stride}: {name} runs no stage of stride {stride}; it has {has}"
             )
-        module = INSERTS[insert](there[-1].channels)
+        module = build_insert(insert, there[-1].channels)
         place_insert(net, there[-1].module, Permuted(module) if channels_last else module)

@@ -8,7 +8,6 @@ from typing import NamedTuple, Self
 from torch import Tensor, nn
 
 from flexdetr.config import ConfigError
-from flexdetr.model.attention import INSERTS
 from flexdetr.model.backbones.base import (
     NO_MEAN,
     NO_STD,
@@ -20,6 +19,7 @@ from flexdetr.model.backbones.base import (
 )
 from flexdetr.model.backbones.levels import LevelFit
 from flexdetr.model.blocks import init_weights
+from flexdetr.model.inserts import build_insert
 
 
 class Stage(NamedTuple):
@@ -142,4 +142,6 @@ def _inserts(name: str, stages: Sequence[Stage], inserts: Mapping[int, str]) -> 
             f"attention.backbone.{unknown[0]}: {name} runs no stage of stride {unknown[0]}; "
             f"it has {', '.join(map(str, widths))}"
         )
-    return nn.ModuleDict({str(stride): INSERTS[insert](widths[stride]) for stride, insert in inserts.items()})
+    return nn.ModuleDict(
+        {str(stride): build_insert(insert, widths[stride]) for stride, insert in inserts.items()}
+    )

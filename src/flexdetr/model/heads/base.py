@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from flexdetr.model.heads import HEADS, HeadOptions
 from flexdetr.model.outputs import Output, Targets
+from flexdetr.part_table import load_part
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -145,8 +145,7 @@ class Head(Protocol):
 
 def head_class(name: str) -> type[Head]:
     """The class of a row of ``HEADS``."""
-    path, _, own = HEADS[name].module.partition(":")
-    found: type[Head] = getattr(import_module(path), own)
+    found: type[Head] = load_part(HEADS[name].module)
     return found
 
 

@@ -1,0 +1,38 @@
+"""Blocks within a level that pool instead of attending: SPPF, and none at all."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexdetr.config import EncoderConfig
+from flexdetr.model.blocks import ConvBNAct
+
+
+class SPPF(nn.Module):
+    """Spatial pyramid pooling, fast: three chained 5x5 max pools, concatenated. A convolution-only intra block."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        hidden = config.width // 2
+        self.squeeze = ConvBNAct(config.width, hidden, 1, act="silu")
+        self.expand = ConvBNAct(4 * hidden, config.width, 1, act="silu")
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
+        pools = [self.squeeze(level)]
+        for _ in range(3):
+            pools.append(F.max_pool2d(pools[-1], 5, stride=1, padding=2))
+        return self.expand(torch.cat(pools, 1))
+
+
+class Nothing(nn.Module):
+    """The level as it is."""
+
+    def __init__(self, config: EncoderConfig) -> None:  # noqa: ARG002 - built like the other blocks
+        super().__init__()
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
+        return level
