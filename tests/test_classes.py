@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexdetr.classes import ClassError, Classes
+from flexdetr.classes import ClassError, Classes, described
 
 
 @given(st.dictionaries(st.integers(0, 10_000), st.text(min_size=1), max_size=20))
@@ -65,3 +65,8 @@ def test_valid_ids_for_messages(ids, text):
 def test_classes_and_readers_load_no_torch():
     code = "import sys, flexdetr.classes, flexdetr.data.detect, flexdetr.data.check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_repr_names_the_first_classes():
+    assert described(Classes.of(["cat"]), (64, 96)) == "96x64 pixels, 1 class (cat)"
+    assert described(Classes.of("abcdef"), (64, 64)) == "64x64 pixels, 6 classes (a, b, c, d, e, ...)"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
-from flexdetr.classes import Classes
+from flexdetr.classes import Classes, as_classes, described
 from flexdetr.config import Config, ConfigError
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
@@ -69,7 +69,7 @@ class Detector:
         changes, module = module_apart(changes)
         config = resolve(model, **changes, weights="none" if weights is None else str(weights))
         untouched = copy.deepcopy(module)
-        self._take(start(config, _classes(classes), module), untouched)
+        self._take(start(config, as_classes(classes), module), untouched)
 
     def _take(self, begun: Start, module: nn.Module | None) -> None:
         self._begun = begun
@@ -80,6 +80,9 @@ class Detector:
         self.metadata: Metadata = begun.metadata
         self._fused: tuple[_Weights, DetectionModel] | None = None
         self._converted: tuple[tuple[object, ...], ArtifactDetector | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Detector {self.config.model}, {described(self.classes, self.config.image_size)}>"
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:  # noqa: ANN401 - keys of Config
@@ -429,11 +432,3 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
     detector = Detector.from_checkpoint(path, **changes)
     detector.runtime = runtime
     return detector
-
-
-def _classes(classes: Classes | Mapping[int, str] | Iterable[str]) -> Classes:
-    if isinstance(classes, Classes):
-        return classes
-    if isinstance(classes, Mapping):
-        return Classes(tuple(classes.values()), tuple(classes))
-    return Classes.of(classes)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from flexdetr.config import nearest
 
+_SHOWN = 5  # names in a repr
+
 
 class ClassError(ValueError):
     """Classes that contradict each other, or a name that is none of them; the message says which."""
@@ -107,3 +109,23 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def as_classes(classes: Classes | Mapping[int, str] | Iterable[str]) -> Classes:
+    """Classes from names in the head's order, or from ``{data-set id: name}``.
+
+    Raises:
+        ClassError: as ``Classes``.
+    """
+    if isinstance(classes, Classes):
+        return classes
+    if isinstance(classes, Mapping):
+        return Classes(tuple(classes.values()), tuple(classes))
+    return Classes.of(classes)
+
+
+def described(classes: Classes, image_size: tuple[int, int]) -> str:
+    """Classes and the size that a network sees, as a detector's ``repr`` shows them: the first names, not all."""
+    shown = ", ".join(classes.names[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+    plural = "class" if len(classes) == 1 else "classes"
+    return f"{image_size[1]}x{image_size[0]} pixels, {len(classes)} {plural} ({shown})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdetr.classes import described
 from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.detections import Detections
@@ -85,6 +86,10 @@ class ArtifactDetector:
             self._options |= {"cache": cache}
         self._runtimes: dict[tuple[str, str, str], Runtime] = {}
         self._starting = threading.Lock()
+
+    def __repr__(self) -> str:
+        made = f"{self.metadata.model}, {self.metadata.format} {self.metadata.precision} on {self._engine}"
+        return f"<ArtifactDetector {made}, {described(self.classes, self.image_size)}>"
 
     def runtime(self, device: str = "auto", *, pictures: int = 1, precision: Asked | None = None) -> Runtime:
         """What runs the graph for this many pictures; started when it is first asked for.

@@ -79,6 +79,23 @@ def draw_detections(image: NDArray[np.uint8], found: Detections) -> NDArray[np.u
     return np.asarray(annotate(image, found))
 
 
+def cut_out(
+    image: NDArray[np.uint8] | Image.Image, boxes_xyxy: NDArray[np.floating], margin: float = 0.0
+) -> list[NDArray[np.uint8]]:
+    """Each box of a picture as a picture of its own; see ``Detections.crops``."""
+    whole = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+    height, width = whole.shape[:2]
+    cut = []
+    for x0, y0, x1, y1 in boxes_xyxy.astype(np.float64).tolist():
+        dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+        left = int(np.clip(np.floor(x0 - dx), 0, width - 1))
+        top = int(np.clip(np.floor(y0 - dy), 0, height - 1))
+        right = int(np.clip(np.ceil(x1 + dx), left + 1, width))
+        bottom = int(np.clip(np.ceil(y1 + dy), top + 1, height))
+        cut.append(whole[top:bottom, left:right].copy())
+    return cut
+
+
 def contact_sheet(
     images: Sequence[NDArray[np.uint8] | Image.Image],
     columns: int = 4,

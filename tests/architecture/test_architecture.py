@@ -27,7 +27,7 @@ RANKS = {
     "recipes": 1,
     "presets": 1,
     "runtime": 1,
-    "draw": 2,
+    "draw": 1,
     "model": 2,
     "loss": 3,
     "data": 4,

@@ -58,6 +58,13 @@ def data_of_two(tmp_path: Path) -> Path:
     return data
 
 
+def test_a_detectors_repr_says_what_it_is(exported: Exported, detector: Detector) -> None:
+    classes = "96x64 pixels, 3 classes (cat, dog, owl)>"
+    assert repr(detector) == f"<Detector flexdetr_pico, {classes}"
+    shown = repr(opened(exported, "openvino"))
+    assert shown == f"<ArtifactDetector flexdetr_pico, openvino fp32 on openvino, {classes}"
+
+
 def test_runs_without_torch(exported: Exported, photos: Path, data_of_two: Path, tmp_path: Path) -> None:
     data = data_of_two
     program = f"""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
+from flexdetr.classes import Classes
 from flexdetr.runtime.detections import CSV_HEADER, Detections
 
 
@@ -117,11 +125,186 @@ def test_supervision_is_asked_for_by_name(found, monkeypatch):
         found.to_supervision()
 
 
-def test_supervision_gets_the_same_objects(found, monkeypatch):
-    monkeypatch.setitem(sys.modules, "supervision", type("supervision", (), {"Detections": dict}))
-    given = found.to_supervision()
-    assert (given["xyxy"] == found.boxes_xyxy).all()
-    assert given["class_id"].tolist() == [7, 3, 7]
-    assert given["data"]["class_name"].tolist() == found.names
-    given["confidence"][0] = 0  # a copy: supervision writes into its arrays
+def test_supervision_gets_the_same_objects_and_gives_them_back(found):
+    pytest.importorskip(
+        "supervision", reason="supervision is not installed: pip install 'flexdetr[supervision]'"
+    )
+    tracked = replace(found, tracker_id=[4, -1, 9], data={"speed": [1.5, 2.5, 3.5]})
+    given = tracked.to_supervision()
+    assert given.class_id.tolist() == [7, 3, 7]
+    back = Detections.from_supervision(given, image_id=42, size=(80, 100))
+    assert_same(back, tracked)
+    given.confidence[0] = 0  # a copy: supervision writes into its arrays
     assert found.scores[0] > 0
+    assert_same(Detections.from_supervision(Detections.empty().to_supervision()), Detections.empty())
+
+
+def test_from_supervision_takes_names_and_indices_from_classes():
+    plain = SimpleNamespace(
+        xyxy=np.array([[0, 0, 2, 2]]), confidence=None, class_id=[7], tracker_id=None, mask=None, data={}
+    )
+    taken = Detections.from_supervision(plain, classes=Classes(("dog", "cat"), (3, 7)))
+    assert (taken.names, taken.indices.tolist(), taken.scores.tolist()) == (["cat"], [1], [1.0])
+    with pytest.raises(ValueError, match=r"from_supervision\(classes=...\)"):
+        Detections.from_supervision(plain)
+    with pytest.raises(ValueError, match="no class has the id 7"):
+        Detections.from_supervision(plain, classes=Classes.of(["dog"]))
+    plain.class_id = None
+    with pytest.raises(ValueError, match="class_id"):
+        Detections.from_supervision(plain)
+
+
+def assert_same(one, other):
+    assert (one.boxes_xyxy == other.boxes_xyxy).all()
+    assert (one.scores == other.scores).all()
+    assert one.labels.tolist() == other.labels.tolist()
+    assert one.names == other.names
+    assert one.indices.tolist() == other.indices.tolist()
+    assert (one.image_id, one.size) == (other.image_id, other.size)
+    assert (one.tracker_id is None) == (other.tracker_id is None)
+    assert one.tracker_id is None or one.tracker_id.tolist() == other.tracker_id.tolist()
+    assert (one.masks is None) == (other.masks is None)
+    assert one.masks is None or (one.masks == other.masks).all()
+    assert {name: values.tolist() for name, values in one.data.items()} == {
+        name: values.tolist() for name, values in other.data.items()
+    }
+
+
+def test_optional_fields_are_aligned_and_indexed(found):
+    masks = np.zeros((3, 80, 100), bool)
+    masks[2, 1, 1] = True
+    full = replace(found, tracker_id=[1, 2, 3], masks=masks, data={"speed": [1.0, 2.0, 3.0]})
+    last = full[2]
+    assert last.tracker_id.tolist() == [3]
+    assert last.masks.shape == (1, 80, 100)
+    assert last.masks[0, 1, 1]
+    assert last.data["speed"].tolist() == [3.0]
+    assert full.to_json()[0]["tracker_id"] == 1
+    assert "tracker_id" not in found.to_json()[0]
+    with pytest.raises(ValueError, match="tracker_id 2"):
+        replace(found, tracker_id=[1, 2])
+    with pytest.raises(ValueError, match=r"data\['speed'\] 1"):
+        replace(found, data={"speed": [1.0]})
+    with pytest.raises(ValueError, match="one entry per object, got 3"):
+        replace(found, data={"speed": 3})
+    with pytest.raises(ValueError, match=r"shape \(3, 2, 2\), expected \(N, 80, 100\)"):
+        replace(found, masks=np.zeros((3, 2, 2), bool))
+    with pytest.raises(TypeError):
+        full.data["speed"] = np.zeros(3)
+
+
+def test_the_repr_says_what_was_found(found):
+    assert repr(found) == "<Detections: 3 objects in 42 of 100x80: 2 cat, 1 dog; best score 0.90>"
+    assert repr(found[:1]) == "<Detections: 1 object in 42 of 100x80: 1 cat; best score 0.90>"
+    assert repr(Detections.empty()) == "<Detections: 0 objects>"
+    many = Detections(np.zeros((9, 4)), np.zeros(9), range(9), [f"c{i}" for i in range(9)], range(9))
+    assert "4 more classes" in repr(many)
+
+
+def test_classes_are_chosen_by_name_or_id(found):
+    assert found.only("cat").scores.tolist() == pytest.approx([0.9, 0.3])
+    assert found.only(3).names == ["dog"]
+    assert found.only("cat", 3).names == found.names
+    assert found.without("cat").names == ["dog"]
+    assert len(found.only("bird")) == len(Detections.empty().only("cat")) == 0
+
+
+def test_concatenation(found):
+    joined = Detections.concatenate([found[:1], found[1:]])
+    assert_same(joined, found)
+    assert Detections.concatenate([found, replace(found, image_id=43)]).image_id is None
+    assert Detections.concatenate([]).image_id is None
+    assert Detections.concatenate([Detections.empty(image_id="a", size=(3, 4))]).size == (3, 4)
+    tracked = replace(found, tracker_id=[1, 2, 3])
+    both = Detections.concatenate([tracked, Detections.empty()])
+    assert both.tracker_id.tolist() == [1, 2, 3]
+    assert Detections.concatenate([found[::-1]]).best_first().scores.tolist() == found.scores.tolist()
+    with pytest.raises(ValueError, match="only some of the Detections have tracker_id"):
+        Detections.concatenate([tracked, found])
+
+
+@given(st.lists(st.integers(0, 4), max_size=5))
+def test_parts_put_together_are_the_whole(cuts):
+    count = sum(cuts)
+    whole = Detections(
+        np.arange(count * 4).reshape(-1, 4),
+        np.linspace(1, 0, count),
+        np.arange(count) % 3,
+        [f"c{i % 3}" for i in range(count)],
+        np.arange(count) % 3,
+        data={"number": np.arange(count)},
+    )
+    ends = np.cumsum([0, *cuts])
+    parts = [whole[start:end] for start, end in pairwise(ends)]
+    joined = Detections.concatenate(parts)
+    assert joined.boxes_xyxy.tolist() == whole.boxes_xyxy.tolist()
+    assert joined.names == whole.names
+    assert [*joined.data.get("number", [])] == [*range(count)]
+
+
+def test_crops_are_copies_inside_the_picture(found):
+    image = np.arange(80 * 100 * 3, dtype=np.uint8).reshape(80, 100, 3)
+    first, second, third = found.crops(image)
+    assert (first == image[20:60, 10:40]).all()
+    assert (second == image[0:5, 0:5]).all()
+    assert third.shape == (3, 3, 3)  # every pixel that the box touches
+    first[:] = 0
+    assert image[20:60, 10:40].any()
+    assert found.crops(image, margin=0.5)[0].shape == (80, 55, 3)
+    outside = Detections([[200, 200, 300, 300]], [1], [0], ["x"], [0])
+    assert outside.crops(Image.fromarray(image))[0].tolist() == [[image[79, 99].tolist()]]
+
+
+def test_plot_draws_boxes_and_tracker_ids(found):
+    image = np.zeros((80, 100, 3), np.uint8)
+    plain = found.plot(image)
+    assert plain.size == (100, 80)
+    assert np.asarray(plain).any()
+    assert not image.any()
+    tracked = replace(found, tracker_id=[5, 6, -1]).plot(Image.fromarray(image))
+    assert np.asarray(tracked).tobytes() != np.asarray(plain).tobytes()
+
+
+def test_save_writes_what_the_suffix_names(found, tmp_path):
+    image = np.zeros((80, 100, 3), np.uint8)
+    assert json.loads(found.save(tmp_path / "a.json").read_text(encoding="utf-8")) == found.to_json()
+    with found.save(tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        rows = [*csv.reader(file)]
+    assert tuple(rows[0]) == CSV_HEADER
+    assert len(rows) == 4
+    lines = found.save(tmp_path / "a.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "7 0.250000 0.500000 0.300000 0.500000"
+    with Image.open(found.save(tmp_path / "a.png", image)) as picture:
+        assert picture.size == (100, 80)
+    with pytest.raises(ValueError, match=r"save\(path, image\)"):
+        found.save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"\.json, \.csv"):
+        found.save(tmp_path / "b.xml")
+    with pytest.raises(ValueError, match="size"):
+        replace(found, size=None).save(tmp_path / "b.txt")
+
+
+def test_pandas(found, monkeypatch):
+    table = pytest.importorskip("pandas") and replace(found, data={"speed": [1, 2, 3]}).to_pandas()
+    assert [*table.columns] == [*CSV_HEADER, "speed"]
+    assert table["name"].tolist() == found.names
+    assert table["x2"].tolist() == [40, 5, 3.5]
+    assert table["image"].tolist() == [42, 42, 42]
+    assert [*Detections.empty().to_dataframe().columns] == [*CSV_HEADER]
+    assert replace(found, tracker_id=[1, 2, 3]).to_pandas()["tracker_id"].tolist() == [1, 2, 3]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"flexdetr\[pandas\]"):
+        found.to_pandas()
+
+
+def test_annotation_tools_need_size_and_name(found):
+    assert found.to_label_studio("a.jpg")["data"] == {"image": "a.jpg"}
+    assert found.to_label_studio()["data"] == {"image": "42"}
+    assert 'name="42"' in found.to_cvat()
+    assert len(found.to_fiftyone()["detections"]) == 3
+    unknown = replace(found, image_id=None, size=None)
+    for write in (unknown.to_label_studio, unknown.to_cvat):
+        with pytest.raises(ValueError, match="name or address"):
+            write()
+        with pytest.raises(ValueError, match="size"):
+            write("a.jpg")
