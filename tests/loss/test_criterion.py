@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.class_losses import CLASS_LOSSES
-from flexdetr.loss.criterion import Criterion, Losses, supervised_layers
+from flexdetr.loss.criterion import Criterion, Losses
 from flexdetr.loss.matcher import NonFiniteError
+from flexdetr.loss.supervision import supervised_layers
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

@@ -21,7 +21,7 @@ from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine.checkpoint import blank
 from flexdetr.loss.box_family import BOX_LOSSES
 from flexdetr.loss.class_losses import CLASS_LOSSES
-from flexdetr.loss.criterion import Criterion
+from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.fuse import fuse
 from flexdetr.model.fusion import FUSIONS
@@ -107,7 +107,7 @@ def test_every_part_learns(
     torch.manual_seed(0)
     chosen = config(changes)
     model = blank(chosen, CLASSES).model.train()
-    criterion = Criterion(chosen.loss, len(CLASSES))
+    criterion = build_criterion(chosen.loss, chosen.head, len(CLASSES))
     for images, targets in ((image(2, 64, 96), objects(3, 0)), (image(1, 128, 128), objects(2))):
         losses = criterion(model(images, targets), targets)
         assert torch.isfinite(losses.total)

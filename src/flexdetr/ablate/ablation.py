@@ -19,7 +19,7 @@ from flexdetr.ablate.plan import BASE, Plan, budgeted, configurations, says
 from flexdetr.ablate.runs import Job, Result
 from flexdetr.ablate.table import Row, rows, to_csv, to_markdown
 from flexdetr.config import Config, ConfigError
-from flexdetr.loss.criterion import Criterion
+from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.detector import DetectionModel
 from flexdetr.weights.skeleton import without_draws
 from flexdetr.weights.store import replacing
@@ -156,7 +156,7 @@ def _try_build(name: str, config: Config) -> None:
     try:
         with without_draws():
             DetectionModel(config, 1)
-        Criterion(config.loss, 1)
+        build_criterion(config.loss, config.head, 1)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 

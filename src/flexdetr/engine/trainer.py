@@ -38,7 +38,7 @@ from flexdetr.engine.steps import Step, agree, micro_batches
 from flexdetr.engine.stop import Interrupted, on_signal
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.watchdog import Watchdog, end_process
-from flexdetr.loss.criterion import Criterion, Losses
+from flexdetr.loss.criterion import Losses, build_criterion
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.fuse import fuse
@@ -113,7 +113,7 @@ class Trainer:
         self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = begun.model.to(self.device).to(memory_format=self.format)
         freeze(self.model, config, begun.trained)
-        self.criterion = Criterion(config.loss, len(self.classes)).to(self.device)
+        self.criterion = build_criterion(config.loss, config.head, len(self.classes)).to(self.device)
         self.optimizer = build_optimizer(self.model, config, begun.trained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)

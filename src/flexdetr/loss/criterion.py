@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +13,12 @@ from flexdetr.boxes import compare
 from flexdetr.config import ConfigError, LossConfig, nearest
 from flexdetr.loss.box_family import box_loss, known_options, option_names, unknown_option
 from flexdetr.loss.class_losses import CLASS_LOSSES
-from flexdetr.loss.matcher import Match, Matcher, denoising_match, full_precision, to_device
+from flexdetr.loss.matcher import Matcher, full_precision
+from flexdetr.loss.supervision import Part, Supervised, on_device, segment_sums, supervised_layers, weighted
 from flexdetr.loss.terms import class_loss
-from flexdetr.model.outputs import Output, Prediction, Targets
+from flexdetr.model.heads import HEADS, HeadOptions
+from flexdetr.model.outputs import Output, Targets
+from flexdetr.part_table import load_part
 
 
 class Losses(NamedTuple):
@@ -25,48 +27,47 @@ class Losses(NamedTuple):
     Attributes:
         total: what to call ``backward`` on; the sum of ``terms``.
         terms: each term of each supervised layer, weighted and normalised, without gradient, still on the
-            device. Names are "varifocal" (or "focal", "mal"), "l1" and the box loss's own, with a suffix for
-            all layers but the final one: ".aux0", ".encoder", ".denoising0".
+            device. Names are "varifocal" (or "focal", "mal"), "l1", the box loss's own and those of the head's own
+            terms, with a suffix for all layers but the final one: ".aux0", ".encoder", ".denoising0".
     """
 
     total: Tensor
-    terms: dict[str, Tensor]
+    terms: Mapping[str, Tensor]
 
 
-class Supervised(NamedTuple):
-    """One layer that the loss looks at.
+class Term(Protocol):
+    """What a head's loss has beside class, L1 and box."""
 
-    Attributes:
-        name: "final", "aux0", "encoder", "denoising0" ...
-        prediction: its answer.
-        match: which of its queries answer for which objects.
-        copies: how often each object is matched; the layer's terms are divided by this and the number of
-            boxes.
-    """
-
-    name: str
-    prediction: Prediction
-    match: Match
-    copies: int
+    def __call__(self, layers: Sequence[Supervised], targets: Targets) -> Iterator[Part]:
+        """Sums over those of the layers that have what the term needs."""
+        ...
 
 
 class Criterion(nn.Module):
-    """Class loss, L1 loss and box loss over all supervised layers (RT-DETR, arXiv 2304.08069, section 4).
+    """Class loss, L1 loss, box loss and a head's own terms over all supervised layers.
+
+    RT-DETR, arXiv 2304.08069, section 4.
 
     Args:
         config: which losses, with which weights; see ``LossConfig``.
         num_classes: classes of the head.
+        terms: what the head adds.
+        unite: take box terms over the union of the layers' matches; see ``supervised_layers``.
 
     Raises:
         ConfigError: where a loss or one of its options is unknown.
     """
 
-    def __init__(self, config: LossConfig, num_classes: int) -> None:
+    def __init__(
+        self, config: LossConfig, num_classes: int, *, terms: Iterable[Term] = (), unite: bool = False
+    ) -> None:
         super().__init__()
         if config.classification not in CLASS_LOSSES:
             raise ConfigError(nearest(config.classification, CLASS_LOSSES, "class loss"))
         self.config = config
         self.num_classes = num_classes
+        self.terms = tuple(terms)
+        self.unite = unite
         for option in config.box_options:
             if option not in option_names(config.box) + option_names(config.matcher_box):
                 raise ConfigError(unknown_option(option, (config.box, config.matcher_box)))
@@ -93,82 +94,77 @@ class Criterion(nn.Module):
             raise ValueError(
                 f"the output has {classes} classes, but the criterion expects {self.num_classes}"
             )
-        layers = list(supervised_layers(output, targets, self.matcher))
-        sums = self._sums(layers, targets)
+        layers = list(supervised_layers(output, targets, self.matcher, unite=self.unite))
+        parts = self._parts(layers, targets)
+        for term in self.terms:
+            parts.extend(term(layers, targets))
         if num_boxes is None:
             num_boxes = targets.num_objects
-        boxes = num_boxes.to(sums).clamp(min=1) if isinstance(num_boxes, Tensor) else max(num_boxes, 1)
-        weights = (self.config.classification_weight, self.config.l1_weight, self.config.box_weight)
-        factors = [[weight / layer.copies for layer in layers] for weight in weights]
-        weighted = sums * to_device(torch.tensor(factors, dtype=sums.dtype), sums.device) / boxes
-        names = (self.config.classification, "l1", self.config.box)
-        labels = [_label(name, layer.name) for name in names for layer in layers]
-        return Losses(weighted.sum(), dict(zip(labels, weighted.detach().flatten().unbind(), strict=True)))
+        boxes = (
+            num_boxes.to(parts[0].sums).clamp(min=1) if isinstance(num_boxes, Tensor) else max(num_boxes, 1)
+        )
+        return Losses(*weighted(parts, boxes))
 
-    def _sums(self, layers: Sequence[Supervised], targets: Targets) -> Tensor:
-        """Unweighted sums (3, number of layers) of class, L1 and box loss.
+    def _parts(self, layers: Sequence[Supervised], targets: Targets) -> list[Part]:
+        """Class, L1 and box loss of all layers.
 
         All layers' queries are put side by side, so that each loss is computed once for all of them.
         """
         queries = [layer.prediction.logits.shape[1] for layer in layers]
-        matched = [len(layer.match.objects) for layer in layers]
+        starts = np.cumsum([0, *queries[:-1]]).tolist()
         logits = full_precision(torch.cat([layer.prediction.logits for layer in layers], 1))
         boxes = full_precision(torch.cat([layer.prediction.boxes for layer in layers], 1))
-        images, rows, objects = to_device(_indices(layers, queries), logits.device)
+        wanted_labels, wanted_boxes = torch.cat(targets.labels), torch.cat(targets.boxes)
 
-        predicted = boxes[images, rows]
-        wanted = torch.cat(targets.boxes)[objects].to(predicted.dtype)
+        pairs = on_device([layer.match for layer in layers], starts, logits.device)
+        predicted = boxes[pairs.images, pairs.rows]
+        wanted = wanted_boxes[pairs.objects].to(predicted.dtype)
         pair = compare(predicted, wanted)
-        positive = logits[images, rows, torch.cat(targets.labels)[objects]]
+        positive = logits[pairs.images, pairs.rows, wanted_labels[pairs.objects]]
         class_loss = self.class_loss
         correction = class_loss.positive(positive, pair.iou.detach()) - class_loss.negative(positive)
         dense = class_loss.negative(logits).sum((0, 2))
-        return torch.stack(
-            [
-                _segment_sums(dense, queries) + _segment_sums(correction, matched),
-                _segment_sums((predicted - wanted).abs().sum(-1), matched),
-                _segment_sums(self.box_loss.measure(pair), matched),
-            ]
-        )
+        class_sums = segment_sums(dense, queries) + segment_sums(correction, pairs.sizes)
+
+        if any(layer.box_match is not layer.match for layer in layers):
+            pairs = on_device([layer.box_match for layer in layers], starts, logits.device)
+            predicted = boxes[pairs.images, pairs.rows]
+            wanted = wanted_boxes[pairs.objects].to(predicted.dtype)
+            pair = compare(predicted, wanted)
+        l1_sums = segment_sums((predicted - wanted).abs().sum(-1), pairs.sizes)
+        box_sums = segment_sums(self.box_loss.measure(pair), pairs.sizes)
+
+        config, names = self.config, [layer.name for layer in layers]
+        return [
+            Part(
+                config.classification,
+                names,
+                class_sums,
+                [config.classification_weight / layer.copies for layer in layers],
+            ),
+            Part("l1", names, l1_sums, [config.l1_weight * layer.box_share for layer in layers]),
+            Part(config.box, names, box_sums, [config.box_weight * layer.box_share for layer in layers]),
+        ]
 
 
-def supervised_layers(output: Output, targets: Targets, matcher: Matcher) -> Iterator[Supervised]:
-    """Every layer that has a loss: final, auxiliary, encoder and denoising; a new head is one more yield.
+Objective = Callable[[LossConfig, HeadOptions, int], nn.Module]
 
-    Layers of matching queries are each matched on their own, all in one go; denoising queries know their
-    objects.
+
+def objective(config: LossConfig, options: HeadOptions, num_classes: int) -> Criterion:  # noqa: ARG001 - of every head
+    """The loss of heads that have class, L1 and box terms alone."""
+    return Criterion(config, num_classes)
+
+
+def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) -> nn.Module:
+    """The loss of a head: an ``nn.Module`` that is called like ``Criterion``.
+
+    Args:
+        config: losses and costs.
+        options: the head's section of the configuration; its row of ``HEADS`` names the objective.
+        num_classes: C.
+
+    Raises:
+        ConfigError: where a loss or one of its options is unknown.
     """
-    free = {"final": output.final}
-    free |= {f"aux{index}": prediction for index, prediction in enumerate(output.aux)}
-    if output.encoder is not None:
-        free["encoder"] = output.encoder
-    copies = {"encoder": matcher.config.encoder_copies or 1}
-    for name, match in matcher(free, targets, copies=copies).items():
-        yield Supervised(name, free[name], match, copies.get(name, 1))
-    if output.plan is not None:
-        match = denoising_match(output.plan, targets)
-        for index, prediction in enumerate(output.denoising):
-            yield Supervised(f"denoising{index}", prediction, match, output.plan.num_groups)
-
-
-def _label(term: str, layer: str) -> str:
-    return term if layer == "final" else f"{term}.{layer}"
-
-
-def _indices(layers: Sequence[Supervised], queries: Sequence[int]) -> Tensor:
-    """(3, P) int64 on the host: of each pair the image, the query among all layers' queries, the object."""
-    starts = np.cumsum([0, *queries[:-1]])
-    rows = [layer.match.queries + start for layer, start in zip(layers, starts, strict=True)]
-    images = [layer.match.images for layer in layers]
-    objects = [layer.match.objects for layer in layers]
-    return torch.from_numpy(np.stack([np.concatenate(part) for part in (images, rows, objects)]))
-
-
-def _segment_sums(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sums (number of sizes,) of consecutive pieces of ``values``; one operation for a run of equal sizes."""
-    sums, start = [], 0
-    for size, run in groupby(sizes):
-        pieces = len(list(run))
-        sums.append(values[start : start + pieces * size].view(pieces, size).sum(1))
-        start += pieces * size
-    return torch.cat(sums)
+    make: Objective = load_part(HEADS[options.name].objective)
+    return make(config, options, num_classes)

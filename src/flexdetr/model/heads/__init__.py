@@ -48,14 +48,21 @@ class HeadRow:
         options: its section of the configuration, with the field ``name``.
         module: the class, as ``package.module:Class``; imported by ``flexdetr.model.heads.base``
             when a head is built, because it needs torch.
+        objective: what makes its training loss, as ``package.module:function`` of (LossConfig, options, number of
+            classes); imported by ``flexdetr.loss.criterion.build_criterion``.
     """
 
     options: type[Part]
     module: str
+    objective: str
 
 
 HEADS: Final[Mapping[str, HeadRow]] = {
-    "rtdetr": HeadRow(RTDETROptions, "flexdetr.model.heads.rtdetr.head:RTDETRHead"),
+    "rtdetr": HeadRow(
+        RTDETROptions,
+        "flexdetr.model.heads.rtdetr.head:RTDETRHead",
+        "flexdetr.loss.criterion:objective",
+    ),
 }
 DEFAULT: Final = "rtdetr"
 
