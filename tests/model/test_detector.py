@@ -185,7 +185,9 @@ def test_every_trainable_parameter_gets_a_gradient(
     model.backbone.freeze(stem=True, stages=0, norms=True)
     output = model(image(3), objects(*counts))
     assert (output.plan is None) is (sum(counts) == 0)
-    sum(part.square().sum() for each in every_prediction(output) for part in each).backward()
+    sum(
+        part.square().sum() for each in every_prediction(output) for part in (each.logits, each.boxes)
+    ).backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert reached == trained

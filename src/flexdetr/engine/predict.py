@@ -86,5 +86,5 @@ def run_network(
     batch = torch.from_numpy(planes)[None].to(place)
     with autocast(place, choose_precision(precision, place)):
         output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
-    logits, boxes = (part[0].float().cpu().numpy() for part in output.final)
+    logits, boxes = (part[0].float().cpu().numpy() for part in (output.final.logits, output.final.boxes))
     return logits, boxes

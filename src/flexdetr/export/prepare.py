@@ -122,7 +122,8 @@ class DeployForm(nn.Module):
             cxcywh boxes (B, Q, 4).
         """
         planes = self.preprocess(images)
-        logits, boxes = self.detector(planes.to(self.dtype), queries=self.options.queries).final
+        answer = self.detector(planes.to(self.dtype), queries=self.options.queries).final
+        logits, boxes = answer.logits, answer.boxes
         if self.postprocess is None or sizes is None:
             return logits, boxes
         return self.postprocess(logits, boxes, sizes)

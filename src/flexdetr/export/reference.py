@@ -99,7 +99,7 @@ class Reference:
         model = self.model.eval()
         planes = model.normalise(torch.from_numpy(prepare(image, self.size))[None])
         output = model(planes, decoder_layers=self.decoder_layers, queries=self.queries)
-        logits, boxes = (part[0].float().numpy() for part in output.final)
+        logits, boxes = (part[0].float().numpy() for part in (output.final.logits, output.final.boxes))
         return decode(logits, boxes, (image.shape[0], image.shape[1]), self.classes, 0.0, self.top)
 
     def tied(self, image: NDArray[np.uint8]) -> bool:
