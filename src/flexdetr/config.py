@@ -82,13 +82,14 @@ class EncoderConfig(Part):
     """The hybrid encoder: one intra-scale block on the coarsest level, then cross-scale fusion.
 
     Attributes:
-        strides: levels taken from the backbone, finest first.
+        strides: of the levels, finest first; taken from the backbone, but by "lite", which makes all after the first.
         width: channels of every level.
-        intra: intra-scale block: "aifi" (attention), "sppf" or "none".
+        intra: intra-scale block: "aifi" (attention), "sppf", "gap" (DEIMv2's smallest) or "none".
         intra_layers: how many of them.
         ffn: hidden width of the intra-scale feed-forward network.
         heads: attention heads.
-        fusion: cross-scale block: "csprep" (RT-DETR), "gelan" (D-FINE) or "ghost" (light).
+        fusion: cross-scale block: "csprep" (RT-DETR), "gelan" (D-FINE), "gelan_sum", "gelan_lean" and "lite" (DEIMv2's
+            small, large and smallest models), or "ghost" (light).
         expansion: hidden width of the fusion blocks relative to ``width``.
         depth: number of bottlenecks in a fusion block relative to the published three.
     """
@@ -123,6 +124,11 @@ class EncoderConfig(Part):
         if check is not None:
             check(self)
         return self
+
+    @property
+    def backbone_strides(self) -> tuple[int, ...]:
+        """Strides of the levels that the backbone gives."""
+        return self.strides[: FUSIONS[self.fusion].takes]
 
 
 class LossConfig(Part):

@@ -74,6 +74,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "encoder": {"fusion": "gelan", "intra": "sppf"},
     },
     "timm": {"backbone": "mobilenetv1_100", "encoder": {"fusion": "ghost", "intra": "none"}},
+    "deimv2": {"encoder": {"fusion": "lite", "intra": "gap"}},
+    "deimv2 hybrid": {"encoder": {"fusion": "gelan_sum", "intra": "none"}},
+    "deimv2 lean": {"encoder": {"fusion": "gelan_lean", "intra": "none"}},
 }
 
 

@@ -36,11 +36,13 @@ def test_every_row(
     fine, coarse = torch.randn(2, 1, width, 6, 10, dtype=torch.float64).unbind(0)
     parts = (way.block(config), way.lateral(width), way.downsample(width))
     shapes = [(6, 10), (6, 10), (3, 5)]
-    inputs = [torch.cat([fine, coarse], 1), fine, fine]
+    inputs = [fine + coarse if way.summed else torch.cat([fine, coarse], 1), fine, fine]
     for part, shape, x in zip(parts, shapes, inputs, strict=True):
         part = randomise(part).double()
         out = part(x)
         assert out.shape == (1, width, *shape)
+        if isinstance(part, nn.Identity):  # no lateral convolution
+            continue
         out.square().sum().backward()
         assert all(parameter.grad is not None for parameter in part.parameters())
         fused = fuse(part.eval())
@@ -54,6 +56,14 @@ def test_ghost_is_light_and_gelan_between() -> None:
     sizes = {name: parameters(fusion(name).block(config)) for name in FUSIONS}
     assert sizes["ghost"] < 0.4 * sizes["csprep"]
     assert sizes["gelan"] < sizes["csprep"]
+
+
+def test_lean_leaves_the_3x3_convolutions_out() -> None:
+    config = EncoderConfig(width=128)
+    sizes = [parameters(fusion(name).block(config)) for name in ("gelan", "gelan_sum", "gelan_lean")]
+    # One input of D channels less; then two 3x3 convolutions with their norms.
+    assert sizes[0] - sizes[1] == 128 * 256
+    assert sizes[1] - sizes[2] == 2 * (64 * 64 * 9 + 2 * 64)
 
 
 def test_gelan_has_d_fines_size() -> None:
@@ -88,6 +98,13 @@ _D_FINE = (
     (r"^lateral_convs\.", "lateral."),
     (r"^fpn_blocks\.", "top_down."),
     (r"^pan_blocks\.", "bottom_up."),
+    (r"^down_sample1\.1\.", "made.0.1.conv."),
+    (r"^down_sample1\.2\.", "made.0.1.norm."),
+    (r"^down_sample2\.1\.", "downsample.0.1.conv."),
+    (r"^down_sample2\.2\.", "downsample.0.1.norm."),
+    (r"^bi_fusion\.cv\.", "intra.conv."),
+    (r"^fpn_block\.", "top_down.0."),
+    (r"^pan_block\.", "bottom_up.0."),
     (r"^downsample_convs\.(\d)\.0\.cv1\.", r"downsample.\1.0."),
     (r"^downsample_convs\.(\d)\.0\.cv2\.", r"downsample.\1.1."),
     (r"\.cv1\.", ".split."),
@@ -123,24 +140,53 @@ def renamed(
     return ours
 
 
-def test_gelan_encoder_is_d_fines(golden: ModuleType) -> None:
-    state = golden.checkpoint("dfine_n")
-    backbone = build_backbone(BackboneConfig(name="hgnetv2_b0"), (16, 32))
-    encoder = HybridEncoder(
-        backbone.channels,
-        EncoderConfig(strides=(16, 32), width=128, ffn=512, fusion="gelan", expansion=0.34, depth=0.5),
-    )
+# Name of the case, backbone, encoder, and its parameters in FACTS.md, section 9c.
+ENCODERS = {
+    "dfine_n": ("hgnetv2_b0", {"width": 128, "ffn": 512, "fusion": "gelan"}, 703_824),
+    "deimv2_n": ("hgnetv2_b0", {"width": 128, "ffn": 512, "fusion": "gelan_sum"}, 638_288),
+    "deimv2_atto": ("hgnetv2_atto", {"width": 64, "fusion": "lite", "intra": "gap"}, 80_400),
+}
+
+
+@pytest.mark.parametrize("case", ENCODERS)
+def test_published_encoders(case: str, golden: ModuleType) -> None:
+    state = golden.checkpoint(case)
+    name, options, count = ENCODERS[case]
+    config = EncoderConfig(strides=(16, 32), expansion=0.34, depth=0.5, **options)
+    backbone = build_backbone(BackboneConfig(name=name), config.backbone_strides)
+    encoder = HybridEncoder(backbone.channels, config)
+    assert parameters(encoder) == count
     backbone.load_state_dict(renamed(state, "backbone.", _BACKBONE))
     encoder.load_state_dict(renamed(state, "encoder.", _D_FINE))
-    expected, limit = golden.expected("dfine_n"), golden.cases()["dfine_n"]["tolerance"]["features_relative"]
+    expected, limit = golden.expected(case), golden.cases()[case]["tolerance"]["features_relative"]
     parts = nn.Sequential(backbone, encoder).eval()
     with torch.no_grad():
-        images = torch.from_numpy(golden.inputs("dfine_n"))
+        images = torch.from_numpy(golden.inputs(case))
         for form in (parts, fuse(parts)):
             features = form[0](images)
             levels = form[1](features)
-            for part, maps in (("backbone", features), ("encoder", levels)):
-                for stride, level in zip((16, 32), maps, strict=True):
+            for part, maps, strides in (
+                ("backbone", features, config.backbone_strides),
+                ("encoder", levels, config.strides),
+            ):
+                for stride, level in zip(strides, maps, strict=True):
                     want = expected[f"{part}.stride{stride}.sketch"]
                     error = np.abs(golden.sketch(level.numpy()) - want).max() / np.abs(want).max()
                     assert error <= limit, (part, stride)
+
+
+@pytest.mark.parametrize(
+    ("cut", "width", "of_backbone", "of_encoder"),
+    [
+        ("atto", 64, 230_344, 80_400),
+        ("femto", 96, 389_832, 196_352),
+        ("pico", 112, 749_202, 258_976),
+    ],
+)
+def test_sizes_of_deimv2s_smallest(cut: str, width: int, of_backbone: int, of_encoder: int) -> None:
+    config = EncoderConfig(
+        strides=(16, 32), width=width, expansion=0.34, depth=0.5, fusion="lite", intra="gap"
+    )
+    backbone = build_backbone(BackboneConfig(name=f"hgnetv2_{cut}"), config.backbone_strides)
+    assert parameters(backbone) == of_backbone
+    assert parameters(HybridEncoder(backbone.channels, config)) == of_encoder

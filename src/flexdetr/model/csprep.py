@@ -58,6 +58,28 @@ class CSPRepLayer(nn.Module):
         return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
 
 
+class CSPSplitLayer(nn.Module):
+    """One 1x1 convolution whose second half goes through RepVGG blocks and is added to the first.
+
+    DEIMv2's form (2509.20787) of ``CSPRepLayer``, which computes the two halves by a convolution each.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        blocks: number of RepVGG blocks.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = ConvBNAct(in_channels, 2 * out_channels, 1, act="silu")
+        self.bottlenecks = nn.Sequential(*(RepVggBlock(out_channels) for _ in range(blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        kept, changed = self.conv1(x).chunk(2, 1)
+        return kept + self.bottlenecks(changed)
+
+
 def lateral(width: int) -> nn.Module:
     """The convolution before a level is raised."""
     return ConvBNAct(width, width, 1, act="silu")

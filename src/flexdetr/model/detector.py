@@ -42,7 +42,7 @@ class DetectionModel(nn.Module):
         in_backbone, in_encoder = _places(config)
         self.num_classes = num_classes
         part = config.backbone if backbone is None else backbone
-        self.backbone = build_backbone(part, config.encoder.strides, in_backbone)
+        self.backbone = build_backbone(part, config.encoder.backbone_strides, in_backbone)
         self.encoder = HybridEncoder(
             self.backbone.channels,
             config.encoder,

@@ -21,7 +21,7 @@ class HybridEncoder(nn.Module):
     """Brings every level to one width, mixes within the coarsest and across all.
 
     Args:
-        channels: channels of the backbone's levels, finest first.
+        channels: channels of the backbone's levels, finest first; ``config.backbone_strides`` says which.
         config: the encoder's section.
         inserts: attention modules by stride, applied to the encoder's output level of that stride.
     """
@@ -31,9 +31,14 @@ class HybridEncoder(nn.Module):
     ) -> None:
         super().__init__()
         width, way = config.width, fusion(config.fusion)
-        steps = len(channels) - 1
+        steps = len(config.strides) - 1
         self.strides = config.strides
-        self.input_proj = nn.ModuleList(ConvBNAct(count, width, 1, act=None) for count in channels)
+        self.summed = way.summed
+        self.input_proj = nn.ModuleList(
+            ConvBNAct(count, width, 1, act=None) if way.projects or count != width else nn.Identity()
+            for count in channels
+        )
+        self.made = nn.ModuleList(way.downsample(width) for _ in range(len(config.strides) - len(channels)))
         self.intra = build_intra(config)
         self.lateral = nn.ModuleList(way.lateral(width) for _ in range(steps))
         self.top_down = nn.ModuleList(way.block(config) for _ in range(steps))
@@ -44,6 +49,8 @@ class HybridEncoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels (B, C_l, h_l, w_l) -> encoder levels (B, D, h_l, w_l), finest first."""
         levels = [project(level) for project, level in zip(self.input_proj, features, strict=True)]
+        for down in self.made:
+            levels.append(down(levels[-1]))
         levels[-1] = self.intra(levels[-1])
         for step, (lateral, block) in enumerate(zip(self.lateral, self.top_down, strict=True)):
             coarse = len(levels) - 1 - step
@@ -51,12 +58,16 @@ class HybridEncoder(nn.Module):
             levels[coarse] = lateral(levels[coarse])
             fine = levels[coarse - 1]
             raised = F.interpolate(levels[coarse], size=fine.shape[-2:], mode="nearest")
-            levels[coarse - 1] = block(torch.cat([raised, fine], 1))
+            levels[coarse - 1] = block(self._joined(raised, fine))
         for fine, (down, block) in enumerate(zip(self.downsample, self.bottom_up, strict=True)):
-            levels[fine + 1] = block(torch.cat([down(levels[fine]), levels[fine + 1]], 1))
+            levels[fine + 1] = block(self._joined(down(levels[fine]), levels[fine + 1]))
         if self.inserts:
             levels = [
                 self.inserts[str(stride)](level) if str(stride) in self.inserts else level
                 for stride, level in zip(self.strides, levels, strict=True)
             ]
         return levels
+
+    def _joined(self, moved: Tensor, here: Tensor) -> Tensor:
+        """A raised or lowered level and the one that it meets, as the fusion block takes them."""
+        return moved + here if self.summed else torch.cat([moved, here], 1)

@@ -21,11 +21,15 @@ class Fusion(NamedTuple):
         block: the encoder's section -> fusion block, (B, 2D, h, w) -> (B, D, h, w), on two concatenated levels.
         lateral: width D -> the 1x1 convolution before a level is raised.
         downsample: width D -> the stride-2 step of the bottom-up path.
+        summed: the two levels are added instead, and blocks take (B, D, h, w).
+        projects: a level of width D is projected too; otherwise it is taken as it is.
     """
 
     block: Callable[[EncoderConfig], nn.Module]
     lateral: Callable[[int], nn.Module]
     downsample: Callable[[int], nn.Module]
+    summed: bool = False
+    projects: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,21 @@ class FusionRow:
     Attributes:
         place: its ``Fusion`` as ``package.module:NAME``.
         least: the smallest width times expansion that leaves it a channel.
+        takes: levels that the backbone gives, finest first, of which the others are made by the step of the bottom-up
+            path; None takes all from the backbone.
     """
 
     place: str
     least: int = 1
+    takes: int | None = None
 
 
 FUSIONS: Final[Mapping[str, FusionRow]] = {
     "csprep": FusionRow("flexdetr.model.csprep:CSPREP"),
     "gelan": FusionRow("flexdetr.model.gelan:GELAN", least=2),
+    "gelan_sum": FusionRow("flexdetr.model.gelan:GELAN_SUM", least=2),
+    "gelan_lean": FusionRow("flexdetr.model.gelan:GELAN_LEAN", least=2),
+    "lite": FusionRow("flexdetr.model.lite:LITE", least=2, takes=1),
     "ghost": FusionRow("flexdetr.model.ghost:GHOST"),
 }
 

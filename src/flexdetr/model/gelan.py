@@ -1,4 +1,4 @@
-"""D-FINE's fusion block and down-sampling (2410.13842): GELAN from YOLOv9, SCDown from YOLOv10."""
+"""D-FINE's fusion block and down-sampling (2410.13842): GELAN from YOLOv9, SCDown from YOLOv10; DEIMv2's variants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flexdetr.config import EncoderConfig
 from flexdetr.model.blocks import ConvBNAct
-from flexdetr.model.csprep import CSPRepLayer
+from flexdetr.model.csprep import CSPRepLayer, CSPSplitLayer
 from flexdetr.model.fusion import Fusion, blocks_of
 
 
@@ -17,24 +17,42 @@ class Gelan(nn.Module):
     A 1x1 convolution whose second half goes through two steps in a row, each a CSP layer and a 3x3 convolution; both
     halves and both steps' outputs are concatenated and projected.
 
+    DEIMv2 (2509.20787) has two variants: CSP layers with a single convolution (``one_conv``), and, in its larger
+    models, steps without the 3x3 convolution (not ``wide``).
+
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         split: channels of the first convolution, an even number.
         hidden: channels inside the steps.
         blocks: RepVGG blocks of each CSP layer.
+        one_conv: take ``CSPSplitLayer`` for the CSP layers.
+        wide: end each step with a 3x3 convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, split: int, hidden: int, blocks: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        split: int,
+        hidden: int,
+        blocks: int,
+        *,
+        one_conv: bool = False,
+        wide: bool = True,
+    ) -> None:
         super().__init__()
         half = split // 2
         self.split = ConvBNAct(in_channels, split, 1, act="silu")
-        self.steps = nn.ModuleList(
-            nn.Sequential(
-                CSPRepLayer(width, hidden, hidden, blocks), ConvBNAct(hidden, hidden, 3, act="silu")
+        self.steps = nn.ModuleList()
+        for width in (half, hidden):
+            csp = (
+                CSPSplitLayer(width, hidden, blocks)
+                if one_conv
+                else CSPRepLayer(width, hidden, hidden, blocks)
             )
-            for width in (half, hidden)
-        )
+            last = [ConvBNAct(hidden, hidden, 3, act="silu")] if wide else []
+            self.steps.append(nn.Sequential(csp, *last))
         self.project = ConvBNAct(split + 2 * hidden, out_channels, 1, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,9 +75,27 @@ def linear_lateral(width: int) -> nn.Module:
     return ConvBNAct(width, width, 1, act=None)
 
 
+def _hidden(config: EncoderConfig) -> int:
+    return round(config.expansion * config.width // 2)
+
+
 def _block(config: EncoderConfig) -> nn.Module:
     width = config.width
-    return Gelan(2 * width, width, 2 * width, round(config.expansion * width // 2), blocks_of(config))
+    return Gelan(2 * width, width, 2 * width, _hidden(config), blocks_of(config))
+
+
+def sum_block(config: EncoderConfig) -> nn.Module:
+    """DEIMv2's block on the sum of two levels."""
+    width = config.width
+    return Gelan(width, width, 2 * width, _hidden(config), blocks_of(config), one_conv=True)
+
+
+def _lean_block(config: EncoderConfig) -> nn.Module:
+    width = config.width
+    return Gelan(width, width, 2 * width, _hidden(config), blocks_of(config), one_conv=True, wide=False)
 
 
 GELAN = Fusion(_block, linear_lateral, separable_downsample)
+# DEIMv2's N and S, and its larger models.
+GELAN_SUM = Fusion(sum_block, linear_lateral, separable_downsample, summed=True, projects=False)
+GELAN_LEAN = Fusion(_lean_block, linear_lateral, separable_downsample, summed=True, projects=False)

@@ -52,6 +52,7 @@ def _attention_fits(encoder: Widths) -> None:
 INTRA: Final[Mapping[str, IntraRow]] = {
     "aifi": IntraRow("flexdetr.model.aifi:AIFI", _attention_fits),
     "sppf": IntraRow("flexdetr.model.pooled:SPPF"),
+    "gap": IntraRow("flexdetr.model.pooled:GlobalMean"),
     "none": IntraRow("flexdetr.model.pooled:Nothing"),
 }
 

@@ -1,4 +1,4 @@
-"""Blocks within a level that pool instead of attending: SPPF, and none at all."""
+"""Blocks within a level that pool instead of attending, and none at all."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ class SPPF(nn.Module):
         for _ in range(3):
             pools.append(F.max_pool2d(pools[-1], 5, stride=1, padding=2))
         return self.expand(torch.cat(pools, 1))
+
+
+class GlobalMean(nn.Module):
+    """Each position learns the mean of its level: it is added, and a 1x1 convolution follows (DEIMv2, 2509.20787)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.conv = ConvBNAct(config.width, config.width, 1, act="silu")
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
+        return self.conv(level + level.mean((2, 3), keepdim=True))
 
 
 class Nothing(nn.Module):
