@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexdetr.model.gathering import gather_rows, sum_rows
+from flexdetr.model.precision import precisely
 
 # "gather" computes what "bilinear" does with plain gathers; exports choose it, configurations do not.
 Sampling = Literal["bilinear", "discrete", "gather"]
@@ -77,8 +78,8 @@ class DeformableAttention(nn.Module):
         """
         batch, length, _ = query.shape
         value = self.value(memory).view(batch, memory.shape[1], self.heads, -1)
-        offsets = self.offsets(query).view(batch, length, self.heads, -1, 2)
-        weights = self.weights(query).view(batch, length, self.heads, -1).softmax(-1)
+        offsets = precisely(self.offsets, query).view(batch, length, self.heads, -1, 2)
+        weights = precisely(self.weights, query).view(batch, length, self.heads, -1).softmax(-1)
         centre, size = reference[:, :, None, None, :2], reference[:, :, None, None, 2:]
         locations = centre + offsets * (self.point_share.to(offsets.dtype) * 0.5) * size
         return self.output(self.gather(value, locations, weights, shapes))

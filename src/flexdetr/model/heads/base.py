@@ -104,7 +104,8 @@ class Head(Protocol):
 
         Boxes, scores, and what decides where to sample: eight bits know a place to a 255th of the range, which is
         pixels, and one row of the memory among thousands not at all. Scores that were rounded tie, and ties decide
-        the ranking. The empty path is the head itself.
+        the ranking. The empty path is the head itself. In PyTorch the head calls its layers among them, and any product
+        of matrices of its own there, through ``flexdetr.model.precision.precisely``.
         """
         ...
 

@@ -18,6 +18,7 @@ from flexdetr.model.denoising import Denoising, attention_allowed, inverse_sigmo
 from flexdetr.model.heads.base import Probes, Shapes
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
+from flexdetr.model.precision import precisely
 from flexdetr.model.self_attention import MLP, FeedForward, SelfAttention
 
 # Stands for an infinite logit: its sigmoid is 1 in every floating type, and it survives export and half precision.
@@ -148,8 +149,8 @@ class RTDETRHead(nn.Module):
         """Levels to memory, tokens, and scores and boxes of all tokens."""
         memory, _ = self.flatten(levels)
         tokens = self.memory_norm(self.memory_proj(memory * constants["valid"]))
-        boxes = (self.encoder_box(tokens) + constants["anchors"]).sigmoid()
-        return memory, tokens, self.encoder_score(tokens), boxes
+        boxes = (precisely(self.encoder_box, tokens) + constants["anchors"]).sigmoid()
+        return memory, tokens, precisely(self.encoder_score, tokens), boxes
 
     def decode(
         self, content: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, layers: int
@@ -262,13 +263,13 @@ class RTDETRHead(nn.Module):
         """
         anchors, valid = self.anchors(shapes, memory)
         tokens = self.memory_norm(self.memory_proj(memory * valid.to(memory.dtype)))
-        scores = self.encoder_score(tokens)
+        scores = precisely(self.encoder_score, tokens)
         chosen = scores.max(-1).values.topk(min(queries, scores.shape[1]), dim=1).indices[..., None]
         content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
         logits = scores.gather(1, chosen.expand(-1, -1, scores.shape[-1]))
         anchors = anchors.expand(memory.shape[0], -1, -1).gather(1, chosen.expand(-1, -1, 4))
-        box_logits = _precise(self.encoder_box(content)) + anchors
-        prediction = Prediction(_precise(logits), box_logits.sigmoid())
+        box_logits = precisely(self.encoder_box, content) + anchors
+        prediction = Prediction(logits, box_logits.sigmoid())
         return content.detach(), box_logits.detach(), prediction
 
     def refine(
@@ -292,21 +293,16 @@ class RTDETRHead(nn.Module):
         predictions: list[Prediction] = []
         previous = reference
         for index in range(count):
-            position = self.query_position(reference.to(query.dtype))
+            position = precisely(self.query_position, reference).to(query.dtype)
             query = self.layers[index](query, position, reference, memory, shapes, allowed)
-            step = _precise(self.boxes[index](query))
+            step = precisely(self.boxes[index], query)
             refined = (step + inverse_sigmoid(reference)).sigmoid()
             if self.training or index == count - 1:
                 through = index > 0 and self.training
                 boxes = (step + inverse_sigmoid(previous)).sigmoid() if through else refined
-                predictions.append(Prediction(_precise(self.scores[index](query)), boxes))
+                predictions.append(Prediction(precisely(self.scores[index], query), boxes))
             previous, reference = refined, refined.detach()
         return predictions
-
-
-def _precise(x: Tensor) -> Tensor:
-    """Predictions are float32 at least: bf16 knows positions to a two-hundredth of the image only."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _assemble(
