@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fakes.gpu import GPU, FakeGPU
 from flexdetr.config import Config, DataConfig
 from flexdetr.data import batches
 from flexdetr.data import loader as loader_module
@@ -183,6 +184,21 @@ def test_evaluation_sees_what_prediction_sees(records, batch_size):
                 seen += 1
         assert seen == len(records)
         assert count == len(loader)
+
+
+def test_batches_for_a_gpu_are_in_pinned_memory(records):
+    """Those of worker processes are pinned by torch's loader, which calls the batch's own method for it."""
+    with FakeGPU() as gpu:
+        training = _loader(records, pin_memory=True).epoch(0, "plain")
+        for batch in [*training, *EvaluationLoader(records, (64, 64), 2, pin_memory=True)]:
+            batch.images.to(GPU, non_blocking=True)
+            batch.sizes.to(GPU, non_blocking=True)
+            batch.targets.to(GPU)
+        assert gpu.copies
+        assert not any(copy.waits for copy in gpu.copies)
+    crew = _loader(records, workers=1, pin_memory=True)
+    assert crew._start().pin_memory
+    crew.close()
 
 
 def test_evaluation_names_an_unreadable_image_and_may_be_left_early(records):

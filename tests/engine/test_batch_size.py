@@ -24,6 +24,14 @@ def test_more_memory_holds_more_images_and_the_model_stays_as_it_was(monkeypatch
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_what_the_allocator_keeps_for_later_counts_as_free(monkeypatch):
+    """The driver calls the cache of this process taken: it is given back before the driver is asked."""
+    cached = [8_000]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: cached.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10_000 - cached[0], 10_000))
+    assert batch_size._free_bytes(torch.device("cuda", 0)) == 10_000
+
+
 def test_larger_images_need_more():
     config = resolve("flexdetr_pico", image_size=64)
     model = blank(config, Classes.of(["a"])).model

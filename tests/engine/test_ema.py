@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flexdetr.engine.ema import AveragedModel
 
@@ -44,6 +45,32 @@ def test_continues_exactly():
     other.update(model)
     for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operations that write, as a GPU would be given them."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.is_mutable:
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_is_two_calls_however_many_norms_there_are():
+    model = nn.Sequential(*(nn.BatchNorm2d(4) for _ in range(5)))
+    for count, norm in enumerate(model):
+        norm.num_batches_tracked.fill_(count)
+    averaged = AveragedModel(network := copy.deepcopy(model), 0.9)
+    for norm in network:
+        norm.num_batches_tracked += 7
+    with Calls() as calls:
+        averaged.update(network)
+    assert calls.names == ["aten::_foreach_lerp_.Scalar", "aten::_foreach_copy_"]
+    assert [int(norm.num_batches_tracked) for norm in averaged.model] == [7, 8, 9, 10, 11]
 
 
 def test_the_copy_is_never_trained():

@@ -18,9 +18,8 @@ from PIL import Image
 import flexdetr
 from flexdetr.data.dataset import DataError
 from flexdetr.data.scenes import draw_scenes
-from flexdetr.engine import fit
+from flexdetr.engine import fit, validation
 from flexdetr.engine import state as run_state
-from flexdetr.engine import trainer as trainer_module
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.presets import resolve
 from flexdetr.weights import store
@@ -213,12 +212,12 @@ def test_a_broken_image_is_refused_before_the_first_step_unless_skipped(tmp_path
 
 
 def test_patience_ends_a_run_that_no_longer_gets_better(data, tmp_path, monkeypatch):
-    real, scores = trainer_module.evaluate, iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    real, scores = validation.evaluate, iter([0.1, 0.3, 0.2, 0.3, 0.9])
 
     def scored(*arguments, **options):
         return replace(real(*arguments, **options), ap=next(scores))
 
-    monkeypatch.setattr(trainer_module, "evaluate", scored)
+    monkeypatch.setattr(validation, "evaluate", scored)
     config = settings(epochs=8, eval_every=1, patience=0.25, report=False)
     run = fit.train(data, config, out=tmp_path / "run", quiet=True)
     with (run.folder / "metrics.csv").open(newline="") as file:

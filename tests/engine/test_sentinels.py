@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import threading
 from pathlib import Path
@@ -15,10 +16,17 @@ import torch
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine.distributed import Ranks
-from flexdetr.engine.sentinels import MemoryExhaustedError, is_out_of_memory, judge, smaller_parts, unfit_loss
+from flexdetr.engine.sentinels import (
+    MemoryExhaustedError,
+    PartLoss,
+    StepLoss,
+    is_out_of_memory,
+    judge,
+    read_step,
+    smaller_parts,
+)
 from flexdetr.engine.steps import agree, micro_batches
 from flexdetr.engine.watchdog import FILE, Watchdog
-from flexdetr.loss.criterion import Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.presets import resolve
 
@@ -81,11 +89,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(trainer, monkeypatch):
 def test_a_fault_names_terms_images_and_the_file(trainer, tmp_path):
     batch = next(iter(trainer.loader.epoch(0, "plain")))
     terms = {"l1": torch.tensor(1.0), "giou.aux0": torch.tensor(float("nan"))}
-    fault = unfit_loss(Losses(torch.tensor(float("nan")), terms), batch.image_ids[:2])
-    assert unfit_loss(Losses(torch.tensor(1.0), terms), []) is None
+    parts = [
+        PartLoss(torch.tensor(1.0), {}, tuple(batch.image_ids[2:])),
+        PartLoss(torch.tensor(float("nan")), terms, tuple(batch.image_ids[:2])),
+    ]
+    loss, (fault,) = read_step(torch.tensor(3.0), parts)
+    assert loss.norm == 3.0
+    assert read_step(torch.tensor(3.0), parts[:1]) == (StepLoss(3.0, 1.0), [])
     common = {"model": trainer.model, "batch": batch, "number": 3, "folder": tmp_path, "ranks": Ranks()}
     with pytest.raises(NonFiniteError, match=r"step 3: the loss is nan \(giou.aux0\)") as caught:
-        judge(torch.tensor(float("nan")), [fault], **common, overflow_is_normal=True)
+        judge(math.nan, [fault], **common, overflow_is_normal=True)
     assert list(caught.value.image_ids) == batch.image_ids[:2]
     assert torch.equal(torch.load(tmp_path / "faults" / "step-3-rank-0.pt")["images"], batch.images)
 
@@ -95,10 +108,10 @@ def test_a_gradient_that_is_not_finite_names_parameters_unless_scaling_expects_i
     weight = trainer.model.head.scores[0].weight
     weight.grad = torch.full_like(weight, float("inf"))
     common = {"model": trainer.model, "batch": batch, "number": 3, "folder": tmp_path, "ranks": Ranks()}
-    judge(torch.tensor(float("inf")), [], **common, overflow_is_normal=True)
-    judge(torch.tensor(1.0), [], **common, overflow_is_normal=False)
+    judge(math.inf, [], **common, overflow_is_normal=True)
+    judge(1.0, [], **common, overflow_is_normal=False)
     with pytest.raises(NonFiniteError, match=r"head.scores.0.weight") as caught:
-        judge(torch.tensor(float("inf")), [], **common, overflow_is_normal=False)
+        judge(math.inf, [], **common, overflow_is_normal=False)
     assert list(caught.value.image_ids) == batch.image_ids
 
 

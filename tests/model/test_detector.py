@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fakes.gpu import GPU, FakeGPU, on_gpu
 from flexdetr.config import Config, ConfigError
 from flexdetr.model.csprep import RepVggBlock
 from flexdetr.model.detector import DetectionModel
@@ -231,6 +233,33 @@ def test_images_are_normalised_as_the_backbone_wants(small: Callable[..., Config
     assert got.dtype == torch.float32
     mean, std = (torch.tensor(each)[:, None, None] for each in (model.backbone.mean, model.backbone.std))
     torch.testing.assert_close(got * std + mean, images / 255, rtol=0, atol=1e-6)
+
+
+def test_normalising_copies_nothing_to_the_gpu(small: Callable[..., Config]) -> None:
+    model = DetectionModel(small(backbone={"name": "hgnet_tiny"}), 4)
+    images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = model.normalise(images)
+    with FakeGPU() as gpu:
+        model.to(GPU)
+        images = images.to(GPU)
+        gpu.reset()
+        got = model.normalise(images)
+        assert on_gpu(got)
+        assert (gpu.copies, gpu.syncs) == ([], {})
+        assert torch.equal(got.cpu(), expected)
+
+
+def test_what_normalises_stays_float32_and_outside_of_checkpoints(small: Callable[..., Config]) -> None:
+    model = DetectionModel(small(backbone={"name": "hgnet_tiny"}), 4)
+    images = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = model.normalise(images)
+    assert not any("mean_std" in name for name in [*model.state_dict(), *dict(model.named_buffers())])
+    for changed in (
+        copy.deepcopy(model).half(),
+        copy.deepcopy(model).double(),
+        model.to("meta").to_empty(device="cpu"),
+    ):
+        assert torch.equal(changed.normalise(images), expected)
 
 
 @settings(max_examples=8, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,13 +54,8 @@ class Batch:
         return len(self.image_ids)
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; torch's loader calls this."""
-        targets = Targets(
-            [labels.pin_memory() for labels in self.targets.labels],
-            [boxes.pin_memory() for boxes in self.targets.boxes],
-            self.targets.image_ids,
-        )
-        return Batch(self.images.pin_memory(), targets, self.sizes.pin_memory(), self.image_ids)
+        """The same batch with its images in page-locked memory; torch's loader calls this."""
+        return replace(self, images=self.images.pin_memory(), sizes=self.sizes.pin_memory())
 
 
 @dataclass(frozen=True)

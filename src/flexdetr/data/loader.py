@@ -148,7 +148,8 @@ class TrainingLoader:
         self._samples.fill()
         if self.workers == 0:
             for plan in plans:
-                yield self._deliver(self._samples[plan])
+                batch = self._deliver(self._samples[plan])
+                yield batch.pin_memory() if self._pin_memory else batch
             return
         stream, promised, self._stream, self._promised = self._stream, self._promised, None, []
         if stream is None or promised != plans:
@@ -318,6 +319,7 @@ class EvaluationLoader:
         rank: this process among those that share the batches; whole batches are dealt out in turn, so that each
             image is computed beside the same others whatever the number of processes.
         world_size: how many they are.
+        pin_memory: hand out batches in page-locked memory, for a GPU.
     """
 
     def __init__(
@@ -328,12 +330,14 @@ class EvaluationLoader:
         workers: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         self.records, self.image_size, self.batch_size = tuple(records), image_size, batch_size
         self.starts = range(rank * batch_size, len(self.records), batch_size * world_size)
         self.threads = max(1, default_workers() + 1 if workers is None else workers)
         keep = 3 * image_size[0] * image_size[1] * len(self.records) <= _EVALUATION_CACHE_BYTES
         self._kept: dict[int, Tensor] | None = {} if keep else None
+        self._pin_memory = pin_memory
 
     def __len__(self) -> int:
         """Batches of a pass, of this process."""
@@ -375,4 +379,5 @@ class EvaluationLoader:
         ids = [record.image_id for record in records]
         sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
         stacked = torch.stack([pool.result(image) for image in images])
-        return Batch(stacked, Targets(labels, boxes, list(ids)), sizes, ids)
+        batch = Batch(stacked, Targets(labels, boxes, list(ids)), sizes, ids)
+        return batch.pin_memory() if self._pin_memory else batch

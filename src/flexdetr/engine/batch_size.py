@@ -70,5 +70,7 @@ def _activation_bytes(
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        # To the driver, what this process's allocator keeps for later is taken: the probe's own activations are.
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)

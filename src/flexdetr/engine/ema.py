@@ -32,19 +32,23 @@ class AveragedModel(Generic[M]):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step towards the model: a handful of kernels, whatever the number of tensors."""
+        """Take one step towards the model: two calls, whatever the number of tensors.
+
+        Floating-point tensors move by a common share; all others, like the norms' counters, are copied.
+        """
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / self.horizon))
-        averaged, current, counts = [], [], []
+        averaged, current, counts, counted = [], [], [], []
         for mine, other in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 averaged.append(mine)
                 current.append(other)
             else:
-                counts.append((mine, other))
+                counts.append(mine)
+                counted.append(other)
         torch._foreach_lerp_(averaged, current, 1 - decay)
-        for mine, other in counts:
-            mine.copy_(other)
+        if counts:
+            torch._foreach_copy_(counts, counted)
 
     def state_dict(self) -> dict[str, object]:
         """All that ``load_state_dict`` needs."""

@@ -60,7 +60,7 @@ def detect(
         images = model.normalise(batch.images.to(device, non_blocking=True))
         with autocast(device, dtype):
             output = model(images, decoder_layers=decoder_layers, queries=queries)
-        sizes = batch.sizes.to(device)
+        sizes = batch.sizes.to(device, non_blocking=True)
         labels, boxes_xyxy, scores = postprocess(output.final, sizes)
         # What is scored is what "predict" and an artifact answer.
         answers = (clip_xyxy(boxes_xyxy, sizes[:, None]), scores, labels)
@@ -97,7 +97,13 @@ def evaluate_split(
     place = choose_device(device)
     found = detect(
         model,
-        EvaluationLoader(records, config.image_size, batch_size, config.data.workers),
+        EvaluationLoader(
+            records,
+            config.image_size,
+            batch_size,
+            config.data.workers,
+            pin_memory=place.type == "cuda",
+        ),
         device=place,
         dtype=choose_precision(precision, place),
         decoder_layers=decoder_layers,

@@ -143,16 +143,15 @@ def _step(run: Trainer, batch: Batch, number: int) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = (run.config.train.lr or 0.0) * group["multiplier"] * rise * fall
     run.optimizer.zero_grad(set_to_none=True)
-    before = run.sums["loss"]
     run.gradients(batch, number)
     run.scaler.unscale_(run.optimizer)
     clip = run.config.train.clip or math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip, foreach=True)
     skipped = run.scaler.is_enabled()  # by itself, where fp16 overflows
-    loss = run.sums["loss"] - before
+    loss = run.read(norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    return loss if torch.isfinite(norm) or skipped else math.nan
+    return loss.total if math.isfinite(loss.norm) or skipped else math.nan
 
 
 def _hints(run: Trainer, records: tuple[Record, ...], losses: list[float]) -> tuple[str, ...]:

@@ -35,7 +35,13 @@ def report_run(run: Trainer, metrics: Metrics) -> None:
     """
     best = run.folder / "best.safetensors"
     loader = run.val_loader
-    batches = EvaluationLoader(run.val_records, loader.image_size, loader.batch_size, loader.threads)
+    batches = EvaluationLoader(
+        run.val_records,
+        loader.image_size,
+        loader.batch_size,
+        loader.threads,
+        pin_memory=run.device.type == "cuda",
+    )
     state, metadata = store.load(best)
     # Not built from the file, which cannot name a backbone of the user's own.
     model = copy.deepcopy(run.ema.model)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +48,41 @@ class MemoryExhaustedError(RuntimeError):
         self.parts = parts
 
 
-def unfit_loss(losses: Losses, image_ids: Sequence[int | str]) -> Fault | None:
-    """The fault of a loss, or None where it is finite; terms are read only where it is not."""
-    if torch.isfinite(losses.total):
-        return None
-    wrong = [name for name, value in losses.terms.items() if not torch.isfinite(value)]
-    return Fault(f"the loss is {float(losses.total)} ({_some(wrong, 'all terms')})", tuple(image_ids))
+class PartLoss(NamedTuple):
+    """The loss of a micro-batch, without its graph and still on the device.
+
+    Attributes:
+        total: what ``backward`` was called on.
+        terms: what it is the sum of, by name.
+        image_ids: of the micro-batch.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    image_ids: tuple[int | str, ...]
+
+
+class StepLoss(NamedTuple):
+    """What the host knows of a step.
+
+    Attributes:
+        norm: of the whole gradient, before it was clipped.
+        total: this rank's share of the loss.
+    """
+
+    norm: float
+    total: float
+
+
+def read_step(norm: Tensor, parts: Sequence[PartLoss]) -> tuple[StepLoss, list[Fault]]:
+    """Bring a step's numbers to the host, all in one transfer; terms follow only where a loss is not finite."""
+    length, *totals = torch.stack([norm, *(part.total for part in parts)]).tolist()
+    faults = []
+    for total, part in zip(totals, parts, strict=True):
+        if not math.isfinite(total):
+            wrong = [name for name, value in part.terms.items() if not torch.isfinite(value)]
+            faults.append(Fault(f"the loss is {total} ({_some(wrong, 'all terms')})", part.image_ids))
+    return StepLoss(length, sum(totals)), faults
 
 
 def poisoned(output: Output) -> Losses:
@@ -61,7 +91,7 @@ def poisoned(output: Output) -> Losses:
 
 
 def judge(
-    norm: Tensor,
+    norm: float,
     faults: Sequence[Fault],
     *,
     model: nn.Module,
@@ -86,7 +116,7 @@ def judge(
     Raises:
         NonFiniteError: naming terms or parameters, images, and the file.
     """
-    if torch.isfinite(norm):
+    if math.isfinite(norm):
         return
     everyone = [fault for own in ranks.gathered(list(faults)) for fault in own]
     if not everyone:
@@ -98,7 +128,7 @@ def judge(
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
         ]
         ids = [image_id for own in ranks.gathered(batch.image_ids) for image_id in own]
-        everyone = [Fault(f"the gradient is {float(norm)} ({_some(wrong, 'its norm')})", tuple(ids))]
+        everyone = [Fault(f"the gradient is {norm} ({_some(wrong, 'its norm')})", tuple(ids))]
     file = dump(batch, folder, number, ranks)
     reasons = list(dict.fromkeys(fault.reason for fault in everyone))
     image_ids = list(dict.fromkeys(image_id for fault in everyone for image_id in fault.image_ids))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_HOST_SUMS = ("loss", "steps", "seconds")  # all others are terms of the loss, added up on the device
 _LONGEST = 300  # letters of a reason: torch's lists every tensor
 
 
@@ -39,7 +40,7 @@ def snapshot(run: Trainer) -> dict[str, Any]:
         "batch": run.batch_index,
         "seconds": run.seconds,
         "best": (run.best_ap, run.best_epoch),
-        "sums": run.ranks.gathered(dict(run.sums)),
+        "sums": run.ranks.gathered({**run.sums, **run.terms.read()}),
         "parts": run.parts,
         "rolled_back": run.rolled_back,
     }
@@ -99,7 +100,9 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
     best_ap, best_epoch = state["best"]
     run.best_ap, run.best_epoch = float(best_ap), int(best_epoch)
     saved, sums = state["random"], state["sums"]
-    run.sums = defaultdict(float, sums[run.ranks.rank] if run.ranks.rank < len(sums) else {})
+    own = sums[run.ranks.rank] if run.ranks.rank < len(sums) else {}
+    run.sums = defaultdict(float, {name: own[name] for name in _HOST_SUMS if name in own})
+    run.terms.load({name: value for name, value in own.items() if name not in _HOST_SUMS})
     if run.ranks.rank < len(saved):
         run_state.restore_random_state(saved[run.ranks.rank])
     if run.ranks.size != len(saved):

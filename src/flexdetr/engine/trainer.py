@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
@@ -24,24 +25,33 @@ from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.ema import AveragedModel
-from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.norms import synchronise_norms
 from flexdetr.engine.optim import build_optimizer, freeze
 from flexdetr.engine.pace import Pace
 from flexdetr.engine.preflight import check_space, introduce
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
 from flexdetr.engine.reporting import report_run
-from flexdetr.engine.sentinels import Fault, is_out_of_memory, judge, poisoned, smaller_parts, unfit_loss
+from flexdetr.engine.sentinels import (
+    Fault,
+    PartLoss,
+    StepLoss,
+    is_out_of_memory,
+    judge,
+    poisoned,
+    read_step,
+    smaller_parts,
+)
 from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
 from flexdetr.engine.snapshot import snapshot, take_up
 from flexdetr.engine.steps import Step, agree, micro_batches
 from flexdetr.engine.stop import Interrupted, on_signal
+from flexdetr.engine.sums import TermSums
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
+from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
 from flexdetr.loss.criterion import Losses, build_criterion
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
-from flexdetr.model.fuse import fuse
 from flexdetr.weights import store
 
 _log = logging.getLogger(__name__)
@@ -126,7 +136,12 @@ class Trainer:
             run_state.seed_generators(config.seed + ranks.rank)
         workers, batch = config.data.workers, int(config.train.batch_size or 1)
         workers = default_workers(ranks.local_size) if workers is None else workers
-        share: dict[str, Any] = {"workers": workers, "rank": ranks.rank, "world_size": ranks.size}
+        share: dict[str, Any] = {
+            "workers": workers,
+            "rank": ranks.rank,
+            "world_size": ranks.size,
+            "pin_memory": self.device.type == "cuda",
+        }
         self.loader = TrainingLoader(
             self.train_records, config, len(self.classes), batch_size=batch, seed=config.seed, **share
         )
@@ -136,12 +151,14 @@ class Trainer:
         self.steps = self.steps_per_epoch * (config.train.epochs or 1)
         self.epoch, self.batch_index, self.seconds = 0, 0, 0.0
         self.best_ap, self.best_epoch = -1.0, 0
-        self.sums: dict[str, float] = defaultdict(float)
+        self.sums: dict[str, float] = defaultdict(float)  # "loss", "steps", "seconds"
+        self.terms = TermSums(self.device)
         self.stop_requested = False  # here
         self.agreed_stop = False  # on any rank
         self.save_due, self.saved = False, time.monotonic()
         self.parts, self.rolled_back = config.train.accumulate, False
         self.faults: list[Fault] = []
+        self.losses: list[PartLoss] = []  # of this step
 
     def run(self) -> Run:
         """Train to the end. Nothing is written before; what is refused leaves no folder behind."""
@@ -232,8 +249,9 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         clip = self.config.train.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True)
+        loss = self.read(norm)
         judge(
-            norm,
+            loss.norm,
             self.faults,
             model=self.model,
             batch=batch,
@@ -245,6 +263,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.model)
+        self.sums["loss"] += loss.total
         self.sums["steps"] += 1
         self.say(self.pace.step())
         self.display.step(
@@ -258,9 +277,8 @@ class Trainer:
         step = agree(batch, number, parts=self.parts, stop=self.stop_requested, save=save, ranks=self.ranks)
         self.agreed_stop, self.save_due = step.stop, step.save
         while True:
-            sums = self.sums.copy()
             try:
-                self._accumulate(batch, step)
+                self.losses = self._accumulate(batch, step)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -269,20 +287,28 @@ class Trainer:
             waits = self.ranks.size > 1 and self.config.train.sync_norms
             self.parts = smaller_parts(step.parts, len(batch), waits_for_ranks=waits)
             step = step._replace(parts=min(self.parts, len(batch)))
-            self.sums = sums
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         self.ranks.add_gradients(one for group in self.optimizer.param_groups for one in group["params"])
         self.ranks.average_buffers(self.criterion)
+        for part in self.losses:
+            self.terms.add(part.terms)
 
-    def _accumulate(self, batch: Batch, step: Step) -> None:
+    def read(self, norm: Tensor) -> StepLoss:
+        """The loss of the step whose gradients have this norm. It waits for the device, once; faults are noted."""
+        loss, faults = read_step(norm, self.losses)
+        self.faults += faults
+        return loss
+
+    def _accumulate(self, batch: Batch, step: Step) -> list[PartLoss]:
+        """The gradient of this rank's share, added up over its micro-batches; the losses stay on the device."""
+        found = []
         for part in micro_batches(batch, step, self.config.seed):
             losses = self._losses(part, step)
             torch.autograd.backward(self.scaler.scale(losses.total))
-            self.sums["loss"] += float(losses.total.detach())
-            for name, value in losses.terms.items():
-                self.sums[name.partition(".")[0]] += float(value.detach())
+            found.append(PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids)))
+        return found
 
     def _losses(self, batch: Batch, step: Step) -> Losses:
         """Forward one micro-batch; the loss is normalised by the objects of the whole step."""
@@ -296,8 +322,6 @@ class Trainer:
         except NonFiniteError as error:
             self.faults.append(Fault(str(error), error.image_ids))
             return poisoned(output)
-        if (fault := unfit_loss(losses, batch.image_ids)) is not None:
-            self.faults.append(fault)
         return losses
 
     def _roll_back(self, error: NonFiniteError) -> None:
@@ -329,14 +353,13 @@ class Trainer:
         """Evaluate when it is due, write the row, the checkpoints and the resumable state."""
         epochs = self.config.train.epochs or 0
         row: dict[str, float | int] = {"epoch": self.epoch}
-        self._add_up_sums()
-        steps = self.sums.pop("steps", 1.0)
-        row |= {"seconds": self.sums.pop("seconds", 0.0)}
-        row |= {name: value / steps for name, value in self.sums.items()}
+        steps = self.sums["steps"] or 1.0
+        row |= {"seconds": self.sums["seconds"]}
+        row |= {name: value / steps for name, value in added_up(self).items()}
         row["lr"] = self.optimizer.param_groups[-1]["lr"]
         if self.epoch % (self.config.train.eval_every or 1) == 0 or self.epoch == epochs:
             began = time.monotonic()
-            row |= self._evaluate()
+            row |= validate(self)
             self.say(self.pace.evaluated(time.monotonic() - began))
         if self.ranks.first:
             self.csv.write(row)
@@ -346,35 +369,8 @@ class Trainer:
             f"{row['seconds']:.1f} s an epoch"
         )
         self.sums.clear()
+        self.terms.clear()
         self._save_state()
-
-    def _add_up_sums(self) -> None:
-        """Losses are shares of the whole step's on each rank; the first rank gets all of it."""
-        everyone = self.ranks.gathered(dict(self.sums))
-        for name in self.sums.keys() - {"steps", "seconds"}:
-            self.sums[name] = sum(own.get(name, 0.0) for own in everyone)
-
-    def _evaluate(self) -> dict[str, float]:
-        """Score the averaged weights on the validation split and keep them where they are the best so far."""
-        metrics = evaluate(
-            fuse(self.ema.model),
-            self.val_records,
-            self.classes,
-            self.watchdog.each(self.val_loader, "the averaged weights are evaluated"),
-            device=self.device,
-            dtype=self.dtype,
-            ranks=self.ranks,
-        )
-        summary = {"epoch": self.epoch, **metrics.to_json()}
-        metadata = self.begun.describe(self.config, {**self._summary(), "validation": summary})
-        weights = self.ema.model.state_dict()
-        if self.ranks.first:
-            store.save(self.folder / "last.safetensors", weights, metadata)
-        if not metrics.ap <= self.best_ap:  # also where no object counts and AP is nan
-            self.best_ap, self.best_epoch, self.best_metrics = metrics.ap, self.epoch, metrics
-            if self.ranks.first:
-                store.save(self.folder / "best.safetensors", weights, metadata)
-        return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
 
     def _score(self) -> str:
         return (
@@ -386,16 +382,6 @@ class Trainer:
     def _patience_is_over(self) -> bool:
         patience, epochs = self.config.train.patience, self.config.train.epochs or 0
         return bool(patience and self.best_epoch and self.epoch - self.best_epoch >= patience * epochs)
-
-    def _summary(self) -> dict[str, Any]:
-        return {
-            "data": str(self.dataset.root),
-            "images": len(self.train_records),
-            "epochs": self.config.train.epochs,
-            "steps": self.steps,
-            "seed": self.config.seed,
-            "seconds": round(self.seconds, 1),
-        }
 
     def say(self, line: str | None) -> None:
         """A line for the log and the terminal, where there is one."""

@@ -148,6 +148,7 @@ def fine_tune(
         batch_size=min(BATCH, len(records)),
         seed=config.seed,
         workers=config.data.workers,
+        pin_memory=place.type == "cuda",
     )
     optimizer = torch.optim.Adam(student.parameters(), lr=rate)
     steps, step = epochs * len(loader), 0
@@ -159,7 +160,7 @@ def fine_tune(
                 for batch in loader.epoch(epoch, "plain"):
                     for group in optimizer.param_groups:
                         group["lr"] = rate * _factor(step, steps)
-                    images = student.normalise(batch.images.to(place))
+                    images = student.normalise(batch.images.to(place, non_blocking=True))
                     loss = distance(student, teacher, images, form.options.queries)
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError, nearest
@@ -43,6 +45,10 @@ class DetectionModel(nn.Module):
         self.num_classes = num_classes
         part = config.backbone if backbone is None else backbone
         self.backbone = build_backbone(part, config.encoder.backbone_strides, in_backbone)
+        # (2, 3, 1, 1). No buffer: it belongs to no checkpoint, and stays float32 whatever the weights become.
+        self._mean_std = torch.tensor([self.backbone.mean, self.backbone.std], dtype=torch.float32)[
+            ..., None, None
+        ]
         self.encoder = HybridEncoder(
             self.backbone.channels,
             config.encoder,
@@ -65,10 +71,19 @@ class DetectionModel(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> the float images that the backbone was made for."""
         scaled = images.float() / 255
-        mean, std = self.backbone.mean, self.backbone.std
-        if tuple(mean) == (0, 0, 0) and tuple(std) == (1, 1, 1):
+        if tuple(self.backbone.mean) == (0, 0, 0) and tuple(self.backbone.std) == (1, 1, 1):
             return scaled
-        return (scaled - scaled.new_tensor(mean)[:, None, None]) / scaled.new_tensor(std)[:, None, None]
+        known = self._mean_std
+        mean, std = known if known.device == scaled.device else known.to(scaled.device)
+        return (scaled - mean) / std
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``to`` and its relatives call; the mean and the deviation go along, so that no image waits for them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+        device = next(self.parameters()).device
+        if device.type != "meta":  # which would forget the values
+            self._mean_std = self._mean_std.to(device)
+        return self
 
     def forward(
         self,

@@ -111,10 +111,18 @@ class Targets:
         return sum(len(labels) for labels in self.labels)
 
     def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device, copied without blocking where the source is pinned."""
-        return Targets(
-            [labels.to(device, non_blocking=True) for labels in self.labels],
-            [boxes.to(device, non_blocking=True) for boxes in self.boxes],
-            self.image_ids,
-            self.noise,
-        )
+        """The same targets on another device: two copies, however many images there are.
+
+        On their way to a GPU they go through pinned memory, so that nothing waits.
+        """
+        place = torch.device(device)
+        return Targets(_moved(self.labels, place), _moved(self.boxes, place), self.image_ids, self.noise)
+
+
+def _moved(rows: list[Tensor], device: torch.device) -> list[Tensor]:
+    if all(row.device.type == device.type for row in rows):
+        return [row.to(device, non_blocking=True) for row in rows]
+    together = torch.cat(rows)
+    if device.type == "cuda":
+        together = together.pin_memory()
+    return list(torch.split(together.to(device, non_blocking=True), [len(row) for row in rows]))

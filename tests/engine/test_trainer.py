@@ -1,0 +1,68 @@
+"""What a training step asks of a GPU, counted on one that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.gpu import GPU, FakeGPU, on_gpu
+from flexdetr.data.detect import read
+from flexdetr.data.scenes import draw_scenes
+from flexdetr.engine import fit, trainer
+from flexdetr.engine.evaluate import detect
+from flexdetr.engine.pace import Pace
+from flexdetr.engine.sinks import TrainingDisplay
+from flexdetr.presets import resolve
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_scenes(tmp_path_factory.mktemp("counted"), train=8, val=3, test=0, size=(96, 96))
+
+
+@pytest.fixture
+def run(data, tmp_path, monkeypatch):
+    """A run that takes the CPU for a GPU."""
+    monkeypatch.setattr(trainer, "choose_device", lambda _name: GPU)
+    train = {"epochs": 1, "batch_size": 4, "precision": "fp32"}
+    config = resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
+    dataset = read(data, val_fraction=0.15, seed=0)
+    with FakeGPU() as gpu:
+        one = fit.Trainer(dataset, config, fit.start(config, dataset.classes), tmp_path / "run", quiet=True)
+        one.display, one.pace, one.gpu = TrainingDisplay(2, quiet=True), Pace(2, 1, 1.0), gpu
+        one.model.train()
+        yield one
+
+
+def test_the_model_and_its_averages_are_on_the_gpu(run):
+    tensors = [*run.model.parameters(), *run.ema.model.state_dict().values(), *run.criterion.buffers()]
+    assert all(on_gpu(tensor) for tensor in tensors)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_waits_once_to_match_each_micro_batch_and_once_to_be_judged(run, parts):
+    """Losses stay on the device: some forty terms a step, each of which would wait if it were read."""
+    run.parts = parts
+    for batch in run.loader.epoch(0, "plain"):
+        run.gpu.reset()
+        run._step(batch)
+        files = {place.partition(":")[0]: count for place, count in run.gpu.syncs.items()}
+        assert files == {"matcher.py": parts, "sentinels.py": 1}, run.gpu.syncs
+    assert len(run.terms.read()) > 10
+
+
+def test_nothing_that_a_step_copies_to_the_gpu_waits(run):
+    counts = []
+    for batch in run.loader.epoch(0, "plain"):
+        run.gpu.reset()
+        run._step(batch)
+        assert [copy for copy in run.gpu.copies if copy.waits] == []
+        counts.append(len(run.gpu.copies))
+    assert counts[1] <= 8, run.gpu.copies  # images, labels, boxes, noise, and what the criterion indexes with
+
+
+def test_an_evaluation_copies_images_from_pinned_memory_and_reads_each_answer_once(run):
+    run.gpu.reset()
+    detect(run.ema.model, run.val_loader, device=GPU)
+    assert len(run.val_loader) == 1
+    assert [copy for copy in run.gpu.copies if copy.waits] == []
+    assert sum(run.gpu.syncs.values()) == 3, run.gpu.syncs  # boxes, scores, labels
