@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from flexdetr.cli import VERBS, answers, describe, main
+from flexdetr.cli import GROUPS, VERBS, answers, describe, main
 from flexdetr.config import ConfigError
 
 
@@ -44,6 +44,17 @@ def test_every_verb_explains_itself(flexdetr, verb: str) -> None:
     answer = flexdetr(verb, "--help")
     assert answer.status == 0
     assert f"Usage: flexdetr {verb}" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("group", "verb"), [(name, verb) for name, (_, verbs) in GROUPS.items() for verb in verbs]
+)
+def test_verbs_of_two_words_explain_themselves(flexdetr, group: str, verb: str) -> None:
+    assert f"  {group} " in flexdetr("--help").out
+    assert f"  {verb} " in flexdetr(group, "--help").out
+    answer = flexdetr(group, verb, "--help")
+    assert answer.status == 0
+    assert f"Usage: flexdetr {group} {verb}" in answer.out
 
 
 def test_models_as_table_and_as_json(flexdetr) -> None:

@@ -19,6 +19,7 @@ from flexdetr.cli.ablate import ablate
 from flexdetr.cli.bench import bench
 from flexdetr.cli.check import check
 from flexdetr.cli.convert import convert
+from flexdetr.cli.data import DATA_VERBS
 from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.export import export
@@ -38,6 +39,10 @@ VERBS: dict[str, Callable[..., Any]] = {
     "config": describe.config,
     "ablate": ablate,
     "demo": demo,
+}
+# Verbs of two words, by the first: what it is about, and its verbs.
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "data": ("Convert, divide, merge, count and look at data sets.", DATA_VERBS),
 }
 
 
@@ -68,6 +73,11 @@ def make_app() -> typer.Typer:
     app.callback()(_flexdetr)
     for name, verb in VERBS.items():
         app.command(name)(verb)
+    for name, (about, verbs) in GROUPS.items():
+        group = typer.Typer(no_args_is_help=True, help=about, rich_markup_mode=None)
+        for below, verb in verbs.items():
+            group.command(below)(verb)
+        app.add_typer(group, name=name)
     return app
 
 

@@ -6,19 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexdetr.data import coco, voc, yolo
-from flexdetr.data.dataset import Dataset, Record, UnrecognisedDataError, cut_validation
+from flexdetr.data.dataset import SPLITS, Dataset, Record, UnrecognisedDataError, cut_validation
 
 # Folders inside a data set, which are not taken for its root when a file in them is given.
 _INNER = {*coco.FOLDERS, *voc.ANNOTATION_FOLDERS, *voc.IMAGE_FOLDERS, "ImageSets", "Main"}
 _DEEPEST = 4
 
 
-def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Dataset:
+def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) -> Dataset:
     """Reads a data set in COCO JSON, Pascal VOC XML or YOLO txt.
 
     Args:
         root: the folder, or a file inside it.
-        val_fraction: share of the training images taken for validation where the data set has no such split.
+        val_fraction: share of the training images taken for validation where the data set has no such split; None
+            leaves the splits as they are.
         seed: decides which.
 
     Returns:
@@ -32,6 +33,8 @@ def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Data
     if not given.exists():
         raise UnrecognisedDataError(f"{given} does not exist")
     dataset, splits = _read(given)
+    if val_fraction is None:
+        return replace(dataset, splits={name: splits[name] for name in SPLITS if splits.get(name)})
     found, notes = cut_validation(splits, val_fraction, seed)
     return replace(dataset, splits=found, notes=(*dataset.notes, *notes))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 36
+_BAR, _NAMES, _NUMBERS, _LONGEST_NAME = 20, 130, 60, 20  # of a bar chart: pixels, and characters
 _GOLDEN_ANGLE = 0.381966  # of a full turn: neighbouring lines differ in hue
 
 
@@ -78,8 +79,51 @@ def line_chart(
     )
 
 
-def matrix(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: str) -> str:
-    """A table of counts, darker where a row has more of its objects; rows are the truth, columns the answers."""
+class Bar(NamedTuple):
+    """One bar of a chart.
+
+    Attributes:
+        name: beside it.
+        number: its length.
+    """
+
+    name: str
+    number: int
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str) -> str:
+    """Counts as bars below each other, each with its name on the left and its number at its end."""
+    if not any(bar.number for bar in bars):
+        return f"<figure><figcaption>{escape(title)}</figcaption><p>nothing to show</p></figure>"
+    longest = max(bar.number for bar in bars)
+    height = _BAR * len(bars)
+    parts = []
+    for index, bar in enumerate(bars):
+        length = bar.number / longest * (_WIDTH - _NAMES - _NUMBERS)
+        middle = index * _BAR + _BAR / 2 + 4
+        name = bar.name if len(bar.name) <= _LONGEST_NAME else f"{bar.name[: _LONGEST_NAME - 3]}..."
+        parts.append(f'<text x="{_NAMES - 6}" y="{middle}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect x="{_NAMES}" y="{index * _BAR + 3}" width="{length:.1f}" height="{_BAR - 6}" class="bar"/>'
+        )
+        parts.append(f'<text x="{_NAMES + length + 5:.1f}" y="{middle}">{bar.number:,}</text>')
+    return (
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+    )
+
+
+def matrix(
+    names: Sequence[str], counts: Sequence[Sequence[int]], *, title: str, corner: str = "object \\ answer"
+) -> str:
+    """A table of counts, darker where a row has more of its objects.
+
+    Args:
+        names: of rows and columns.
+        counts: row by row; of a confusion matrix rows are the truth, columns the answers.
+        title: what it shows.
+        corner: what stands in its first cell.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = []
     for name, row in zip(names, counts, strict=True):
@@ -91,7 +135,7 @@ def matrix(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: str)
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     return (
         f'<figure class="wide"><figcaption>{escape(title)}</figcaption><div class="scroll"><table class="matrix">'
-        f"<tr><th>object \\ answer</th>{head}</tr>{''.join(rows)}</table></div></figure>"
+        f"<tr><th>{escape(corner)}</th>{head}</tr>{''.join(rows)}</table></div></figure>"
     )
 
 
