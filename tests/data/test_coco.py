@@ -132,7 +132,7 @@ def test_unknown_category_is_refused_with_line_and_range(tmp_path, write_coco):
     assert _ids(dataset) == {"a.png": [1]}
 
 
-@pytest.mark.parametrize("bbox", [[1, 2, 3], None, [1, 2, "3", 4], [[1, 2, 3, 4]]])
+@pytest.mark.parametrize("bbox", [[1, 2, 3], None, [1, 2, "x", 4], [[1, 2, 3, 4]]])
 def test_malformed_boxes_are_errors(tmp_path, write_coco, bbox):
     annotations = [{"id": 9, "image_id": 100, "category_id": 1, "bbox": bbox}]
     (error,) = read(write_coco(tmp_path / "a.json", {"a.png": []}, {1: "c"}, annotations=annotations)).errors

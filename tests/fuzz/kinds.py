@@ -236,6 +236,14 @@ def _artifact_command(there: Path, material: Material, draw: Draw) -> list[str]:
     return [*draw.choice(commands)]
 
 
+def coco_json(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """COCO's annotations."""
+    there = folder / "coco"
+    shutil.copytree(material.data("coco"), there)
+    _change_json(there / "annotations" / f"instances_{draw.choice(('train', 'train', 'val'))}.json", draw)
+    return _data_command(there, material, draw)
+
+
 def voc_xml(material: Material, folder: Path, draw: Draw) -> list[str]:
     """Pascal VOC's annotations."""
     there = folder / "voc"
@@ -453,7 +461,7 @@ KINDS: dict[str, Kind] = {
     kind.__name__: kind
     for kind in (
         checkpoint_bytes, checkpoint_header, checkpoint_metadata, checkpoint_numbers, foreign_bytes, foreign_pickle,
-        foreign_tree, foreign_folder, artifact_metadata, artifact_files, voc_xml, yolo_labels, data_yaml,
+        foreign_tree, foreign_folder, artifact_metadata, artifact_files, coco_json, voc_xml, yolo_labels, data_yaml,
         lists, pictures, config_yaml, options, plan_yaml, ablation_folder, run_config, run_state, run_metrics,
     )
 }  # fmt: skip

@@ -97,6 +97,7 @@ def check(
             progress(done, len(records))
 
     defects = [*dataset.defects, *broken_images(records, advance).values(), *shared_images(dataset)]
+    defects += [*dataset.lost_labels(), *crowd_warnings(dataset)]
     histogram: dict[str, dict[str, int]] = {name: {} for name in dataset.classes.names}
     for split, split_records in dataset.splits.items():
         counts = count_labels(split_records, len(dataset.classes))
@@ -132,6 +133,29 @@ def count_labels(records: Iterable[Record], num_classes: int) -> list[LabelCount
         ordinary = np.bincount(record.labels[~record.iscrowd], minlength=num_classes)
         table += ordinary, ordinary > 0, np.bincount(record.labels[record.iscrowd], minlength=num_classes)
     return [LabelCount(*column) for column in table.T.tolist()]
+
+
+def crowd_warnings(dataset: Dataset) -> list[Defect]:
+    """A warning where most boxes, of the whole data set or else of one split, are crowd regions."""
+    counts = {
+        split: (sum(map(len, records)), sum(int(record.iscrowd.sum()) for record in records))
+        for split, records in dataset.splits.items()
+    }
+    whole = sum(total for total, _ in counts.values()), sum(crowds for _, crowds in counts.values())
+    suspects = (
+        {"": whole} if 2 * whole[1] > whole[0] else {f" of the {name} split": counts[name] for name in counts}
+    )
+    return [
+        Defect(
+            "warning",
+            dataset.root,
+            None,
+            f"{crowds} of {total} boxes{where} are crowd regions (iscrowd 1), which are neither trained on nor scored; "
+            'CVAT exports masks so. To take them as objects, set "iscrowd" to 0 in the annotation file',
+        )
+        for where, (total, crowds) in suspects.items()
+        if 2 * crowds > total
+    ]
 
 
 def shared_images(dataset: Dataset) -> list[Defect]:
@@ -187,19 +211,29 @@ def usable_records(
     mine = (split, "train") if split == "val" else (split,)
     errors = [defect for defect in dataset.errors if defect.split is None or defect.split in mine]
     errors += bad.values()
-    if errors and not skip_bad:
-        shown = "\n".join(f"  {defect}" for defect in errors[:_SHOWN])
-        more = (
-            f"\n  and {len(errors) - _SHOWN} more (flexdetr check lists all)" if len(errors) > _SHOWN else ""
-        )
-        raise DataError(
-            f"{dataset.root} has {len(errors)} files or boxes that cannot be used:\n{shown}{more}\n"
-            "Mend them, or go on without them: --set data.skip_bad=true"
-        )
+    _refuse(dataset, split, mine, errors, skip_bad=skip_bad)
     usable = tuple(record for record in dataset.split(split) if record.path not in bad)
     if not usable:
         raise DataError(f"{dataset.root}: the {split} split has no images")
     return usable
+
+
+def _refuse(
+    dataset: Dataset, split: str, mine: tuple[str, ...], errors: list[Defect], *, skip_bad: bool
+) -> None:
+    lost = [defect for defect in dataset.lost_labels() if defect.split in mine]
+    nothing = bool(lost) and not any(map(len, dataset.splits.get(split, ())))
+    if (skip_bad and not nothing) or not (lost or errors):
+        return
+    if lost:  # what was dropped with a mere warning matters now
+        dropped = (one for one in dataset.defects if one.severity == "warning" and one.split in mine)
+        errors = [*lost, *errors, *dropped]
+    shown = "\n".join(f"  {defect}" for defect in errors[:_SHOWN])
+    more = f"\n  and {len(errors) - _SHOWN} more (flexdetr check lists all)" if len(errors) > _SHOWN else ""
+    advice = "Mend them" if nothing else "Mend them, or go on without them: --set data.skip_bad=true"
+    raise DataError(
+        f"{dataset.root} has {len(errors)} files or boxes that cannot be used:\n{shown}{more}\n{advice}"
+    )
 
 
 def broken_images(

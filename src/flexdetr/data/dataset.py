@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +103,8 @@ class Dataset:
         splits: readable records by split; keys among "train", "val", "test".
         defects: all that was found wrong.
         notes: what a person should know about how it was read.
+        written: labels that the annotation files hold for each split, used or not, before validation images were cut
+            from the training images.
     """
 
     root: Path
@@ -111,11 +113,26 @@ class Dataset:
     splits: Mapping[str, tuple[Record, ...]]
     defects: tuple[Defect, ...] = ()
     notes: tuple[str, ...] = ()
+    written: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Defect, ...]:
         """The defects that keep a file from being used."""
         return tuple(defect for defect in self.defects if defect.severity == "error")
+
+    def lost_labels(self) -> list[Defect]:
+        """An error for each split that keeps fewer than half of the labels that were written for it."""
+        found = []
+        for split, written in self.written.items():
+            parts = (split,) if split != "train" or "val" in self.written else ("train", "val")
+            kept = sum(len(record) for part in parts for record in self.splits.get(part, ()))
+            if 2 * kept < written:
+                message = (
+                    f"of {written} labels of the {split} split {kept or 'none'} can be used; mend what is said of the "
+                    "others, or train on other data"
+                )
+                found.append(Defect("error", self.root, None, message, split))
+        return found
 
     def split(self, name: str) -> tuple[Record, ...]:
         """The records of one split.

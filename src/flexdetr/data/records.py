@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +58,18 @@ class RawImage:
     declared: tuple[int, int] | None = None
     fractions: bool = False
     boxes: list[RawBox] = field(default_factory=list)
+
+
+def fraction_like(boxes_xyxy: Sequence[tuple[float, float, float, float]]) -> NDArray[np.bool_]:
+    """(N,) of boxes that were meant as pixels: which look like fractions of the image, of 0 to 1.
+
+    Whole numbers do not: they may be the image's first pixel.
+    """
+    boxes = np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    inside = ((boxes >= -0.5) & (boxes <= 1.5)).all(axis=1)
+    small = (np.diff(boxes.reshape(-1, 2, 2), axis=1)[:, 0] <= 1).all(axis=1)
+    broken = (boxes != np.round(boxes)).any(axis=1)
+    return np.asarray(inside & small & broken, dtype=np.bool_)
 
 
 def assemble(raw: RawImage, defects: list[Defect]) -> Record | None:

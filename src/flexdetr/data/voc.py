@@ -109,9 +109,6 @@ def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, .
     of the sorted names. Coordinates start at 1 and include the last pixel, as the devkit defines them, unless
     some coordinate of the set is 0: then all start at 0 and exclude it. Objects marked difficult are ordinary
     objects.
-
-    Returns:
-        the data set without splits, and its splits as the format gives them.
     """
     defects: list[Defect] = []
     notes = list(layout.notes)
@@ -137,7 +134,8 @@ def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, .
         splits[split] = tuple(record for record in records if record is not None)
         defects += in_split(found, split)
     _note_unlabelled(layout, images, defects)
-    return Dataset(root, "voc", classes, {}, tuple(defects), tuple(notes)), splits
+    written = {split: sum(len(image.objects) for image in described) for split, described in parsed.items()}
+    return Dataset(root, "voc", classes, {}, tuple(defects), tuple(notes), written), splits
 
 
 def parse_xml(text: str) -> Node:

@@ -56,15 +56,13 @@ def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, .
     The classes' ids are the numbers that the label files use. An image without a label file has no objects.
     Polygons become the boxes around them.
 
-    Returns:
-        the data set without splits, and its splits as ``data.yaml`` gives them.
-
     Raises:
         DataError: where an entry of ``data.yaml`` leads nowhere.
     """
     defects: list[Defect] = []
     notes: list[str] = []
     splits: dict[str, tuple[Record, ...]] = {}
+    written: dict[str, int] = {}
     polygons = 0
     for split, entries in data.entries.items():
         try:
@@ -78,7 +76,8 @@ def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, .
         records: list[Record | None] = []
         found: list[Defect] = []
         for path in images:
-            boxes, outlines = _labels(path, data.classes, found)
+            boxes, outlines, lines = _labels(path, data.classes, found)
+            written[split] = written.get(split, 0) + lines
             polygons += outlines
             if boxes is not None:
                 raw = RawImage(path, ids[path], label_file(path), fractions=True, boxes=boxes)
@@ -87,7 +86,7 @@ def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, .
         splits[split] = tuple(record for record in records if record is not None)
     if polygons:
         notes.append(f"{polygons} label lines are polygons; the boxes around them were taken")
-    return Dataset(root, "yolo", data.classes, {}, tuple(defects), tuple(notes)), splits
+    return Dataset(root, "yolo", data.classes, {}, tuple(defects), tuple(notes), written), splits
 
 
 def label_file(image: Path) -> Path:
@@ -135,21 +134,22 @@ def parse_line(line: str, classes: Classes) -> tuple[int, tuple[float, float, fl
     )
 
 
-def _labels(image: Path, classes: Classes, defects: list[Defect]) -> tuple[list[RawBox] | None, int]:
-    """The boxes of an image and how many of them are polygons; None where a line is unusable."""
+def _labels(image: Path, classes: Classes, defects: list[Defect]) -> tuple[list[RawBox] | None, int, int]:
+    """The boxes of an image, None where a line is unusable; how many are polygons; how many labels there are."""
     path = label_file(image)
     if not path.is_file():
-        return [], 0
+        return [], 0, 0
     try:
         lines = read_text(path).splitlines()
     except TextError as error:
         defects.append(Defect("error", path, None, str(error)))
-        return None, 0
+        return None, 0, 0
     boxes: list[RawBox] = []
-    polygons, usable = 0, True
+    polygons, usable, written = 0, True, 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        written += 1
         try:
             index, xyxy, outline = parse_line(line, classes)
         except LineError as error:
@@ -158,7 +158,7 @@ def _labels(image: Path, classes: Classes, defects: list[Defect]) -> tuple[list[
             continue
         boxes.append(RawBox(xyxy, index, number))
         polygons += outline
-    return (boxes if usable else None), polygons
+    return (boxes if usable else None), polygons, written
 
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the YAML file holds

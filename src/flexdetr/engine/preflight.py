@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from flexdetr.data.check import LabelCount, count_labels, shared_images
+from flexdetr.data.check import LabelCount, count_labels, crowd_warnings, shared_images
 from flexdetr.draw import annotate, contact_sheet
 from flexdetr.engine import state as run_state
 from flexdetr.engine.recipe import phase
@@ -66,7 +66,7 @@ def introduce(run: Trainer) -> None:
 def _warn(run: Trainer) -> None:
     """Warnings about the data; errors have been refused, or left out by the user's wish."""
     defects = [one for one in run.dataset.defects if one.severity == "warning"]
-    defects += shared_images(run.dataset)
+    defects += [*crowd_warnings(run.dataset), *shared_images(run.dataset)]
     if defects:
         shown = "".join(f"\n  {one}" for one in defects[:_SHOWN])
         more = "\n  flexdetr check lists all of them, with what is wrong" if len(defects) > _SHOWN else ""
