@@ -84,18 +84,21 @@ class EncoderConfig(Part):
     Attributes:
         strides: of the levels, finest first; taken from the backbone, but by "lite", which makes all after the first.
         width: channels of every level.
+        project: bring every level to ``width`` by a 1x1 convolution; without, levels keep the backbone's channels, as
+            in YOLOv8.
         intra: intra-scale block: "aifi" (attention), "sppf", "gap" (DEIMv2's smallest) or "none".
         intra_layers: how many of them.
         ffn: hidden width of the intra-scale feed-forward network.
         heads: attention heads.
         fusion: cross-scale block: "csprep" (RT-DETR), "gelan" (D-FINE), "gelan_sum", "gelan_lean" and "lite" (DEIMv2's
-            small, large and smallest models), or "ghost" (light).
+            small, large and smallest models), "ghost" (light), or "pan_c2f" (YOLOv8).
         expansion: hidden width of the fusion blocks relative to ``width``.
         depth: number of bottlenecks in a fusion block relative to the published three.
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
     width: int = Field(default=256, gt=0, le=4096)
+    project: bool = True
     intra: Annotated[str, one_of(INTRA)] = "aifi"
     intra_layers: int = Field(default=1, ge=0, le=32)
     ffn: int = Field(default=1024, gt=0, le=32_768)
@@ -119,6 +122,12 @@ class EncoderConfig(Part):
         if int(self.width * self.expansion) < FUSIONS[self.fusion].least:
             raise ValueError(
                 f"expansion {self.expansion} of width {self.width} leaves no channels; make either larger"
+            )
+        if not self.project and not FUSIONS[self.fusion].own_widths:
+            able = ", ".join(name for name, row in FUSIONS.items() if row.own_widths)
+            raise ValueError(
+                f"fusion={self.fusion} needs levels of one width; set encoder.project=true, or encoder.fusion to one "
+                f"of {able}"
             )
         check = INTRA[self.intra].check
         if check is not None:

@@ -45,6 +45,7 @@ HEAVY = {
     *(f"resnet{depth}_vd" for depth in (34, 101)),
     *(f"ghostnetv3_{width}" for width in ("100", "130", "160")),
     *("ghostnet_100", "ghostnet_130", "ghostnetv2_130", "ghostnetv2_160", "mobilenetv1_125"),
+    *(f"cspdarknet_c2f_{size}" for size in "smlx"),
 }
 
 
@@ -72,6 +73,10 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "backbone": "ghostnetv3_050",
         "attention": {"backbone.16": "coordinate", "encoder.16": "simam", "encoder.32": "ema"},
         "encoder": {"fusion": "gelan", "intra": "sppf"},
+    },
+    "yolov8": {
+        "backbone": "cspdarknet_c2f_n",
+        "encoder": {"fusion": "pan_c2f", "intra": "sppf", "project": False},
     },
     "timm": {"backbone": "mobilenetv1_100", "encoder": {"fusion": "ghost", "intra": "none"}},
     "deimv2": {"encoder": {"fusion": "lite", "intra": "gap"}},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flexdetr.config import BackboneConfig, EncoderConfig
+from flexdetr.config import BackboneConfig, ConfigError, EncoderConfig, build
 from flexdetr.model.backbones import build_backbone
 from flexdetr.model.csprep import CSPRepLayer, RepVggBlock
 from flexdetr.model.encoder import HybridEncoder
@@ -34,12 +36,12 @@ def test_every_row(
     config = EncoderConfig(width=width, heads=4, fusion=name, expansion=expansion, depth=depth)
     way = fusion(name)
     fine, coarse = torch.randn(2, 1, width, 6, 10, dtype=torch.float64).unbind(0)
-    parts = (way.block(config), way.lateral(width), way.downsample(width))
+    parts = (way.block(config, way.joined(width, width), width), way.lateral(width), way.downsample(width))
     shapes = [(6, 10), (6, 10), (3, 5)]
     inputs = [fine + coarse if way.summed else torch.cat([fine, coarse], 1), fine, fine]
     for part, shape, x in zip(parts, shapes, inputs, strict=True):
         part = randomise(part).double()
-        out = part(x)
+        out = part(x.clone().requires_grad_())
         assert out.shape == (1, width, *shape)
         if isinstance(part, nn.Identity):  # no lateral convolution
             continue
@@ -53,14 +55,17 @@ def test_every_row(
 
 def test_ghost_is_light_and_gelan_between() -> None:
     config = EncoderConfig(width=128)
-    sizes = {name: parameters(fusion(name).block(config)) for name in FUSIONS}
+    sizes = {name: parameters(fusion(name).block(config, 256, 128)) for name in FUSIONS}
     assert sizes["ghost"] < 0.4 * sizes["csprep"]
     assert sizes["gelan"] < sizes["csprep"]
 
 
 def test_lean_leaves_the_3x3_convolutions_out() -> None:
     config = EncoderConfig(width=128)
-    sizes = [parameters(fusion(name).block(config)) for name in ("gelan", "gelan_sum", "gelan_lean")]
+    sizes = [
+        parameters(fusion(name).block(config, fusion(name).joined(128, 128), 128))
+        for name in ("gelan", "gelan_sum", "gelan_lean")
+    ]
     # One input of D channels less; then two 3x3 convolutions with their norms.
     assert sizes[0] - sizes[1] == 128 * 256
     assert sizes[1] - sizes[2] == 2 * (64 * 64 * 9 + 2 * 64)
@@ -68,7 +73,8 @@ def test_lean_leaves_the_3x3_convolutions_out() -> None:
 
 def test_gelan_has_d_fines_size() -> None:
     """D-FINE-N: d 128, expansion 0.34, depth 0.5: hidden width 21 and two blocks (golden/dfine_n.keys.tsv)."""
-    block = fusion("gelan").block(EncoderConfig(width=128, fusion="gelan", expansion=0.34, depth=0.5))
+    config = EncoderConfig(width=128, fusion="gelan", expansion=0.34, depth=0.5)
+    block = fusion("gelan").block(config, 256, 128)
     assert isinstance(block, Gelan)
     assert tuple(block.project.conv.weight.shape) == (128, 298, 1, 1)
     assert [len(step[0].bottlenecks) for step in block.steps] == [2, 2]
@@ -190,3 +196,40 @@ def test_sizes_of_deimv2s_smallest(cut: str, width: int, of_backbone: int, of_en
     backbone = build_backbone(BackboneConfig(name=f"hgnetv2_{cut}"), config.backbone_strides)
     assert parameters(backbone) == of_backbone
     assert parameters(HybridEncoder(backbone.channels, config)) == of_encoder
+
+
+@pytest.mark.parametrize(("size", "depth"), [("n", 0.34), ("s", 0.34), ("m", 0.67), ("l", 1.0), ("x", 1.0)])
+def test_pan_c2f_has_yolov8s_size(size: str, depth: float, shared: Path) -> None:
+    """On the backbone's own channels, with the same constants in every batch norm."""
+    row = json.loads((shared / "golden" / "yolov8_counts.json").read_text(encoding="utf-8"))["sizes"][size]
+    channels = [row["channels"][f"stride{stride}"] for stride in (8, 16, 32)]
+    config = EncoderConfig(fusion="pan_c2f", project=False, intra="none", depth=depth)
+    with torch.device("meta"):
+        encoder = HybridEncoder(channels, config)
+        levels = encoder([torch.zeros(1, c, s, s) for c, s in zip(channels, (8, 4, 2), strict=True)])
+    assert parameters(encoder) == row["trainable"]["neck"]
+    assert encoder.channels == tuple(channels)
+    assert [tuple(level.shape) for level in levels] == [
+        (1, c, s, s) for c, s in zip(channels, (8, 4, 2), strict=True)
+    ]
+    norms = [part for part in encoder.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
+
+
+@pytest.mark.parametrize("name", [name for name, row in FUSIONS.items() if row.own_widths])
+def test_levels_of_their_own_widths(name: str) -> None:
+    config = EncoderConfig(fusion=name, project=False, intra="sppf", depth=0.34)
+    encoder = HybridEncoder([8, 10, 14], config)
+    levels = encoder([torch.randn(2, c, s, s) for c, s in zip((8, 10, 14), (8, 4, 2), strict=True)])
+    assert [level.shape[1] for level in levels] == [8, 10, 14]
+
+
+def test_aifi_needs_one_width() -> None:
+    with pytest.raises(ConfigError, match=r"set encoder\.project=true, or encoder\.intra=sppf"):
+        build({"encoder": {"project": False}})
+
+
+@pytest.mark.parametrize("name", [name for name, row in FUSIONS.items() if not row.own_widths])
+def test_sums_need_one_width(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"fusion={name} needs levels of one width"):
+        build({"encoder": {"fusion": name, "project": False, "intra": "none"}})

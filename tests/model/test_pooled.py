@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexdetr.config import EncoderConfig
 from flexdetr.model.pooled import SPPF
 
 
 def test_sppf_pools_further_and_further() -> None:
     torch.manual_seed(0)
-    module = SPPF(EncoderConfig(width=8)).eval()
+    module = SPPF(8).eval()
     seen: list[Tensor] = []
     module.expand.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     level = torch.randn(1, 8, 16, 16)

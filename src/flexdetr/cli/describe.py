@@ -205,13 +205,15 @@ def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
     """A configuration in short; the sizes are those with ``num_classes`` classes."""
     encoder = config.encoder
     height, width = config.image_size
+    channels = f"{encoder.width}x" if encoder.project else ""
     facts: dict[str, Any] = {
         "model": config.model,
         "image_size": [height, width],
         "backbone": config.backbone.name,
-        "encoder": f"{encoder.intra} x{encoder.intra_layers}, {encoder.fusion}, width {encoder.width}",
+        "encoder": f"{encoder.intra} x{encoder.intra_layers}, {encoder.fusion}, "
+        + (f"width {encoder.width}" if encoder.project else "the backbone's widths"),
         "levels": {
-            f"stride {stride}": f"{encoder.width}x{height // stride}x{width // stride}"
+            f"stride {stride}": f"{channels}{height // stride}x{width // stride}"
             for stride in encoder.strides
         },
         "head": f"{config.head.name}, {config.head.summary()}",

@@ -85,13 +85,13 @@ def lateral(width: int) -> nn.Module:
     return ConvBNAct(width, width, 1, act="silu")
 
 
-def _block(config: EncoderConfig) -> nn.Module:
-    hidden = int(config.width * config.expansion)
-    return CSPRepLayer(2 * config.width, config.width, hidden, blocks_of(config))
+def _block(config: EncoderConfig, channels: int, out: int) -> nn.Module:
+    return CSPRepLayer(channels, out, int(out * config.expansion), blocks_of(config))
 
 
-def _downsample(width: int) -> nn.Module:
+def downsample(width: int) -> nn.Module:
+    """The stride-2 step of the bottom-up path."""
     return ConvBNAct(width, width, 3, stride=2, act="silu")
 
 
-CSPREP = Fusion(_block, lateral, _downsample)
+CSPREP = Fusion(_block, lateral, downsample)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError, nearest
 from flexdetr.model.backbones import build_backbone
-from flexdetr.model.encoder import HybridEncoder
+from flexdetr.model.encoder import HybridEncoder, encoder_channels
 from flexdetr.model.fuse import FuseError
 from flexdetr.model.heads.base import build_head
 from flexdetr.model.inserts import build_insert
@@ -49,12 +49,14 @@ class DetectionModel(nn.Module):
         self._mean_std = torch.tensor([self.backbone.mean, self.backbone.std], dtype=torch.float32)[
             ..., None, None
         ]
+        channels = encoder_channels(self.backbone.channels, config.encoder)
+        widths = dict(zip(config.encoder.strides, channels, strict=True))
         self.encoder = HybridEncoder(
             self.backbone.channels,
             config.encoder,
-            {stride: build_insert(name, config.encoder.width) for stride, name in in_encoder.items()},
+            {stride: build_insert(name, widths[stride]) for stride, name in in_encoder.items()},
         )
-        self.head = build_head(config.head, config.encoder.width, config.encoder.strides, num_classes)
+        self.head = build_head(config.head, channels, config.encoder.strides, num_classes)
 
     def train(self, mode: bool = True) -> Self:
         """Like ``nn.Module.train``.

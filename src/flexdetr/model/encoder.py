@@ -6,6 +6,7 @@ RT-DETR, arXiv 2304.08069, section 4.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,37 +18,52 @@ from flexdetr.model.fusion import fusion
 from flexdetr.model.intra import build_intra
 
 
+def encoder_channels(channels: Sequence[int], config: EncoderConfig) -> tuple[int, ...]:
+    """Channels of the encoder's levels, from those of the backbone's: one width, or the backbone's own."""
+    return (config.width,) * len(config.strides) if config.project else tuple(channels)
+
+
 class HybridEncoder(nn.Module):
-    """Brings every level to one width, mixes within the coarsest and across all.
+    """Brings every level to one width, unless told otherwise, mixes within the coarsest and across all.
 
     Args:
         channels: channels of the backbone's levels, finest first; ``config.backbone_strides`` says which.
         config: the encoder's section.
         inserts: attention modules by stride, applied to the encoder's output level of that stride.
+
+    Attributes:
+        channels: of its own levels, finest first.
     """
 
     def __init__(
         self, channels: Sequence[int], config: EncoderConfig, inserts: Mapping[int, nn.Module] | None = None
     ) -> None:
         super().__init__()
-        width, way = config.width, fusion(config.fusion)
-        steps = len(config.strides) - 1
+        way = fusion(config.fusion)
+        self.channels = encoder_channels(channels, config)
+        pairs = list(pairwise(self.channels))
         self.strides = config.strides
         self.summed = way.summed
         self.input_proj = nn.ModuleList(
-            ConvBNAct(count, width, 1, act=None) if way.projects or count != width else nn.Identity()
-            for count in channels
+            ConvBNAct(count, width, 1, act=None)
+            if config.project and (way.projects or count != width)
+            else nn.Identity()
+            for count, width in zip(channels, self.channels, strict=False)
         )
-        self.made = nn.ModuleList(way.downsample(width) for _ in range(len(config.strides) - len(channels)))
-        self.intra = build_intra(config)
-        self.lateral = nn.ModuleList(way.lateral(width) for _ in range(steps))
-        self.top_down = nn.ModuleList(way.block(config) for _ in range(steps))
-        self.downsample = nn.ModuleList(way.downsample(width) for _ in range(steps))
-        self.bottom_up = nn.ModuleList(way.block(config) for _ in range(steps))
+        self.made = nn.ModuleList(way.downsample(width) for width in self.channels[len(channels) :])
+        self.intra = build_intra(config.model_copy(update={"width": self.channels[-1]}))
+        self.lateral = nn.ModuleList(way.lateral(coarse) for _, coarse in reversed(pairs))
+        self.top_down = nn.ModuleList(
+            way.block(config, way.joined(fine, coarse), fine) for fine, coarse in reversed(pairs)
+        )
+        self.downsample = nn.ModuleList(way.downsample(fine) for fine, _ in pairs)
+        self.bottom_up = nn.ModuleList(
+            way.block(config, way.joined(fine, coarse), coarse) for fine, coarse in pairs
+        )
         self.inserts = nn.ModuleDict({str(stride): insert for stride, insert in (inserts or {}).items()})
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone levels (B, C_l, h_l, w_l) -> encoder levels (B, D, h_l, w_l), finest first."""
+        """Backbone levels (B, C_l, h_l, w_l) -> encoder levels (B, D_l, h_l, w_l), finest first."""
         levels = [project(level) for project, level in zip(self.input_proj, features, strict=True)]
         for down in self.made:
             levels.append(down(levels[-1]))

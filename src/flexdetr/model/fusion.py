@@ -18,18 +18,23 @@ class Fusion(NamedTuple):
     """One way of fusing levels.
 
     Attributes:
-        block: the encoder's section -> fusion block, (B, 2D, h, w) -> (B, D, h, w), on two concatenated levels.
-        lateral: width D -> the 1x1 convolution before a level is raised.
-        downsample: width D -> the stride-2 step of the bottom-up path.
-        summed: the two levels are added instead, and blocks take (B, D, h, w).
-        projects: a level of width D is projected too; otherwise it is taken as it is.
+        block: the encoder's section, channels I of two concatenated levels, channels O of the level that they become
+            -> fusion block, (B, I, h, w) -> (B, O, h, w).
+        lateral: channels D -> the 1x1 convolution before a level is raised.
+        downsample: channels D -> the stride-2 step of the bottom-up path.
+        summed: the two levels, of the same width, are added instead.
+        projects: a level of the encoder's width is projected too; otherwise it is taken as it is.
     """
 
-    block: Callable[[EncoderConfig], nn.Module]
+    block: Callable[[EncoderConfig, int, int], nn.Module]
     lateral: Callable[[int], nn.Module]
     downsample: Callable[[int], nn.Module]
     summed: bool = False
     projects: bool = True
+
+    def joined(self, fine: int, coarse: int) -> int:
+        """Channels that a block takes, of two levels."""
+        return fine if self.summed else fine + coarse
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,23 @@ class FusionRow:
         least: the smallest width times expansion that leaves it a channel.
         takes: levels that the backbone gives, finest first, of which the others are made by the step of the bottom-up
             path; None takes all from the backbone.
+        own_widths: levels may differ in width.
     """
 
     place: str
     least: int = 1
     takes: int | None = None
+    own_widths: bool = True
 
 
 FUSIONS: Final[Mapping[str, FusionRow]] = {
     "csprep": FusionRow("flexdetr.model.csprep:CSPREP"),
     "gelan": FusionRow("flexdetr.model.gelan:GELAN", least=2),
-    "gelan_sum": FusionRow("flexdetr.model.gelan:GELAN_SUM", least=2),
-    "gelan_lean": FusionRow("flexdetr.model.gelan:GELAN_LEAN", least=2),
-    "lite": FusionRow("flexdetr.model.lite:LITE", least=2, takes=1),
+    "gelan_sum": FusionRow("flexdetr.model.gelan:GELAN_SUM", least=2, own_widths=False),
+    "gelan_lean": FusionRow("flexdetr.model.gelan:GELAN_LEAN", least=2, own_widths=False),
+    "lite": FusionRow("flexdetr.model.lite:LITE", least=2, takes=1, own_widths=False),
     "ghost": FusionRow("flexdetr.model.ghost:GHOST"),
+    "pan_c2f": FusionRow("flexdetr.model.c2f:PAN_C2F", least=2),
 }
 
 

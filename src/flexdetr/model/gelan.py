@@ -75,24 +75,21 @@ def linear_lateral(width: int) -> nn.Module:
     return ConvBNAct(width, width, 1, act=None)
 
 
-def _hidden(config: EncoderConfig) -> int:
-    return round(config.expansion * config.width // 2)
+def _hidden(config: EncoderConfig, out: int) -> int:
+    return round(config.expansion * out // 2)
 
 
-def _block(config: EncoderConfig) -> nn.Module:
-    width = config.width
-    return Gelan(2 * width, width, 2 * width, _hidden(config), blocks_of(config))
+def _block(config: EncoderConfig, channels: int, out: int) -> nn.Module:
+    return Gelan(channels, out, 2 * out, _hidden(config, out), blocks_of(config))
 
 
-def sum_block(config: EncoderConfig) -> nn.Module:
+def sum_block(config: EncoderConfig, channels: int, out: int) -> nn.Module:
     """DEIMv2's block on the sum of two levels."""
-    width = config.width
-    return Gelan(width, width, 2 * width, _hidden(config), blocks_of(config), one_conv=True)
+    return Gelan(channels, out, 2 * out, _hidden(config, out), blocks_of(config), one_conv=True)
 
 
-def _lean_block(config: EncoderConfig) -> nn.Module:
-    width = config.width
-    return Gelan(width, width, 2 * width, _hidden(config), blocks_of(config), one_conv=True, wide=False)
+def _lean_block(config: EncoderConfig, channels: int, out: int) -> nn.Module:
+    return Gelan(channels, out, 2 * out, _hidden(config, out), blocks_of(config), one_conv=True, wide=False)
 
 
 GELAN = Fusion(_block, linear_lateral, separable_downsample)

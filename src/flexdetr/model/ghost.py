@@ -85,9 +85,8 @@ def ghost_downsample(width: int) -> nn.Module:
     )
 
 
-def _block(config: EncoderConfig) -> nn.Module:
-    hidden = int(config.width * config.expansion)
-    return GhostLayer(2 * config.width, config.width, hidden, blocks_of(config))
+def _block(config: EncoderConfig, channels: int, out: int) -> nn.Module:
+    return GhostLayer(channels, out, int(out * config.expansion), blocks_of(config))
 
 
 GHOST = Fusion(_block, lateral, ghost_downsample)

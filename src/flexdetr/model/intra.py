@@ -27,13 +27,18 @@ class Widths(Protocol):
         """Attention heads."""
         ...
 
+    @property
+    def project(self) -> bool:
+        """Whether levels are brought to that width."""
+        ...
+
 
 @dataclass(frozen=True)
 class IntraRow:
     """One block within a level, (B, D, h, w) -> (B, D, h, w).
 
     Attributes:
-        place: its class as ``package.module:Class``, built from the encoder's section.
+        place: what makes it, as ``package.module:NAME``, from the encoder's section.
         check: refuses widths that do not fit it; raises ``ValueError``.
     """
 
@@ -42,6 +47,10 @@ class IntraRow:
 
 
 def _attention_fits(encoder: Widths) -> None:
+    if not encoder.project:
+        raise ValueError(
+            "intra=aifi needs levels of one width; set encoder.project=true, or encoder.intra=sppf or none"
+        )
     # The position embedding is four parts of equal width.
     if encoder.width % encoder.heads or encoder.width % 4:
         raise ValueError(
@@ -51,7 +60,7 @@ def _attention_fits(encoder: Widths) -> None:
 
 INTRA: Final[Mapping[str, IntraRow]] = {
     "aifi": IntraRow("flexdetr.model.aifi:AIFI", _attention_fits),
-    "sppf": IntraRow("flexdetr.model.pooled:SPPF"),
+    "sppf": IntraRow("flexdetr.model.pooled:sppf"),
     "gap": IntraRow("flexdetr.model.pooled:GlobalMean"),
     "none": IntraRow("flexdetr.model.pooled:Nothing"),
 }

@@ -11,13 +11,17 @@ from flexdetr.model.blocks import ConvBNAct
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling, fast: three chained 5x5 max pools, concatenated. A convolution-only intra block."""
+    """Spatial pyramid pooling, fast: three chained 5x5 max pools, concatenated between two 1x1 convolutions.
 
-    def __init__(self, config: EncoderConfig) -> None:
+    Args:
+        channels: of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = config.width // 2
-        self.squeeze = ConvBNAct(config.width, hidden, 1, act="silu")
-        self.expand = ConvBNAct(4 * hidden, config.width, 1, act="silu")
+        hidden = channels // 2
+        self.squeeze = ConvBNAct(channels, hidden, 1, act="silu")
+        self.expand = ConvBNAct(4 * hidden, channels, 1, act="silu")
 
     def forward(self, level: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, D, h, w)."""
@@ -37,6 +41,11 @@ class GlobalMean(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, D, h, w)."""
         return self.conv(level + level.mean((2, 3), keepdim=True))
+
+
+def sppf(config: EncoderConfig) -> nn.Module:
+    """A convolution-only block within a level."""
+    return SPPF(config.width)
 
 
 class Nothing(nn.Module):

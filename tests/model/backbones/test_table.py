@@ -25,6 +25,7 @@ SMALL = {
     "ghostnetv3_050",
     "resnet18_vd",
     "resnet50_vd",
+    "cspdarknet_c2f_n",
     "ghostnet_050",
     "mobilenetv1_100",
 }

@@ -19,7 +19,7 @@ CONFIG = RTDETROptions(width=16, layers=3, ffn=24, heads=2, queries=6, points=(3
 @pytest.fixture
 def decoder(randomise: Callable[..., nn.Module]) -> RTDETRHead:
     torch.manual_seed(0)
-    module = randomise(RTDETRHead(CONFIG, 12, (8, 16), 4)).eval()
+    module = randomise(RTDETRHead(CONFIG, (12, 12), (8, 16), 4)).eval()
     assert isinstance(module, RTDETRHead)
     return module
 
@@ -98,7 +98,7 @@ def test_training_runs_all_layers(decoder: RTDETRHead, levels: list[Tensor]) -> 
 
 
 def test_configured_layers_run_at_inference(levels: list[Tensor]) -> None:
-    decoder = RTDETRHead(CONFIG.model_copy(update={"eval_layers": 2}), 12, (8, 16), 4).eval()
+    decoder = RTDETRHead(CONFIG.model_copy(update={"eval_layers": 2}), (12, 12), (8, 16), 4).eval()
     with torch.no_grad():
         torch.testing.assert_close(decoder(levels).final, decoder(levels, decoder_layers=2).final)
         assert len(decoder.train()(levels).aux) == 2
@@ -160,7 +160,7 @@ def test_bf16_predictions_are_precise(decoder: RTDETRHead, levels: list[Tensor])
 def test_the_published_start(small: Callable[..., Config]) -> None:
     """Scores of 0.01, and boxes that are the anchors."""
     section = small().head
-    decoder = RTDETRHead(section, 32, (8, 16), 4).eval()
+    decoder = RTDETRHead(section, (32, 32), (8, 16), 4).eval()
     levels = [torch.randn(1, 32, 8, 12), torch.randn(1, 32, 4, 6)]
     memory, shapes = decoder.flatten(levels)
     _, box_logits, _ = decoder.select(memory, shapes, 5)

@@ -12,6 +12,7 @@ from torch import nn
 
 from flexdetr.config import BackboneConfig, ConfigError, nearest
 from flexdetr.model.backbones.base import Backbone
+from flexdetr.model.backbones.cspdarknet_c2f import cspdarknet_c2f
 from flexdetr.model.backbones.custom import custom_backbone, named_backbone
 from flexdetr.model.backbones.ghostnetv3 import ghostnetv3
 from flexdetr.model.backbones.hgnet import hgnet
@@ -52,6 +53,11 @@ BACKBONES: dict[str, Callable[..., Trunk | WrappedBackbone]] = {
     "resnet34_vd": partial(resnet_vd, "34"),
     "resnet50_vd": partial(resnet_vd, "50"),
     "resnet101_vd": partial(resnet_vd, "101"),
+    "cspdarknet_c2f_n": partial(cspdarknet_c2f, "n"),
+    "cspdarknet_c2f_s": partial(cspdarknet_c2f, "s"),
+    "cspdarknet_c2f_m": partial(cspdarknet_c2f, "m"),
+    "cspdarknet_c2f_l": partial(cspdarknet_c2f, "l"),
+    "cspdarknet_c2f_x": partial(cspdarknet_c2f, "x"),
     "ghostnet_050": partial(timm_backbone, "ghostnet_050"),
     "ghostnet_100": partial(timm_backbone, "ghostnet_100"),
     "ghostnet_130": partial(timm_backbone, "ghostnet_130"),

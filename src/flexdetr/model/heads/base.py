@@ -46,7 +46,7 @@ class Head(Protocol):
     selector: str
 
     def __init__(
-        self, options: HeadOptions, channels: int, strides: Sequence[int], num_classes: int
+        self, options: HeadOptions, channels: Sequence[int], strides: Sequence[int], num_classes: int
     ) -> None: ...
 
     def __call__(
@@ -57,7 +57,7 @@ class Head(Protocol):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Encoder levels (B, D, h, w), finest first, to predictions.
+        """Encoder levels (B, D_l, h, w), finest first, to predictions.
 
         Raises:
             ValueError: if ``decoder_layers`` or ``queries`` is not available.
@@ -150,12 +150,14 @@ def head_class(name: str) -> type[Head]:
     return found
 
 
-def build_head(options: HeadOptions, channels: int, strides: Sequence[int], num_classes: int) -> Head:
+def build_head(
+    options: HeadOptions, channels: Sequence[int], strides: Sequence[int], num_classes: int
+) -> Head:
     """The head of a section of the configuration.
 
     Args:
         options: the section.
-        channels: of the encoder's levels.
+        channels: of each of the encoder's levels, finest first.
         strides: of those levels, finest first.
         num_classes: C.
     """

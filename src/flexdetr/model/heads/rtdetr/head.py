@@ -57,13 +57,13 @@ class RTDETRHead(nn.Module):
 
     Args:
         options: the head's section of the configuration.
-        channels: of the encoder's levels.
+        channels: of each of the encoder's levels, finest first.
         strides: of those levels, finest first.
         num_classes: C.
     """
 
     def __init__(
-        self, options: RTDETROptions, channels: int, strides: Sequence[int], num_classes: int
+        self, options: RTDETROptions, channels: Sequence[int], strides: Sequence[int], num_classes: int
     ) -> None:
         super().__init__()
         config = options
@@ -72,7 +72,7 @@ class RTDETRHead(nn.Module):
         self.strides = tuple(strides)
         self.queries = config.queries
         self.eval_layers = config.eval_layers or config.layers
-        self.input_proj = nn.ModuleList(ConvBNAct(channels, width, 1, act=None) for _ in strides)
+        self.input_proj = nn.ModuleList(ConvBNAct(count, width, 1, act=None) for count in channels)
         self.memory_proj = nn.Linear(width, width)
         self.memory_norm = nn.LayerNorm(width)
         self.encoder_score = nn.Linear(width, num_classes)
