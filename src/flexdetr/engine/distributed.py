@@ -112,6 +112,11 @@ class Ranks:
                 bucket, [part.view(old.shape) for part, old in zip(parts, bucket, strict=True)]
             )
 
+    def add(self, number: Tensor) -> None:
+        """The tensor becomes the sum over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(number)
+
     def average_buffers(self, module: nn.Module) -> None:
         """Each floating-point buffer becomes the mean over the ranks, like the running mean of WIoU's loss."""
         if self.size > 1:

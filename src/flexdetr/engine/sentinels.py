@@ -55,11 +55,13 @@ class PartLoss(NamedTuple):
         total: what ``backward`` was called on.
         terms: what it is the sum of, by name.
         image_ids: of the micro-batch.
+        share: of the step's divisor; see ``flexdetr.loss.criterion.Losses``.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
     image_ids: tuple[int | str, ...]
+    share: Tensor | None = None
 
 
 class StepLoss(NamedTuple):

@@ -24,6 +24,7 @@ from flexdetr.engine.checkpoint import Start
 from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
+from flexdetr.engine.divisor import divided
 from flexdetr.engine.ema import AveragedModel
 from flexdetr.engine.norms import synchronise_norms
 from flexdetr.engine.optim import build_optimizer, freeze
@@ -290,7 +291,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        self.ranks.add_gradients(one for group in self.optimizer.param_groups for one in group["params"])
+        parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
+        self.ranks.add_gradients(parameters)
+        if self.criterion.own_divisor:
+            self.losses = divided(self.losses, parameters, least=1 / step.objects, ranks=self.ranks)
         self.ranks.average_buffers(self.criterion)
         for part in self.losses:
             self.terms.add(part.terms)
@@ -307,7 +311,9 @@ class Trainer:
         for part in micro_batches(batch, step, self.config.seed):
             losses = self._losses(part, step)
             torch.autograd.backward(self.scaler.scale(losses.total))
-            found.append(PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids)))
+            found.append(
+                PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids), losses.share)
+            )
         return found
 
     def _losses(self, batch: Batch, step: Step) -> Losses:

@@ -29,10 +29,13 @@ class Losses(NamedTuple):
         terms: each term of each supervised layer, weighted and normalised, without gradient, still on the
             device. Names are "varifocal" (or "focal", "mal"), "l1", the box loss's own and those of the head's own
             terms, with a suffix for all layers but the final one: ".aux0", ".encoder", ".denoising0".
+        share: of a criterion with a divisor of its own, what this batch adds to it; the gradient of the whole step is
+            divided by the sum of the shares, which is known after the last batch only. None: there is no such divisor.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
+    share: Tensor | None = None
 
 
 class Term(Protocol):
@@ -54,9 +57,14 @@ class Criterion(nn.Module):
         terms: what the head adds.
         unite: take box terms over the union of the layers' matches; see ``supervised_layers``.
 
+    Attributes:
+        own_divisor: whether the losses of a part of a step come with a share of the step's divisor.
+
     Raises:
         ConfigError: where a loss or one of its options is unknown.
     """
+
+    own_divisor = False
 
     def __init__(
         self, config: LossConfig, num_classes: int, *, terms: Iterable[Term] = (), unite: bool = False

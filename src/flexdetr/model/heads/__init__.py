@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from flexdetr.config_part import Part
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
+from flexdetr.model.heads.yolov8.options import YOLOv8Options
 
 
 class HeadOptions(Protocol):
@@ -62,6 +63,11 @@ HEADS: Final[Mapping[str, HeadRow]] = {
         RTDETROptions,
         "flexdetr.model.heads.rtdetr.head:RTDETRHead",
         "flexdetr.loss.criterion:objective",
+    ),
+    "yolov8": HeadRow(
+        YOLOv8Options,
+        "flexdetr.model.heads.yolov8.head:YOLOv8Head",
+        "flexdetr.loss.dense:objective",
     ),
 }
 DEFAULT: Final = "rtdetr"

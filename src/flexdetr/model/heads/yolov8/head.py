@@ -1,0 +1,143 @@
+"""A decoupled, anchor-free head that answers for every cell of every level, in YOLOv8's form.
+
+Boxes are distributions of four distances (generalised focal loss, arXiv 2006.04388); there is no objectness, and
+overlapping answers are suppressed afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flexdetr.model.blocks import ConvBNAct
+from flexdetr.model.c2f import with_yolov8_norms
+from flexdetr.model.heads.base import Probes, Shapes
+from flexdetr.model.heads.yolov8.cells import cell_boxes, decode, expectation
+from flexdetr.model.heads.yolov8.options import YOLOv8Options
+from flexdetr.model.outputs import Output, Prediction, Targets
+from flexdetr.model.precision import precisely
+from flexdetr.model.suppression import after_suppression
+from flexdetr.runtime.nms import Limits
+
+# Before training each class is expected on 5 of the cells of a 640-pixel image of the level's stride.
+_EXPECTED, _IMAGE = 5, 640
+
+
+class YOLOv8Head(nn.Module):
+    """Two branches a level: distributions of distances, and class logits.
+
+    Args:
+        options: the head's section of the configuration.
+        channels: of each of the encoder's levels, finest first.
+        strides: of those levels, finest first.
+        num_classes: C.
+
+    Attributes:
+        limits: what boxes are chosen by; may be changed between predictions.
+    """
+
+    def __init__(
+        self, options: YOLOv8Options, channels: Sequence[int], strides: Sequence[int], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.bins = options.bins
+        self.limits = Limits(options.score, options.iou, options.max_detections)
+        # As released, all levels take their widths from the finest one.
+        of_boxes = max(64, channels[0] // 4)
+        of_scores = max(channels[0], min(num_classes, 100))
+        self.box_towers = nn.ModuleList(_tower(count, of_boxes) for count in channels)
+        self.score_towers = nn.ModuleList(_tower(count, of_scores) for count in channels)
+        self.boxes = nn.ModuleList(nn.Conv2d(of_boxes, 4 * options.bins, 1) for _ in channels)
+        self.scores = nn.ModuleList(nn.Conv2d(of_scores, num_classes, 1) for _ in channels)
+        self.all_scores = nn.Identity()  # where every cell's logits pass, to be looked at
+        for stride, box, score in zip(self.strides, self.boxes, self.scores, strict=True):
+            nn.init.ones_(box.bias)
+            nn.init.constant_(score.bias, math.log(_EXPECTED / num_classes / (_IMAGE / stride) ** 2))
+
+    selector = "all_scores"
+    eval_layers = 1
+    trained_layers = 1
+    sampling = "none"
+
+    @property
+    def queries(self) -> int:
+        """Answers that are kept at most."""
+        return self.limits.max_detections
+
+    def forward(
+        self,
+        levels: Sequence[Tensor],
+        targets: Targets | None = None,  # noqa: ARG002 - a head of queries makes noisy ones of them
+        *,
+        decoder_layers: int | None = None,
+        queries: int | None = None,
+    ) -> Output:
+        """Detect.
+
+        Args:
+            levels: encoder levels (B, D_l, h, w), finest first.
+            targets: not used.
+            decoder_layers: 1 or None; there is one.
+            queries: None, or the configured number of detections.
+
+        Returns:
+            Logits and boxes of all cells, level after level, rows first; in training with their distributions, and the
+            cells as reference.
+
+        Raises:
+            ValueError: where ``decoder_layers`` or ``queries`` asks for something else.
+        """
+        if decoder_layers not in (None, 1):
+            raise ValueError(f"head=yolov8 has no decoder layers to choose from; got {decoder_layers}")
+        if queries not in (None, self.queries):
+            raise ValueError(
+                f"head=yolov8 has no queries; set head.max_detections to keep {queries} detections at most"
+            )
+        corners, logits, shapes = [], [], []
+        for index, level in enumerate(levels):
+            shapes.append((level.shape[-2], level.shape[-1]))
+            corners.append(precisely(self.boxes[index], self.box_towers[index](level)).flatten(2))
+            logits.append(precisely(self.scores[index], self.score_towers[index](level)).flatten(2))
+        every = torch.cat(corners, 2).transpose(1, 2)
+        scores = self.all_scores(torch.cat(logits, 2).transpose(1, 2))
+        cells = cell_boxes(shapes, every)
+        boxes = decode(expectation(every.unflatten(-1, (4, self.bins))), cells)
+        if not self.training:
+            return Output(Prediction(scores, boxes))
+        return Output(Prediction(scores, boxes, every, cells.expand(len(boxes), -1, -1)))
+
+    def answer(self, prediction: Prediction, sizes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of box and class that suppression leaves."""
+        return after_suppression(prediction, sizes, self.limits, top)
+
+    def sample_with(self, sampling: str) -> None:
+        """Nothing is sampled."""
+
+    def fold(self, layers: int | None = None) -> None:
+        """Nothing is for training only.
+
+        Raises:
+            ValueError: if ``layers`` is not 1 or None.
+        """
+        if layers not in (None, 1):
+            raise ValueError(f"head=yolov8 has no decoder layers to choose from; got {layers}")
+
+    @staticmethod
+    def class_rows() -> tuple[str, ...]:
+        """The last convolutions of the class branches."""
+        return (r"scores\.\d+\.(weight|bias)",)
+
+    @staticmethod
+    def sensitive() -> tuple[str, ...]:
+        """The last convolutions, and what is computed of their distributions."""
+        return ("", r"(boxes|scores|all_scores)(\..+)?")
+
+
+def _tower(channels: int, width: int) -> nn.Module:
+    return with_yolov8_norms(
+        nn.Sequential(ConvBNAct(channels, width, 3, act="silu"), ConvBNAct(width, width, 3, act="silu"))
+    )
