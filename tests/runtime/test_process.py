@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from flexdetr.classes import Classes
-from flexdetr.runtime import process
+from flexdetr.runtime import host, process
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "losses.npz"
 
@@ -74,21 +74,21 @@ def test_ties_keep_their_order(logits, top):
     boxes = np.linspace(0.2, 0.6, 28, dtype=np.float32).reshape(7, 4)
     found = process.select(logits, boxes, (100, 100), top)
     assert found.indices.tolist() == (order % 3).tolist()
-    np.testing.assert_array_equal(found.boxes_xyxy, process.boxes_to_pixels(boxes[order // 3], (100, 100)))
+    np.testing.assert_array_equal(found.boxes_xyxy, host.boxes_to_pixels(boxes[order // 3], 100, 100))
 
 
 @given(arrays.arrays(np.float32, 20, elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 @settings(deadline=None)
 def test_sigmoid_is_a_probability_everywhere(logits):
     with np.errstate(over="raise", invalid="raise"):
-        scores = process.sigmoid(logits)
+        scores = host.sigmoid(logits)
     assert scores.dtype == np.float32
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert (np.diff(process.sigmoid(np.sort(logits))) >= 0).all()
+    assert (np.diff(host.sigmoid(np.sort(logits))) >= 0).all()
 
 
 def test_sigmoid_of_infinities_and_of_half_precision():
-    assert process.sigmoid(np.array([-np.inf, 0, np.inf])).tolist() == [0, 0.5, 1]
+    assert host.sigmoid(np.array([-np.inf, 0, np.inf])).tolist() == [0, 0.5, 1]
     found = process.select(np.array([[90.0]], np.float16), np.full((1, 4), 0.5, np.float16), (4, 4))
     assert found.scores.tolist() == [1]
 
@@ -100,13 +100,13 @@ def test_sigmoid_of_infinities_and_of_half_precision():
 )
 @settings(deadline=None)
 def test_boxes_stay_in_the_picture(boxes, height, width):
-    x0, y0, x1, y1 = process.boxes_to_pixels(np.abs(boxes), (height, width)).T
+    x0, y0, x1, y1 = host.boxes_to_pixels(np.abs(boxes), height, width).T
     assert ((x0 >= 0) & (x0 <= x1) & (x1 <= width)).all()
     assert ((y0 >= 0) & (y0 <= y1) & (y1 <= height)).all()
 
 
 def test_boxes_are_scaled_by_the_pictures_own_sides():
-    boxes = process.boxes_to_pixels(np.array([[0.5, 0.25, 0.5, 0.5]]), (100, 400))
+    boxes = host.boxes_to_pixels(np.array([[0.5, 0.25, 0.5, 0.5]]), 100, 400)
     assert boxes.tolist() == [[100, 0, 300, 50]]
 
 

@@ -215,9 +215,11 @@ def _of_model(name: str, detector: Detector, device: str) -> Subject:
     from flexdetr.engine.device import choose_device
     from flexdetr.engine.predict import run_network
     from flexdetr.metrics.latency import Subject
-    from flexdetr.runtime.process import decode, prepare
+    from flexdetr.model.postprocess import detections
+    from flexdetr.runtime.process import prepare
 
     place = choose_device(device)
+    model = detector.deploy_form()
     size, classes = detector.config.image_size, detector.classes
     threads = f"{torch.get_num_threads()} threads" if place.type == "cpu" else str(place)
     return Subject(
@@ -225,8 +227,8 @@ def _of_model(name: str, detector: Detector, device: str) -> Subject:
         what=f"PyTorch, {threads}",
         decode=pixels,
         prepare=lambda image: prepare(image, size),
-        infer=lambda feed, _: run_network(detector.deploy_form(), feed, place),
-        finish=lambda answer, original: decode(answer[0], answer[1], original, classes, _THRESHOLD),
+        infer=lambda feed, _: run_network(model, feed, place),
+        finish=lambda answer, original: detections(model.head, answer, original, classes, _THRESHOLD),
         predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
         predict_all=lambda paths: _count(detector, paths, device),
     )

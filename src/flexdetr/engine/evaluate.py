@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flexdetr.boxes import clip_xyxy
 from flexdetr.classes import Classes
 from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
@@ -22,8 +21,8 @@ from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.postprocess import postprocess
 from flexdetr.report.make import Subject, write_report
+from flexdetr.runtime.process import MAX_DETECTIONS
 
 _ALONE = Ranks()
 Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
@@ -61,9 +60,8 @@ def detect(
         with autocast(device, dtype):
             output = model(images, decoder_layers=decoder_layers, queries=queries)
         sizes = batch.sizes.to(device, non_blocking=True)
-        labels, boxes_xyxy, scores = postprocess(output.final, sizes)
         # What is scored is what "predict" and an artifact answer.
-        answers = (clip_xyxy(boxes_xyxy, sizes[:, None]), scores, labels)
+        answers = model.head.answer(output.final, sizes, MAX_DETECTIONS)
         rows = zip(*(part.cpu().numpy() for part in answers), strict=True)
         found.update(zip(batch.image_ids, rows, strict=True))
         if progress is not None:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from flexdetr.classes import Classes
 from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.model.detector import DetectionModel
+from flexdetr.model.outputs import Prediction
+from flexdetr.model.postprocess import detections
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.process import decode, prepare
+from flexdetr.runtime.process import prepare
 
 
 @torch.inference_mode()
@@ -49,7 +51,7 @@ def detect_images(
     place = choose_device(device)
     model.eval().to(place)
     for image in images:
-        logits, boxes = run_network(
+        prediction = run_network(
             model,
             prepare(image, size),
             place,
@@ -57,7 +59,7 @@ def detect_images(
             decoder_layers=decoder_layers,
             queries=queries,
         )
-        yield decode(logits, boxes, (image.shape[0], image.shape[1]), classes, threshold)
+        yield detections(model.head, prediction, (image.shape[0], image.shape[1]), classes, threshold)
 
 
 @torch.inference_mode()
@@ -69,7 +71,7 @@ def run_network(
     precision: str = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> Prediction:
     """What the network answers for one image, without post-processing.
 
     Args:
@@ -81,10 +83,10 @@ def run_network(
         queries: queries to select; None selects the configured number.
 
     Returns:
-        Logits (Q, C) and cxcywh boxes (Q, 4) as fractions.
+        The prediction for a batch of this image.
     """
     batch = torch.from_numpy(planes)[None].to(place)
     with autocast(place, choose_precision(precision, place)):
         output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
-    logits, boxes = (part[0].float().cpu().numpy() for part in (output.final.logits, output.final.boxes))
-    return logits, boxes
+    prediction: Prediction = output.final
+    return prediction

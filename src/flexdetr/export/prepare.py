@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexdetr.boxes import clip_xyxy
 from flexdetr.export.errors import ExportError
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
+from flexdetr.model.heads.base import Head
 from flexdetr.model.outputs import Prediction
-from flexdetr.model.postprocess import postprocess
 
 TOP = 300
 HEAD = "detector.head"  # path of the head in a deploy form
@@ -75,20 +74,21 @@ class Preprocess(nn.Module):
 
 
 class Postprocess(nn.Module):
-    """RT-DETR's post-processing: the best pairs of query and class; boxes as pixels, clipped to the picture.
+    """A head's answer as boxes in pixels, clipped to the picture.
 
     Args:
-        top: pairs to keep at most.
+        head: whose answer it is; no part of this module, which has no weights.
+        top: detections to keep at most.
     """
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, head: Head, top: int) -> None:
         super().__init__()
+        self._answer = head.answer
         self.top = top
 
     def forward(self, logits: Tensor, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, Q, C), cxcywh boxes (B, Q, 4), sizes (B, 2) -> boxes xyxy (B, K, 4), scores and labels (B, K)."""
-        labels, boxes_xyxy, scores = postprocess(Prediction(logits, boxes), sizes, self.top)
-        return clip_xyxy(boxes_xyxy, sizes[:, None]), scores, labels
+        return self._answer(Prediction(logits, boxes), sizes, self.top)
 
 
 class DeployForm(nn.Module):
@@ -108,7 +108,7 @@ class DeployForm(nn.Module):
         self.dtype = torch.float32
         self.preprocess = Preprocess(detector.normalise, options.size if options.resize_inside else None)
         self.detector = detector
-        self.postprocess = None if options.raw else Postprocess(options.top)
+        self.postprocess = None if options.raw else Postprocess(detector.head, options.top)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         """Detect.

@@ -16,8 +16,9 @@ from flexdetr.data.detect import read as read_data
 from flexdetr.data.images import read_image
 from flexdetr.data.scenes import draw_scene
 from flexdetr.model.detector import DetectionModel
+from flexdetr.model.postprocess import detections
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.process import decode, prepare
+from flexdetr.runtime.process import prepare
 
 PICTURES = 8
 SCORED = 100
@@ -99,8 +100,8 @@ class Reference:
         model = self.model.eval()
         planes = model.normalise(torch.from_numpy(prepare(image, self.size))[None])
         output = model(planes, decoder_layers=self.decoder_layers, queries=self.queries)
-        logits, boxes = (part[0].float().numpy() for part in (output.final.logits, output.final.boxes))
-        return decode(logits, boxes, (image.shape[0], image.shape[1]), self.classes, 0.0, self.top)
+        size = image.shape[0], image.shape[1]
+        return detections(model.head, output.final, size, self.classes, top=self.top)
 
     def tied(self, image: NDArray[np.uint8]) -> bool:
         """Whether the last selected query and the first one that is not have the same score, but for rounding."""

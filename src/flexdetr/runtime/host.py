@@ -47,12 +47,37 @@ def finish(
     Returns:
         Boxes xyxy in pixels (N, 4), scores (N,) and labels (N,), positions in the class list; best first.
     """
-    flat = logits.astype(np.float32).ravel()
-    best = np.argsort(-flat, kind="stable")[:top]
+    flat = logits.astype(np.float32, copy=False).ravel()
+    best = _largest(flat, top)
     queries, labels = np.divmod(best, logits.shape[1])
-    chosen = boxes[queries].astype(np.float32)
-    centre, half = chosen[:, :2], chosen[:, 2:] / 2
+    return (
+        boxes_to_pixels(boxes[queries], height, width),
+        sigmoid(flat[best]),
+        labels.astype(np.int64, copy=False),
+    )
+
+
+def boxes_to_pixels(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(N, 4) cxcywh fractions as (N, 4) float32 xyxy pixels, clipped to a picture of that size."""
+    boxes = boxes.astype(np.float32, copy=False)
+    centre, half = boxes[:, :2], boxes[:, 2:] * np.float32(0.5)
     edge = np.array([width, height, width, height], np.float32)
-    boxes_xyxy = np.clip(np.concatenate([centre - half, centre + half], 1) * edge, 0, edge)
-    scores = (1 / (1 + np.exp(-np.clip(flat[best].astype(np.float64), -700, 700)))).astype(np.float32)
-    return boxes_xyxy, scores, labels
+    return np.clip(np.concatenate([centre - half, centre + half], 1) * edge, 0, edge)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The logistic function without overflow: exp is only taken of numbers <= 0."""
+    decay = np.exp(-np.abs(logits))
+    return (np.where(logits >= 0, 1.0, decay) / (1.0 + decay)).astype(np.float32)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the largest values, largest first, equal ones in their order."""
+    candidates = np.arange(len(values))
+    if count < len(values):
+        # argpartition would break ties at the border arbitrarily: take what is above it, then fill up in order.
+        border = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > border)
+        equal = np.flatnonzero(values == border)[: count - len(above)]
+        candidates = np.sort(np.concatenate([above, equal]))
+    return candidates[np.argsort(-values[candidates], kind="stable")]

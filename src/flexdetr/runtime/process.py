@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.host import finish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,13 +78,6 @@ def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return np.ascontiguousarray(resize(image, size).transpose(2, 0, 1))
 
 
-def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The logistic function without overflow: exp is only taken of numbers <= 0."""
-    decay = np.exp(-np.abs(logits))
-    result: NDArray[np.float32] = (np.where(logits >= 0, 1.0, decay) / (1.0 + decay)).astype(np.float32)
-    return result
-
-
 def select(
     logits: NDArray[np.floating],
     boxes: NDArray[np.floating],
@@ -113,23 +107,7 @@ def select(
         raise ValueError(f"at least one detection must be kept, got top={top}")
     if np.isnan(logits).any() or np.isnan(boxes).any():
         raise AnswerError("the model answered NaN: its weights, its export or its precision are at fault")
-    flat = logits.astype(np.float32, copy=False).ravel()
-    chosen = _largest(flat, top)
-    queries, indices = np.divmod(chosen, logits.shape[1])
-    return Selection(
-        boxes_to_pixels(boxes[queries], size), sigmoid(flat[chosen]), indices.astype(np.int64, copy=False)
-    )
-
-
-def boxes_to_pixels(boxes: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(N, 4) cxcywh fractions as xyxy pixels, clipped to an image of ``size`` (height, width)."""
-    boxes = boxes.astype(np.float32, copy=False)
-    height, width = size
-    centre, half = boxes[:, :2], boxes[:, 2:] * np.float32(0.5)
-    scale = np.array([width, height, width, height], np.float32)
-    boxes_xyxy = np.concatenate([centre - half, centre + half], axis=1) * scale
-    result: NDArray[np.float32] = np.clip(boxes_xyxy, 0, scale)
-    return result
+    return Selection(*finish(logits, boxes, size[0], size[1], top))
 
 
 def decode(
@@ -200,19 +178,3 @@ def label(
         image_id=image_id,
         size=size,
     )
-
-
-def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Positions of the largest values, largest first, equal ones in their order."""
-    if count < len(values):
-        # argpartition would break ties at the border arbitrarily: take what is above the border, then fill
-        # up.
-        border = np.partition(values, len(values) - count)[len(values) - count]
-        above = np.flatnonzero(values > border)
-        equal = np.flatnonzero(values == border)[: count - len(above)]
-        candidates = np.sort(np.concatenate([above, equal]))
-    else:
-        candidates = np.arange(len(values))
-    order = np.argsort(-values[candidates], kind="stable")
-    result: NDArray[np.intp] = candidates[order]
-    return result

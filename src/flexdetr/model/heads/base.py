@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from flexdetr.model.heads import HEADS, HeadOptions
-from flexdetr.model.outputs import Output, Targets
+from flexdetr.model.outputs import Output, Prediction, Targets
 from flexdetr.part_table import load_part
 
 Shapes = Sequence[tuple[int, int]]
@@ -61,6 +61,20 @@ class Head(Protocol):
 
         Raises:
             ValueError: if ``decoder_layers`` or ``queries`` is not available.
+        """
+        ...
+
+    def answer(self, prediction: Prediction, sizes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is detected, of a prediction in evaluation mode; it is traced when a graph is exported.
+
+        Args:
+            prediction: of B images.
+            sizes: (B, 2) height and width of the original images.
+            top: detections to keep at most.
+
+        Returns:
+            boxes (B, K, 4) xyxy pixels of the original images, clipped to them; scores (B, K) in [0, 1]; labels (B, K)
+            int64 head indices; best first.
         """
         ...
 

@@ -18,6 +18,7 @@ from flexdetr.model.denoising import Denoising, attention_allowed, inverse_sigmo
 from flexdetr.model.heads.base import Probes, Shapes
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
+from flexdetr.model.postprocess import best_pairs
 from flexdetr.model.precision import precisely
 from flexdetr.model.self_attention import MLP, FeedForward, SelfAttention
 
@@ -212,6 +213,10 @@ class RTDETRHead(nn.Module):
                 box_logits = torch.cat([noisy, box_logits], 1)
         predictions = self.refine(content, box_logits.sigmoid(), memory, shapes, allowed, count)
         return _assemble(predictions, encoder if self.training else None, plan)
+
+    def answer(self, prediction: Prediction, sizes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of query and class."""
+        return best_pairs(prediction, sizes, top)
 
     def _layer_count(self, asked: int | None) -> int:
         if self.training:
