@@ -77,7 +77,7 @@ def test_frozen() -> None:
     [
         ({"encodr": {}}, "unknown key 'encodr'; did you mean 'encoder'"),
         ({"train": {"epoches": 3}}, "unknown key 'train.epoches'; did you mean 'train.epochs'"),
-        ({"encoder": {"fusion": "gellan"}}, "encoder.fusion: unknown value 'gellan'; did you mean 'gelan'?"),
+        ({"encoder": {"fusion": "gellan"}}, "encoder.fusion: unknown value 'gellan'; did you mean 'gelan'"),
         (
             {"attention": {"backbone.16": "emma"}},
             "attention.backbone.16: unknown value 'emma'; did you mean 'ema'",

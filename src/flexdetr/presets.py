@@ -26,6 +26,7 @@ from flexdetr.config import (
 )
 from flexdetr.foreign_code import backbones, objection
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
+from flexdetr.model.heads.yolov8.options import YOLOv8Options
 from flexdetr.recipes import coco
 
 _R18 = BackboneConfig(name="resnet18_vd", lr_mult=0.1)
@@ -52,6 +53,26 @@ def _light(backbone: str, lr_mult: float = 0.1, layers: int = 3) -> Config:
         backbone=BackboneConfig(name=backbone, lr_mult=lr_mult),
         encoder=_HALF,
         head=RTDETROptions(layers=layers),
+    )
+
+
+def _yolov8(size: str, depth: float) -> Config:
+    """YOLOv8 as released: its backbone holds the pooling, and levels keep the backbone's channels."""
+    return Config(
+        model=f"yolov8_{size}",
+        backbone=BackboneConfig(name=f"cspdarknet_c2f_{size}", lr_mult=1.0),
+        encoder=EncoderConfig(fusion="pan_c2f", intra="none", project=False, depth=depth),
+        head=YOLOv8Options(),
+    )
+
+
+def _yolov8_hgnetv2(size: str, backbone: str, width: int, depth: float) -> Config:
+    """YOLOv8's pyramid and head on PP-HGNetV2, whose wide levels are brought to one width."""
+    return Config(
+        model=f"yolov8_hgnetv2_{size}",
+        backbone=BackboneConfig(name=backbone, lr_mult=0.5),
+        encoder=EncoderConfig(width=width, fusion="pan_c2f", intra="sppf", depth=depth),
+        head=YOLOv8Options(),
     )
 
 
@@ -128,6 +149,12 @@ _ROWS: Final[tuple[Config, ...]] = (
         EncoderConfig(width=192, ffn=768, expansion=0.5, depth=0.67),
         RTDETROptions(width=192, layers=3, ffn=768),
     ),
+    # Dense, with suppression after the network: what the end-to-end detectors are compared with.
+    _yolov8("n", 0.34),
+    _yolov8("s", 0.34),
+    _yolov8("m", 0.67),
+    _yolov8_hgnetv2("b0", "hgnetv2_b0", 96, 0.34),
+    _yolov8_hgnetv2("l", "hgnetv2_l", 256, 1.0),
 )
 
 PRESETS: Final[Mapping[str, Config]] = MappingProxyType({row.model: row for row in _ROWS})

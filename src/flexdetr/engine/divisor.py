@@ -1,4 +1,4 @@
-"""Losses that a step divides by something that only its predictions tell, like the sum of a dense head's target scores."""
+"""Losses that a step divides by what only its predictions tell, like the sum of a dense head's target scores."""
 
 from __future__ import annotations
 

@@ -311,9 +311,7 @@ class Trainer:
         for part in micro_batches(batch, step, self.config.seed):
             losses = self._losses(part, step)
             torch.autograd.backward(self.scaler.scale(losses.total))
-            found.append(
-                PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids), losses.share)
-            )
+            found.append(PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids), losses.share))
         return found
 
     def _losses(self, batch: Batch, step: Step) -> Losses:

@@ -44,10 +44,10 @@ def assign(
 ) -> Assignment:
     """Task-aligned assignment (TOOD, arXiv 2108.07755, section 3.3) as YOLOv8 has it.
 
-    An object may be answered by cells whose centre lies in its box or on its edge. Of these it claims the ``top_k`` with
-    the best alignment score^alpha * CIoU^beta, the CIoU clamped to [0, 1], where that is above 0. A cell that several
-    objects claim goes to the one with the highest CIoU, and of equal ones to the first. The target score of a cell is
-    its alignment relative to the best that the object keeps, times the best CIoU that the object keeps.
+    An object may be answered by cells whose centre lies in its box or on its edge. Of these it claims the ``top_k``
+    with the best alignment score^alpha * CIoU^beta, the CIoU clamped to [0, 1], where that is above 0. A cell that
+    several objects claim goes to the one with the highest CIoU, and of equal ones to the first. The target score of a
+    cell is its alignment relative to the best that the object keeps, times the best CIoU that the object keeps.
 
     Args:
         logits: (B, N, C) of all cells.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-import torch
 from flexdetr.boxes import cxcywh_to_xyxy
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.assigner import assign
@@ -77,12 +77,13 @@ class DenseCriterion(nn.Module):
         return Losses(weighted.sum(), dict(zip(names, weighted.detach().unbind(), strict=True)), share)
 
     def _sums(self, final: Prediction, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Sums (3,) of class, box and distribution loss, each cell's box terms times its score; sum () of the scores."""
+        """Sums (3,) of class, box and distribution loss, a cell's box terms times its score; sum () of the scores."""
         if final.corners is None or final.reference is None:
             raise ValueError("the loss needs a prediction of training mode, with its distributions")
         logits, boxes, corners = (full_precision(part) for part in (final.logits, final.boxes, final.corners))
         cells = final.reference[0].to(boxes.dtype)
-        # In sides of the finest level's cells the image keeps its proportions, on which overlaps of rotated aspects depend.
+        # In sides of the finest level's cells, unlike in fractions, the image keeps its proportions, which the aspect
+        # term of CIoU sees.
         across = 1 / cells[0, 2:].repeat(2)
         labels, objects = torch.cat(targets.labels), torch.cat(targets.boxes).to(boxes.dtype) * across
         counts = [len(each) for each in targets.labels]
@@ -108,7 +109,8 @@ class DenseCriterion(nn.Module):
         cell = cells[found.cells] * across
         edges = cxcywh_to_xyxy(wanted)
         distances = torch.cat([cell[:, :2] - edges[:, :2], edges[:, 2:] - cell[:, :2]], -1)
-        bins = corners[found.images, found.cells].unflatten(-1, (4, -1))
+        bins = corners[found.images, found.cells]
+        bins = bins.reshape(len(bins), 4, options.bins)
         sides = distribution_focal_loss(bins, distances / cell[:, 2:].repeat(1, 2)).mean(-1)
         return torch.stack([class_sum, box_sum, (score * sides).sum()]), score.sum()
 

@@ -23,8 +23,8 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     """ONNX's NonMaxSuppression: what every class of every image keeps.
 
     Every (box, class) pair with a score above ``score`` is a candidate, at most ``CANDIDATES`` of an image, the best;
-    the log says how many more there were. A candidate goes if its IoU with a better one of its class that stays is above
-    ``iou``.
+    the log says how many more there were. A candidate goes if its IoU with a better one of its class that stays is
+    above ``iou``.
 
     Args:
         boxes_xyxy: (B, N, 4).
@@ -53,11 +53,16 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     # In float64 shifting classes apart, as torchvision does, moves no border between boxes.
     group = image * scores.shape[1] + label
     stays = batched_nms(boxes_xyxy[image, box].double(), value.double(), group, iou)
-    return torch.stack([image, label, box], 1)[stays]
+    group = group[stays]
+    order = torch.argsort(group, stable=True)
+    counts = torch.bincount(group)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[group[order]]
+    return torch.stack([image, label, box], 1)[stays[place < top]]
 
 
 @multiclass_nms.register_fake
-def _(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, score: float) -> Tensor:
+def _shape(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, score: float) -> Tensor:  # noqa: ARG001
     count = torch.library.get_ctx().new_dynamic_size()
     return scores.new_empty((count, 3), dtype=torch.int64)
 

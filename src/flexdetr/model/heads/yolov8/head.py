@@ -7,14 +7,14 @@ overlapping answers are suppressed afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flexdetr.model.blocks import ConvBNAct
 from flexdetr.model.c2f import with_yolov8_norms
-from flexdetr.model.heads.base import Probes, Shapes
+from flexdetr.model.heads.base import Probes
 from flexdetr.model.heads.yolov8.cells import cell_boxes, decode, expectation
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
 from flexdetr.model.outputs import Output, Prediction, Targets
@@ -54,9 +54,10 @@ class YOLOv8Head(nn.Module):
         self.boxes = nn.ModuleList(nn.Conv2d(of_boxes, 4 * options.bins, 1) for _ in channels)
         self.scores = nn.ModuleList(nn.Conv2d(of_scores, num_classes, 1) for _ in channels)
         self.all_scores = nn.Identity()  # where every cell's logits pass, to be looked at
-        for stride, box, score in zip(self.strides, self.boxes, self.scores, strict=True):
-            nn.init.ones_(box.bias)
-            nn.init.constant_(score.bias, math.log(_EXPECTED / num_classes / (_IMAGE / stride) ** 2))
+        with torch.no_grad():
+            for stride, box, score in zip(self.strides, self.boxes, self.scores, strict=True):
+                box.get_parameter("bias").fill_(1)
+                score.get_parameter("bias").fill_(math.log(_EXPECTED / num_classes / (_IMAGE / stride) ** 2))
 
     selector = "all_scores"
     eval_layers = 1
@@ -105,7 +106,7 @@ class YOLOv8Head(nn.Module):
         every = torch.cat(corners, 2).transpose(1, 2)
         scores = self.all_scores(torch.cat(logits, 2).transpose(1, 2))
         cells = cell_boxes(shapes, every)
-        boxes = decode(expectation(every.unflatten(-1, (4, self.bins))), cells)
+        boxes = decode(expectation(every.reshape(*every.shape[:2], 4, self.bins)), cells)
         if not self.training:
             return Output(Prediction(scores, boxes))
         return Output(Prediction(scores, boxes, every, cells.expand(len(boxes), -1, -1)))
@@ -135,6 +136,11 @@ class YOLOv8Head(nn.Module):
     def sensitive() -> tuple[str, ...]:
         """The last convolutions, and what is computed of their distributions."""
         return ("", r"(boxes|scores|all_scores)(\..+)?")
+
+    @staticmethod
+    def probes(layers: int) -> Probes:  # noqa: ARG004 - as other heads
+        """Every row is a cell, in one order: nothing is selected inside."""
+        return Probes("", (), (), {})
 
 
 def _tower(channels: int, width: int) -> nn.Module:
