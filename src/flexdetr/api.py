@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from flexdetr.classes import Classes, as_classes, described
 from flexdetr.config import Config, ConfigError
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from flexdetr.weights.store import Metadata
 
 _log = logging.getLogger(__name__)
-
-_Weights: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class Detector:
@@ -78,7 +76,7 @@ class Detector:
         self.classes: Classes = begun.classes
         self.config: Config = begun.config
         self.metadata: Metadata = begun.metadata
-        self._fused: tuple[_Weights, DetectionModel] | None = None
+        self._fused: tuple[bytes, DetectionModel] | None = None
         self._converted: tuple[tuple[object, ...], ArtifactDetector | None] | None = None
 
     def __repr__(self) -> str:
@@ -331,8 +329,9 @@ class Detector:
         from flexdetr.export.converted import convert
         from flexdetr.export.errors import ExportError
         from flexdetr.export.writing import Subject
+        from flexdetr.model.fingerprint import fingerprint
 
-        key = (self._weights(), decoder_layers, queries)
+        key = (fingerprint(self.model), decoder_layers, queries)
         kept = self._converted
         if kept is None or kept[0] != key or (kept[1] is None and self.runtime != "auto"):
             subject = Subject(self.model, self.config, self.classes, self.metadata)
@@ -348,16 +347,13 @@ class Detector:
 
     def deploy_form(self) -> DetectionModel:
         """The fused model; made again only where a weight has changed since."""
-        from flexdetr.model.fuse import fuse
+        from flexdetr.model.fingerprint import fingerprint
+        from flexdetr.model.fuse import deploy_form
 
-        weights = self._weights()
+        weights = fingerprint(self.model)
         if self._fused is None or self._fused[0] != weights:
-            self._fused = (weights, fuse(self.model.eval()))
+            self._fused = (weights, deploy_form(self.model))
         return self._fused[1]
-
-    def _weights(self) -> _Weights:
-        """What changes with any weight."""
-        return tuple((value.data_ptr(), value._version) for value in self.model.state_dict().values())
 
     def export(self, format: str, out: str | Path | None = None, **options: Any) -> Artifact:  # noqa: A002, ANN401
         """Write the detector for another runtime, and prove that the file does what the model does.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from flexdetr.classes import Classes
@@ -55,6 +56,7 @@ class Start:
         )
 
 
+@torch.inference_mode(False)  # what is built in it serves nowhere else
 def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
     """A detector with random weights, on a module of the user's where one is given."""
     model = DetectionModel(config, len(classes), backbone)
@@ -80,6 +82,7 @@ def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -
     return with_weights(blank(config, classes, backbone), config.weights, config.backbone.weights)
 
 
+@torch.inference_mode(False)
 def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[str] = ()) -> Start:
     """The detector with further weights.
 
@@ -196,6 +199,7 @@ def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
     return replace(begun, metadata=metadata, notes=(*kept, *notes))
 
 
+@torch.inference_mode(False)
 def restore(path: str | Path, changes: Mapping[str, Any], backbone: nn.Module | None = None) -> Start:
     """The detector of a checkpoint.
 

@@ -99,6 +99,6 @@ def _agreement(expected: Sequence[Detections], answers: Sequence[Detections]) ->
 
 
 def _gflops(reference: Reference, layers: int, queries: int) -> float:
-    form = fuse(reference.model.eval(), decoder_layers=layers)
+    form = fuse(reference.model, decoder_layers=layers)
     form.get_submodule("head").queries = queries  # type: ignore[assignment]  # a plain number
     return round(measure_module(form, reference.size).gflops, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 import weakref
@@ -56,9 +55,7 @@ def convert(
         DriftError: where OpenVINO does not find what the model finds.
         ExportError: where OpenVINO cannot express the model.
     """
-    if any(part.device.type != "cpu" for part in subject.model.parameters()):
-        model = copy.deepcopy(subject.model).cpu()
-        subject = Subject(model, subject.config, subject.classes, subject.metadata)
+    subject = subject.apart()
     kind = format_of("openvino")
     options = Options(
         subject.config.image_size, decoder_layers=decoder_layers, queries=queries, sampling=kind.sampling

@@ -96,10 +96,11 @@ def export(
         sampling=_sampling(sampling, subject, kind),
         target=target,
     )
+    subject = subject.apart()
     form = prepare(subject.model, options)
     pictures = pictures_of(data, subject.classes, scored=SCORED_INT8 if precision == "int8" else SCORED)
     reference = Reference(
-        subject.model.cpu(),
+        subject.model,
         subject.classes,
         options.size,
         decoder_layers=form.options.decoder_layers,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flexdetr.export.errors import ExportError
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.fuse import fuse
+from flexdetr.model.fuse import deploy_form
 from flexdetr.model.heads.base import Head
 from flexdetr.model.outputs import Prediction
 
@@ -152,17 +152,14 @@ def prepare(model: DetectionModel, options: Options) -> DeployForm:
     """The form of a model that is exported; the model is left as it is.
 
     Args:
-        model: the detector, in evaluation mode or not.
+        model: the detector, in whatever mode.
         options: what to export.
 
     Raises:
         ExportError: where the options do not fit the model.
     """
     options = _decide(model, options)
-    model.eval()
-    detector = fuse(model, decoder_layers=options.decoder_layers).cpu().float()
-    if not isinstance(detector, DetectionModel):
-        raise ExportError(f"the deploy form of {type(model).__name__} is no detector")
+    detector = deploy_form(model, decoder_layers=options.decoder_layers).cpu().float()
     if options.sampling != "model":
         detector.head.sample_with(options.sampling)
     return DeployForm(detector, options).eval().requires_grad_(False)

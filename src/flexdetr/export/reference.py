@@ -75,7 +75,7 @@ class Reference:
     """The PyTorch model as the artifact should behave: in float32 on the CPU, with numpy's post-processing.
 
     Attributes:
-        model: the detector as it was trained, not fused.
+        model: the detector as it was trained, not fused, on the CPU and in evaluation mode.
         classes: of its head.
         size: (height, width) that the network sees.
         decoder_layers: layers to run; None runs the configured number.
@@ -97,7 +97,7 @@ class Reference:
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8]) -> Detections:
         """All detections of an image, however low their score."""
-        model = self.model.eval()
+        model = self.model
         planes = model.normalise(torch.from_numpy(prepare(image, self.size))[None])
         output = model(planes, decoder_layers=self.decoder_layers, queries=self.queries)
         size = image.shape[0], image.shape[1]

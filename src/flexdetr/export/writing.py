@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -81,6 +82,14 @@ class Subject:
     config: Config
     classes: Classes
     metadata: Metadata
+
+    def apart(self) -> Self:
+        """The same detector with a copy of the model, in float32 on the CPU and in evaluation mode.
+
+        What is done to it while it is exported does not reach the model of the caller, which may be in training.
+        """
+        with torch.inference_mode(False):
+            return replace(self, model=copy.deepcopy(self.model).cpu().float().eval())
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,21 @@ def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
     return fused
 
 
+def deploy_form(model: DetectionModel, *, decoder_layers: int | None = None) -> DetectionModel:
+    """``fuse`` of a detector in whatever mode it is, which it keeps; its tensors serve outside of inference mode too.
+
+    Raises:
+        FuseError: as ``fuse`` does.
+    """
+    modes = [(part, part.training) for part in model.modules()]
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            return fuse(model.eval(), decoder_layers=decoder_layers)
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+
 @contextmanager
 def _default_type(model: nn.Module) -> Iterator[None]:
     """The folds of timm make layers in torch's default type: let it be the model's."""
