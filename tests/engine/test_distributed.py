@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
-from flexdetr.engine import launch
+from flexdetr.engine import distributed, launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import (
     Ranks,
@@ -71,6 +72,13 @@ def test_norms_remember_what_both_ranks_saw(answers):
     one, two = answers
     for name, value in one["buffers"].items():
         torch.testing.assert_close(two["buffers"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_norms_that_are_not_synchronised_still_have_common_running_statistics(answers):
+    """What a rank evaluates is what the first one saves, and what all of them resume with."""
+    (alone,), (first, second) = (answer["statistics"] for answer in answers)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, alone), "each rank normalised by its own images"
 
 
 def test_a_sharded_evaluation_gives_the_same_numbers(answers):
@@ -227,6 +235,36 @@ def test_several_gpus_are_named_in_one_option():
         device_indices("cuda:a,b")
     with pytest.raises(ConfigError, match="one of the two"):
         wanted_processes(settings(device="cuda:0,1", processes=3))
+
+
+def test_ranks_that_wait_for_the_first_one_tell_their_watchdogs(monkeypatch):
+    """A report may take longer than a watchdog waits: who only waits for it is not hung."""
+    left, beats = [3], []
+
+    def is_completed():
+        left[0] -= 1
+        return left[0] < 0
+
+    work = SimpleNamespace(is_completed=is_completed, wait=lambda: beats.append("waited"))
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda _tensor, **_options: work)
+    monkeypatch.setattr(distributed, "_BEAT", 0.0)
+    Ranks(1, 2).wait(lambda: beats.append("beat"))
+    assert beats == ["beat", "beat", "beat", "waited"]
+    Ranks().wait(lambda: pytest.fail("one process waits for nobody"))
+
+
+def test_buffers_are_averaged_in_one_message(monkeypatch):
+    sent = []
+
+    def all_reduce(flat):
+        sent.append(len(flat))
+        flat *= 3  # the other rank has twice as much
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    tensors = [torch.ones(2, 3), torch.full((4,), 2.0), torch.tensor(5.0)]
+    Ranks(0, 2).average(tensors)
+    assert sent == [11]
+    assert [one.flatten()[0].item() for one in tensors] == [1.5, 3.0, 7.5]
 
 
 def test_a_lone_process_says_how_to_start_several():

@@ -22,6 +22,7 @@ from flexdetr.engine.sentinels import (
     StepLoss,
     is_out_of_memory,
     judge,
+    poisoned,
     read_step,
     smaller_parts,
 )
@@ -113,6 +114,24 @@ def test_a_gradient_that_is_not_finite_names_parameters_unless_scaling_expects_i
     with pytest.raises(NonFiniteError, match=r"head.scores.0.weight") as caught:
         judge(math.inf, [], **common, overflow_is_normal=False)
     assert list(caught.value.image_ids) == batch.image_ids
+
+
+def test_a_failed_step_has_gradients_where_another_rank_has_them(trainer):
+    """Ranks that send each other gradients in pieces must all come to send the same ones, and get NaN of this one."""
+    batch = next(iter(trainer.loader.epoch(0, "plain")))
+    step = agree(batch, 0, parts=1, stop=False, save=False, ranks=Ranks())
+    trainer.model.train()
+    reached = []
+    for make in (
+        trainer._losses,
+        lambda part, _step: poisoned(trainer.model(trainer.model.normalise(part.images), part.targets)),
+    ):
+        trainer.optimizer.zero_grad()
+        (part,) = micro_batches(batch, step, 0)
+        make(part, step).total.backward()
+        reached.append({name for name, one in trainer.model.named_parameters() if one.grad is not None})
+    assert reached[0] == reached[1]
+    assert torch.isnan(trainer.model.head.scores[0].weight.grad).all()
 
 
 def test_micro_batches_cover_the_batch_and_know_the_step(trainer):

@@ -14,6 +14,7 @@ from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import Ranks, join, leave
 from flexdetr.engine.evaluate import evaluate
+from flexdetr.engine.norms import moving_statistics
 from flexdetr.presets import resolve
 
 BATCH = 4
@@ -73,11 +74,22 @@ def answer(data: Path, processes: int | None) -> dict[str, object]:
         ranks=ranks,
     )
     table = ranks.table([ranks.rank, 7])
+    apart = settings(processes=processes, sync_norms=False)
+    run_state.seed_generators(0)
+    other = fit.Trainer(
+        dataset, apart, fit.start(apart, dataset.classes), data.parent, quiet=True, ranks=ranks
+    )
+    other.model.train()
+    other.gradients(first, 0)
+    other.ema.update(other.model)
+    averaged = [value for name, value in other.ema.model.state_dict().items() if "running" in name]
+    statistics = torch.cat([one.flatten() for one in (*moving_statistics(other.model), *averaged)])
     return {
         "gradients": kept,
         "buffers": buffers,
         "numbers": metrics.numbers(),
         "table": table,
+        "statistics": ranks.gathered(statistics),
         "first": ranks.first,
         "batches": len(trainer.val_loader),
     }

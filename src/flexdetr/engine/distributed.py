@@ -7,7 +7,8 @@ the loop (objects, requests to stop) always travel over gloo, so that no GPU is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,11 +22,10 @@ from flexdetr.config import Config, ConfigError
 
 T = TypeVar("T")
 
+_BEAT = 1.0  # seconds
+
 # Environment variable: where ranks of one machine find each other, a file's URI. Without it they do as torchrun says.
 MEETING_PLACE = "FLEXDETR_MEETING_PLACE"
-
-# Gradients travel in pieces of this many numbers: few enough messages, and little memory beside the gradients.
-_BUCKET = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,31 @@ class Ranks:
             dist.broadcast_object_list(things, src=0, device=torch.device("cpu"))
         return things[0]
 
-    def by_first(self, work: Callable[[], T], otherwise: T) -> T:
-        """What the first rank's work gives there, and ``otherwise`` on the others; where it raises, all raise."""
+    def by_first(self, work: Callable[[], T], otherwise: T, beat: Callable[[], None] | None = None) -> T:
+        """What the first rank's work gives there, and ``otherwise`` on the others; where it raises, all raise.
+
+        ``beat`` is called by those that wait, see ``wait``.
+        """
         done, error = otherwise, None
         if self.first:
             try:
                 done = work()
             except Exception as refused:
                 error = refused
+        self.wait(beat)
         if (common := self.from_first(error)) is not None:
             raise common
         return done
 
-    def wait(self) -> None:
-        """Goes on when all are here."""
-        self.table([0.0])
+    def wait(self, beat: Callable[[], None] | None = None) -> None:
+        """Goes on when all are here; ``beat`` is called every second until then, so that a watchdog knows of it."""
+        if self.size == 1:
+            return
+        work = dist.all_reduce(torch.zeros(1), async_op=True)
+        while beat is not None and not work.is_completed():
+            beat()
+            time.sleep(_BEAT)
+        work.wait()
 
     def same_weights(self, module: nn.Module) -> None:
         """Every rank takes the first one's parameters and buffers."""
@@ -95,35 +105,22 @@ class Ranks:
             for tensor in module.state_dict().values():
                 _broadcast(tensor)
 
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Each gradient becomes the sum over the ranks; one that a rank does not have counts as zero."""
-        if self.size == 1:
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes its mean over the ranks; all of them go in one message."""
+        if self.size == 1 or not tensors:
             return
-        gradients = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = torch.split(flat / self.size, [tensor.numel() for tensor in tensors])
+        with torch.no_grad():
             torch._foreach_copy_(
-                bucket, [part.view(old.shape) for part, old in zip(parts, bucket, strict=True)]
+                list(tensors), [part.view(old.shape) for part, old in zip(parts, tensors, strict=True)]
             )
 
     def add(self, number: Tensor) -> None:
         """The tensor becomes the sum over the ranks, in place."""
         if self.size > 1:
             dist.all_reduce(number)
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Each floating-point buffer becomes the mean over the ranks, like the running mean of WIoU's loss."""
-        if self.size > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.size
 
 
 def among_others() -> bool:
@@ -229,16 +226,3 @@ def _broadcast(tensor: Tensor) -> None:
     copy = tensor.contiguous()
     dist.broadcast(copy, src=0)
     tensor.copy_(copy)
-
-
-def _buckets(gradients: Sequence[Tensor]) -> Iterable[list[Tensor]]:
-    bucket: list[Tensor] = []
-    numbers = 0
-    for gradient in gradients:
-        if bucket and (numbers + gradient.numel() > _BUCKET or gradient.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, numbers = [], 0
-        bucket.append(gradient)
-        numbers += gradient.numel()
-    if bucket:
-        yield bucket

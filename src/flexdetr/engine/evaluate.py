@@ -125,10 +125,17 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     ranks: Ranks = _ALONE,
+    beat: Callable[[], None] | None = None,
 ) -> Metrics:
-    """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these."""
-    found = detect(model, batches, device=device, dtype=dtype)
-    parts = ranks.gathered(found)
-    together = {image_id: entry for part in parts for image_id, entry in part.items()}
-    metrics = score(records, together, classes) if ranks.first else None
+    """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these.
+
+    The first rank scores, and the others call ``beat`` until it has.
+    """
+    found = found_by_all(detect(model, batches, device=device, dtype=dtype), ranks)
+    metrics = ranks.by_first(lambda: score(records, found, classes), None, beat)
     return ranks.from_first(cast("Metrics", metrics))
+
+
+def found_by_all(found: Found, ranks: Ranks) -> Found:
+    """Every rank's detections together."""
+    return {image_id: entry for part in ranks.gathered(found) for image_id, entry in part.items()}

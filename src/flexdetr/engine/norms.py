@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexdetr.config import ConfigError
+
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> int:
     """Let every batch norm that learns take its statistics over all ranks.
 
     On a GPU they become ``SyncBatchNorm``, which torch has for GPUs only; on a CPU their ``forward`` is replaced.
-    Frozen norms stay as they are. Names and shapes of the state do not change.
+    Frozen norms stay as they are. Names and shapes of the state do not change. timm's norms keep the activation that
+    they end with.
 
     Args:
         model: the trained model, changed in place; copies that are only evaluated need no change.
@@ -22,6 +25,9 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> int:
 
     Returns:
         How many norms were changed.
+
+    Raises:
+        ConfigError: where a norm is of a kind whose ``forward`` is not known.
     """
     changed = 0
     for name, norm in list(model.named_modules()):
@@ -29,13 +35,42 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> int:
             continue
         if norm.affine and not norm.weight.requires_grad:
             continue
+        if not _of_timm(norm) and type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+            raise ConfigError(
+                f"the norm {name} is a {type(norm).__module__}.{type(norm).__qualname__}, whose statistics cannot be "
+                "taken over several processes; use --set train.sync_norms=false, or train in one process"
+            )
         if device.type == "cuda":
-            synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
-            model.set_submodule(name, synchronised)
+            model.set_submodule(name, _on_gpu(norm))
         else:
             norm.forward = _Synchronised(norm)  # type: ignore[method-assign, assignment]
         changed += 1
     return changed
+
+
+def moving_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances that a step in training mode moves."""
+    return [
+        tensor
+        for norm in model.modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+        for tensor in (norm.running_mean, norm.running_var)
+        if tensor is not None
+    ]
+
+
+def _on_gpu(norm: nn.Module) -> nn.Module:
+    if _of_timm(norm):
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        return cast("nn.Module", convert_sync_batchnorm(norm))  # type: ignore[no-untyped-call]
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def _of_timm(norm: nn.Module) -> bool:
+    """Whether this is timm's norm that ends with dropout and an activation."""
+    return type(norm).__module__.startswith("timm.") and hasattr(norm, "drop") and hasattr(norm, "act")
 
 
 class _Synchronised:
@@ -45,6 +80,13 @@ class _Synchronised:
         self.norm = norm
 
     def __call__(self, x: Tensor) -> Tensor:
+        normed = self._normed(x)
+        if _of_timm(self.norm):
+            activated: Tensor = self.norm.act(self.norm.drop(normed))  # type: ignore[operator]
+            return activated
+        return normed
+
+    def _normed(self, x: Tensor) -> Tensor:
         norm = self.norm
         if not norm.training:
             return F.batch_norm(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import psutil
 import torch
 import torchvision
+from torch import Tensor
 
 from flexdetr.config import to_yaml
-from flexdetr.data.loader import EvaluationLoader
 from flexdetr.engine import state as run_state
-from flexdetr.engine.evaluate import detect
+from flexdetr.engine.evaluate import Found, detect, found_by_all
 from flexdetr.metrics.coco_map import Metrics
+from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.report.make import Subject, write_report
 from flexdetr.weights import store
@@ -27,31 +29,43 @@ FILE = "report.html"
 
 
 def report_run(run: Trainer, metrics: Metrics) -> None:
-    """Write a finished run's report, and the best thresholds into its best checkpoint.
+    """Write a finished run's report, and the best thresholds into its best checkpoint; all ranks call it.
+
+    Each detects its share of the validation images; the first one then writes, however long that takes.
 
     Args:
-        run: the run, on its first rank.
+        run: the run.
         metrics: of the best checkpoint.
     """
-    best = run.folder / "best.safetensors"
-    loader = run.val_loader
-    batches = EvaluationLoader(
-        run.val_records,
-        loader.image_size,
-        loader.batch_size,
-        loader.threads,
-        pin_memory=run.device.type == "cuda",
-    )
-    state, metadata = store.load(best)
     # Not built from the file, which cannot name a backbone of the user's own.
     model = copy.deepcopy(run.ema.model)
-    model.load_state_dict(state)
+    best = run.ranks.by_first(lambda: _load(run.folder / "best.safetensors", model), None)
+    run.ranks.same_weights(model)
     found = detect(
         fuse(model),
-        run.watchdog.each(batches, "the report is made"),
+        run.watchdog.each(run.val_loader, "the report is made"),
         device=run.device,
         dtype=run.dtype,
     )
+    together = found_by_all(found, run.ranks)
+    run.ranks.by_first(
+        lambda: _write(run, metrics, together, *cast("tuple[State, store.Metadata]", best)),
+        None,
+        lambda: run.watchdog.beat("the first process writes the report"),
+    )
+
+
+State = dict[str, Tensor]
+
+
+def _load(file: Path, model: DetectionModel) -> tuple[State, store.Metadata]:
+    state, metadata = store.load(file)
+    model.load_state_dict(state)
+    return state, metadata
+
+
+def _write(run: Trainer, metrics: Metrics, found: Found, state: State, metadata: store.Metadata) -> None:
+    best = run.folder / "best.safetensors"
     subject = Subject(
         title=f"{run.config.model} on {run.dataset.root.name}",
         lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on the validation split.",

@@ -88,8 +88,14 @@ def read_step(norm: Tensor, parts: Sequence[PartLoss]) -> tuple[StepLoss, list[F
 
 
 def poisoned(output: Output) -> Losses:
-    """A loss for a step that has failed already: backward runs as on the other ranks, and gives NaN to all of them."""
-    return Losses(output.final.logits.sum() * torch.nan + output.final.boxes.sum() * torch.nan, {})
+    """A loss for a step that has failed already: backward runs as on the other ranks, and gives NaN to all of them.
+
+    It reaches all answers, so that gradients come, and are sent to the other ranks, as they do where nothing failed.
+    """
+    some = (output.encoder, output.pre, output.pre_denoising)
+    answers = [output.final, *output.aux, *output.denoising, *(one for one in some if one is not None)]
+    total = torch.stack([one.logits.sum() + one.boxes.sum() for one in answers]).sum()
+    return Losses(total * torch.nan, {})
 
 
 def judge(

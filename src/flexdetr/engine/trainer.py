@@ -26,7 +26,8 @@ from flexdetr.engine.device import autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.divisor import divided
 from flexdetr.engine.ema import AveragedModel
-from flexdetr.engine.norms import synchronise_norms
+from flexdetr.engine.gradients import GradientSum
+from flexdetr.engine.norms import moving_statistics, synchronise_norms
 from flexdetr.engine.optim import build_optimizer, freeze
 from flexdetr.engine.pace import Pace
 from flexdetr.engine.preflight import check_space, introduce
@@ -131,6 +132,8 @@ class Trainer:
         self.ema = AveragedModel(self.model, config.train.ema or 0.0, config.train.ema_horizon)
         if ranks.size > 1 and config.train.sync_norms:
             synchronise_norms(self.model, self.device)
+        learned = [one for one in self.model.parameters() if one.requires_grad]
+        self.gradient_sum = GradientSum(learned, ranks)
         if config.train.compile:
             compile_parts(self.model, self.device)
         if not ranks.first:  # what still draws from these, like dropout, draws differently on each rank
@@ -291,11 +294,14 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
-        self.ranks.add_gradients(parameters)
+        self.gradient_sum.finish()
         if self.criterion.own_divisor:
-            self.losses = divided(self.losses, parameters, least=1 / step.objects, ranks=self.ranks)
-        self.ranks.average_buffers(self.criterion)
+            learned = [one for group in self.optimizer.param_groups for one in group["params"]]
+            self.losses = divided(self.losses, learned, least=1 / step.objects, ranks=self.ranks)
+        statistics = [one for one in self.criterion.buffers() if one.is_floating_point()]
+        # Where norms are apart, what is evaluated, saved and resumed is the same on all ranks.
+        statistics += [] if self.config.train.sync_norms else moving_statistics(self.model)
+        self.ranks.average(statistics)
         for part in self.losses:
             self.terms.add(part.terms)
 
@@ -308,8 +314,9 @@ class Trainer:
     def _accumulate(self, batch: Batch, step: Step) -> list[PartLoss]:
         """The gradient of this rank's share, added up over its micro-batches; the losses stay on the device."""
         found = []
-        for part in micro_batches(batch, step, self.config.seed):
+        for number, part in enumerate(micro_batches(batch, step, self.config.seed), start=1):
             losses = self._losses(part, step)
+            self.gradient_sum.listen(last=number == step.parts)
             torch.autograd.backward(self.scaler.scale(losses.total))
             found.append(PartLoss(losses.total.detach(), losses.terms, tuple(part.image_ids), losses.share))
         return found
@@ -408,13 +415,11 @@ class Trainer:
         take_up(self, state)
 
     def _finish(self) -> Run:
-        self.ranks.wait()  # the first one has written everything
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
-        metadata = store.read_metadata(best)
-        metrics = Metrics.from_json(metadata.training["validation"])
-        if self.ranks.first and self.config.train.report:
+        best_of = self.ranks.by_first(lambda: store.read_metadata(best).training["validation"], None)
+        metrics = Metrics.from_json(self.ranks.from_first(best_of))
+        if self.config.train.report:
             report_run(self, metrics)
-        self.ranks.wait()  # the best checkpoint has its thresholds
         self.trackers.finish({**metrics.numbers(), "epoch": self.best_epoch})
         self.display.line(
             f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "

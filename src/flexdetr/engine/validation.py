@@ -32,6 +32,7 @@ def validate(run: Trainer) -> dict[str, float]:
         device=run.device,
         dtype=run.dtype,
         ranks=run.ranks,
+        beat=lambda: run.watchdog.beat("the first process scores"),
     )
     training = {
         "data": str(run.dataset.root),
