@@ -18,6 +18,7 @@ PROMISED = {
     *(f"rtdetr_ghostnetv3_{width}" for width in ("050", "100", "130", "160")),
     *(f"rtdetr_{backbone}" for backbone in ("ghostnet_100", "mobilenetv1_100")),
     *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
+    *(f"yolov8_{size}" for size in ("n", "s", "m", "hgnetv2_b0", "hgnetv2_l")),
     *(f"flexdetr_{size}" for size in ("atto", "femto", "pico", "nano", "small")),
 }
 

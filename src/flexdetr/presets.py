@@ -153,7 +153,7 @@ _ROWS: Final[tuple[Config, ...]] = (
     _yolov8("n", 0.34),
     _yolov8("s", 0.34),
     _yolov8("m", 0.67),
-    _yolov8_hgnetv2("b0", "hgnetv2_b0", 96, 0.34),
+    _yolov8_hgnetv2("b0", "hgnetv2_b0", 64, 0.34),
     _yolov8_hgnetv2("l", "hgnetv2_l", 256, 1.0),
 )
 

@@ -25,6 +25,7 @@ from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.fuse import fuse
 from flexdetr.model.fusion import FUSIONS
+from flexdetr.model.heads import HEADS
 from flexdetr.model.inserts import INSERTS
 from flexdetr.model.intra import INTRA
 from flexdetr.model.outputs import Prediction, Targets
@@ -51,6 +52,7 @@ HEAVY = {
 
 PARTS: dict[str, dict[str, Any]] = {
     **{name: {"attention": {"backbone.16": name, "encoder.32": name}} for name in INSERTS},
+    **{name: {"head": {"name": name}} for name in HEADS},
     **{name: {"encoder": {"fusion": name}} for name in FUSIONS},
     **{name: {"encoder": {"intra": name}} for name in INTRA},
     "stride 4": {"encoder": {"strides": [4, 8, 16]}},
@@ -123,7 +125,8 @@ def test_every_part_learns(
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     untaught = [name for name, grad in gradients.items() if grad is None]
     # Sampling at whole pixels has no gradient for where it samples (RT-DETRv2).
-    assert not [name for name in untaught if chosen.head.sampling == "bilinear" or ".offsets." not in name]
+    discrete = getattr(chosen.head, "sampling", None) == "discrete"
+    assert not [name for name in untaught if not discrete or ".offsets." not in name]
     assert all(torch.isfinite(grad).all() for grad in gradients.values() if grad is not None)
     first = next(grad for name, grad in gradients.items() if name.startswith("backbone."))
     assert first is not None

@@ -62,8 +62,10 @@ def detect(
         sizes = batch.sizes.to(device, non_blocking=True)
         # What is scored is what "predict" and an artifact answer.
         answers = model.head.answer(output.final, sizes, MAX_DETECTIONS)
-        rows = zip(*(part.cpu().numpy() for part in answers), strict=True)
-        found.update(zip(batch.image_ids, rows, strict=True))
+        boxes, scores, labels = (part.cpu().numpy() for part in answers)
+        there = scores > 0  # a batch is filled up where suppression left fewer boxes of an image
+        for i, image_id in enumerate(batch.image_ids):
+            found[image_id] = boxes[i, there[i]], scores[i, there[i]], labels[i, there[i]]
         if progress is not None:
             progress(len(found))
     return found

@@ -168,6 +168,7 @@ def label(
         outside = int(indices.min()) if indices.min() < 0 else int(indices.max())
         raise AnswerError(f"class index {outside} is outside the {len(classes)} known classes")
     kept = selection.scores >= (thresholds[indices] if thresholds.ndim else thresholds)
+    kept &= selection.scores > 0  # graphs that suppress boxes fill up with nothing, to answer a fixed number
     indices = indices[kept]
     return Detections(
         selection.boxes_xyxy[kept],
