@@ -156,6 +156,7 @@ class LossConfig(Part):
         encoder_copies: encoder tokens that answer for each object where queries are selected. One, as published,
             finds each object once; more give a detector from random weights more positives to learn from. None
             derives it in a run, and is one elsewhere.
+        late_matcher: share of the run after which queries are matched by score and overlap alone (DEIMv2); None never.
         box_options: keyword arguments of the box loss (ratio, scale, ...).
     """
 
@@ -169,6 +170,7 @@ class LossConfig(Part):
     box_cost: float = Field(default=2.0, ge=0, le=1e4)
     matcher_box: str = "giou"
     encoder_copies: int | None = Field(default=None, gt=0, le=1000)
+    late_matcher: float | None = Field(default=None, ge=0, le=1)
     box_options: Frozen[Mapping[str, float]] = Field(default_factory=dict)
 
 
@@ -185,6 +187,7 @@ class DataConfig(Part):
         flip: probability of a horizontal flip.
         mosaic: probability of a mosaic of four images, in the mosaic phase; None derives it.
         mixup: probability of blending two images, in the mosaic phase; None derives it.
+        copy_blend: probability of blending objects of another image in, in the mosaic phase, where there was no mixup.
         multi_scale: draw the size of each batch around ``image_size``.
         cache: keep decoded images in memory; None decides by size.
     """
@@ -198,6 +201,7 @@ class DataConfig(Part):
     flip: float = Field(default=0.5, ge=0, le=1)
     mosaic: float | None = Field(default=None, ge=0, le=1)
     mixup: float | None = Field(default=None, ge=0, le=1)
+    copy_blend: float = Field(default=0.0, ge=0, le=1)
     multi_scale: bool = True
     cache: bool | None = None
 
@@ -213,11 +217,13 @@ class TrainConfig(Part):
         lr: peak learning rate of the detector.
         weight_decay: AdamW's weight decay, off for norms, biases and affine blocks.
         warmup: share of the run during which the learning rate rises.
+        warmup_power: the rate rises with this power of the step: 1 is linear, DEIM's 2 quadratic.
         flat: share of the run after which the learning rate falls (flat-cosine).
+        fall_until: share of the run after which it stays at its lowest.
         final_lr: learning rate at the end relative to the peak.
         augment_from: share of the run before which there is no strong augmentation.
         augment_until: share of the run after which all strong augmentation stops.
-        mosaic_until: share of the run after which mosaic and mixup stop.
+        mosaic_until: share of the run after which mosaic, mixup and copy-blend stop.
         clip: largest gradient norm (0: none).
         ema: decay of the exponential moving average; None derives it from the number of steps.
         ema_horizon: updates over which the decay rises to ``ema``; None takes those that it averages over.
@@ -241,7 +247,9 @@ class TrainConfig(Part):
     lr: float | None = Field(default=None, gt=0, le=10)
     weight_decay: float = Field(default=1e-4, ge=0, le=10)
     warmup: float | None = Field(default=None, ge=0, lt=1)
+    warmup_power: float = Field(default=1.0, gt=0, le=10)
     flat: float = Field(default=0.5, ge=0, le=1)
+    fall_until: float = Field(default=1.0, ge=0, le=1)
     final_lr: float = Field(default=0.05, ge=0, le=1)
     augment_from: float | None = Field(default=None, ge=0, le=1)
     augment_until: float = Field(default=0.85, ge=0, le=1)
@@ -287,7 +295,8 @@ class Config(Part):
         loss: see LossConfig.
         data: see DataConfig.
         train: see TrainConfig.
-        recipe: "auto" derives the schedule from the data; "coco" takes the published one.
+        recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim" take a published
+            run; see ``flexdetr.recipes``.
         weights: "none", "coco", "backbone", or a checkpoint file.
         seed: of everything random in the run.
         log: where a run's numbers go besides ``metrics.csv``: any of "tensorboard", "mlflow" and "wandb".
@@ -302,7 +311,7 @@ class Config(Part):
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    recipe: Literal["auto", "coco"] = "auto"
+    recipe: Literal["auto", "coco", "dfine", "deim"] = "auto"
     weights: str = "none"
     seed: int = Field(default=0, ge=0, lt=2**63)
     log: tuple[str, ...] = ()

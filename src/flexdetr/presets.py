@@ -27,7 +27,7 @@ from flexdetr.config import (
 from flexdetr.foreign_code import backbones, objection
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
-from flexdetr.recipes import coco
+from flexdetr.recipes import published
 
 _R18 = BackboneConfig(name="resnet18_vd", lr_mult=0.1)
 _R34 = BackboneConfig(name="resnet34_vd", lr_mult=0.1)
@@ -198,8 +198,8 @@ def resolve(
         raise ConfigError(f"no model was named; choose one of {', '.join(PRESETS)}")
     values: dict[str, Any] = preset(str(name)).model_dump()
     recipe = next((layer["recipe"] for layer in (typed, changes, written) if "recipe" in layer), "auto")
-    if recipe == "coco":  # below what was written and typed, which may still change it
-        values = merge(values, coco(str(name)))
+    # Below what was written and typed, which may still change it.
+    values = merge(values, published(str(recipe), str(name)))
     for change in (written, changes, typed):
         values = merge(values, change)
     values["model"] = str(name)
@@ -227,8 +227,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
             f"Detector({changes['model']!r}, ...)"
         )
     values: dict[str, Any] = config.model_dump()
-    if changes.get("recipe") == "coco":
-        values = merge(values, coco(config.model))
+    values = merge(values, published(str(changes.get("recipe", "auto")), config.model))
     schedule = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
     sections = {key: value for key, value in changes.items() if key not in schedule}
     return build(merge(merge(values, {"train": schedule}), sections))

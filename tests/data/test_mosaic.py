@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexdetr.config import DataConfig
-from flexdetr.data.mosaic import mixup, mosaic
+from flexdetr.data.mosaic import copy_blend, mixup, mosaic
 from flexdetr.data.transforms import Sample
 
 QUIET = DataConfig(photometric=0, flip=0)
@@ -62,3 +62,26 @@ def test_mixup_holds_both():
     level = np.unique(result.image)
     assert len(level) == 1
     assert level[0] == pytest.approx(150, abs=6)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 6))
+def test_copy_blend_brings_up_to_three_objects_with_their_pixels(seed, objects):
+    rng = np.random.default_rng(seed)
+    sample = _tile(100, 64, 48, ((0, 0, 0.5, 0.5),))
+    grid = [(x / 4, 0.25, (x + 1) / 4, 0.75) for x in range(4)] + [(0, 0, 0.2, 0.2), (0.5, 0, 0.52, 0.02)]
+    result = copy_blend(sample, _tile(200, 64, 48, grid[:objects]), rng)
+    # The last two of the grid have fewer than 100 pixels.
+    assert len(result.boxes_xyxy) == len(result.labels) == 1 + min(3, objects, 4)
+    np.testing.assert_array_equal(result.boxes_xyxy[0], sample.boxes_xyxy[0])
+    for x0, y0, x1, y1 in result.boxes_xyxy[1:].astype(int):
+        assert 0 <= x0 < x1 <= 64
+        assert 0 <= y0 < y1 <= 48
+        assert (result.image[y0:y1, x0:x1] >= 140).all()
+    assert (sample.image == 100).all()  # the source of the copy is left alone
+
+
+def test_copy_blend_of_an_image_without_objects_changes_nothing():
+    sample = _tile(100, 32, 32)
+    result = copy_blend(sample, _tile(200, 32, 32, ()), np.random.default_rng(0))
+    np.testing.assert_array_equal(result.image, sample.image)
+    np.testing.assert_array_equal(result.boxes_xyxy, sample.boxes_xyxy)

@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from flexdetr.config import ConfigError
 from flexdetr.engine.recipe import derive, multipliers, phase, rate_factor
 from flexdetr.presets import resolve
+from flexdetr.recipes import published, warmup_steps
 from flexdetr.weights.trained import TrainedParts
 
 PARTS = ("backbone", "encoder", "head")
@@ -179,3 +182,73 @@ def test_without_a_published_run_the_recipe_is_refused():
         resolve("flexdetr_nano", recipe="coco")
     with pytest.raises(ConfigError, match="recipe"):
         resolve("rtdetr_r18", recipe="cocoo")
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "golden" / "recipes_deim.json"
+FAMILIES = {
+    "dfine": ("dfine", {"N": "n", "S": "s", "M": "m", "L": "l", "X": "x"}),
+    "deim_dfine": ("deim", {"N": "n", "S": "s", "M": "m", "L": "l", "X": "x"}),
+    "deim_rtdetrv2": (
+        "deim",
+        {"S(R18)": "s", "M(R34)": "m", "M*(R50m)": "ml", "L(R50)": "l", "X(R101)": "x"},
+    ),
+    "deimv2": ("deim", {"Atto": "atto", "Femto": "femto", "Pico": "pico", "N": "n"}),
+}
+PREFIXES = {"dfine": "dfine_", "deim_dfine": "deim_", "deim_rtdetrv2": "deim_rtdetrv2_", "deimv2": "deimv2_"}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"no published numbers at {SHARED}")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_numbers_are_the_published_ones(family):
+    recipe, sizes = FAMILIES[family]
+    for size, fields in json.loads(SHARED.read_text())["families"][family]["sizes"].items():
+        if size not in sizes:
+            continue
+        want = {key: field["value"] for key, field in fields.items() if isinstance(field, dict)}
+        keys = published(recipe, PREFIXES[family] + sizes[size])
+        train, data, loss, epochs = keys["train"], keys["data"], keys["loss"], want["epochs"]
+        assert (train["epochs"], train["batch_size"], train["lr"]) == (epochs, want["batch"], want["lr"]), (
+            size
+        )
+        assert train["weight_decay"] == want["weight_decay"], size
+        assert keys["image_size"] == tuple(want["eval_size"])
+        backbone = [group["lr"] for group in want["param_groups"] if "lr" in group]
+        assert keys["backbone"]["lr_mult"] == pytest.approx((backbone or [want["lr"]])[0] / want["lr"]), size
+        assert keys["backbone"].get("freeze_norms", False) == want.get("backbone_freeze_norm", False)
+        assert train["ema_horizon"] == want["ema.warmups"]
+        steps = warmup_steps(recipe, PREFIXES[family] + sizes[size])
+        assert steps == want.get("warmup_iterations", want.get("step.warmup_duration"))
+        policy = want["policy_epochs"]
+        begin, middle, end = policy if isinstance(policy, list) else (0, 0, policy)
+        assert train["augment_from"] == pytest.approx(begin / epochs)
+        assert train["mosaic_until"] == pytest.approx(middle / epochs)
+        assert train["augment_until"] == pytest.approx(end / epochs)
+        assert data["mosaic"] == want.get("mosaic_prob", 0)
+        assert data["mixup"] == want.get("mixup_prob", 0)
+        assert data["copy_blend"] == want.get("copyblend_prob", 0)
+        assert data["multi_scale"] is (want["multiscale_base_size_repeat"] is not None)
+        assert loss["classification"] == {"vfl": "varifocal", "mal": "mal"}[want["losses"][0]]
+        late = want.get("matcher.change_epoch")
+        assert loss["late_matcher"] == (None if late is None else late / epochs)
+        falls = want.get("lr_gamma", 1) < 1
+        assert train["final_lr"] == want.get("lr_gamma", 1)
+        assert train["flat"] == (pytest.approx(want["flat_epoch"] / epochs) if falls else 1)
+        assert train["fall_until"] == (pytest.approx(1 - want["no_aug_epoch"] / epochs) if falls else 1)
+
+
+def test_a_recipe_of_a_head_serves_models_without_a_published_run():
+    derived = derive(resolve("flexdetr_nano", recipe="deim"), 205, NOTHING, OWN)
+    assert "recipe deim: the published run of deim_n; none of flexdetr_nano was published" in derived.reasons
+    assert derived.config.image_size == resolve("flexdetr_nano").image_size
+    assert derived.config.loss.classification == "mal"
+    assert derived.config.train.lr == 8e-4
+
+
+def test_rates_rise_with_the_power_and_stay_at_the_lowest():
+    train = {"warmup": 0.1, "warmup_power": 2, "flat": 0.5, "fall_until": 0.8, "final_lr": 0.5}
+    config = resolve("flexdetr_nano", train=train)
+    rates = [rate_factor(config, step, 100) for step in range(100)]
+    assert rates[4] == pytest.approx(0.25)
+    assert rates[20] == rates[49] == 1
+    assert rates[64] == pytest.approx(0.75)
+    assert rates[80] == rates[99] == pytest.approx(0.5)

@@ -15,7 +15,7 @@ from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import covering, read_reduced
 from flexdetr.data.kept import KeptImages
-from flexdetr.data.mosaic import mixup, mosaic
+from flexdetr.data.mosaic import copy_blend, mixup, mosaic
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.model.outputs import Targets
 
@@ -218,7 +218,11 @@ class SampleMaker:
         sample = self._mosaic_or_strong(index, size, rng, partners)
         if rng.random() < _share(self.config.mixup):
             other = partners[int(rng.integers(len(partners)))]
-            sample = mixup(sample, self._mosaic_or_strong(other, size, rng, partners), rng)
+            return mixup(sample, self._mosaic_or_strong(other, size, rng, partners), rng)
+        # No number is drawn where the option is off, so that runs of before stay what they were.
+        if self.config.copy_blend and rng.random() < self.config.copy_blend:
+            other = partners[int(rng.integers(len(partners)))]
+            return copy_blend(sample, self._mosaic_or_strong(other, size, rng, partners), rng)
         return sample
 
     def _mosaic_or_strong(

@@ -1,4 +1,4 @@
-"""Mosaic and mixup: more objects an image, so that one-to-one matching gives more positives (DEIM, CVPR 2025).
+"""Mosaic, mixup and copy-blend: more objects per image give one-to-one matching more positives (DEIM, CVPR 2025).
 
 DEIM, arXiv:2412.04234, section 3.1 "Dense O2O". Its mosaic pastes four images at half size and then warps the
 whole; here each image is scaled and cropped into its quarter directly, so that nothing is resampled twice or
@@ -22,6 +22,10 @@ _ENLARGE = (1.0, 1.5)
 _LEAST_SIDE = 2.0
 _LEAST_VISIBLE = 0.1
 _BLEND = (0.45, 0.55)
+# Copy-blend: how many objects, from which area in pixels, with which rim relative to their sides.
+_BLENDED_OBJECTS = 3
+_BLENDED_AREA = 100.0
+_RIM = (0.1, 0.25)
 
 
 def mosaic(
@@ -94,3 +98,36 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
         np.concatenate([first.boxes_xyxy, second.boxes_xyxy]),
         np.concatenate([first.labels, second.labels]),
     )
+
+
+def copy_blend(sample: Sample, source: Sample, rng: np.random.Generator) -> Sample:
+    """Up to three objects of another sample blended in at random places, with a rim of their surroundings (DEIMv2).
+
+    Args:
+        sample: what the objects come into.
+        source: whose objects of at least 100 pixels are taken; of the same size.
+        rng: where the random numbers come from.
+
+    Returns:
+        The sample with these objects' boxes, which are without the rim.
+    """
+    height, width = sample.size
+    sides = source.boxes_xyxy[:, 2:] - source.boxes_xyxy[:, :2]
+    large = np.flatnonzero(sides.prod(1) >= _BLENDED_AREA)
+    image, boxes, labels = sample.image.copy(), [sample.boxes_xyxy], [sample.labels]
+    for place in rng.permutation(large)[:_BLENDED_OBJECTS]:
+        x0, y0, x1, y1 = source.boxes_xyxy[place]
+        rim = rng.uniform(*_RIM) * sides[place]
+        left, top = (int(max(0, edge)) for edge in np.floor((x0 - rim[0], y0 - rim[1])))
+        right, bottom = int(min(width, np.ceil(x1 + rim[0]))), int(min(height, np.ceil(y1 + rim[1])))
+        column = int(rng.integers(width - (right - left) + 1))
+        row = int(rng.integers(height - (bottom - top) + 1))
+        share = np.uint16(round(256 * rng.uniform(*_BLEND)))
+        under = image[row : row + bottom - top, column : column + right - left]
+        patch = source.image[top:bottom, left:right]
+        blend = under.astype(np.uint16) * share + patch * (np.uint16(256) - share)
+        under[...] = (blend >> 8).astype(np.uint8)
+        moved = np.array([column - left, row - top] * 2, np.float32)
+        boxes.append(source.boxes_xyxy[None, place] + moved)
+        labels.append(source.labels[None, place])
+    return Sample(image, np.concatenate(boxes), np.concatenate(labels))

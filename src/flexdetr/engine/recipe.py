@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flexdetr.config import Config
 from flexdetr.data.batches import Phase
-from flexdetr.recipes import warmup_steps
+from flexdetr.recipes import run_of, warmup_steps
 from flexdetr.weights.trained import TrainedParts
 
 # Image views below which a detector trained from random weights has not settled (measured on bccd, docs/results.md).
@@ -53,8 +53,10 @@ def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float
     train, data, loss = config.train, config.data, config.loss
     reasons: list[str] = []
     few = num_images < _FEW
-    if config.recipe == "coco":
-        reasons.append(f"recipe coco: the published run of {config.model}")
+    if config.recipe != "auto":
+        run = run_of(config.recipe, config.model)
+        other = "" if run == config.model else f"; none of {config.model} was published"
+        reasons.append(f"recipe {config.recipe}: the published run of {run}{other}")
     wanted = (8 if few else 16) if train.batch_size is None else int(train.batch_size)
     batch = min(wanted, num_images)
     steps_per_epoch = max(1, num_images // batch)
@@ -87,7 +89,7 @@ def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float
     part = config.backbone
     if "backbone" not in parts.trained and (part.freeze_stem or part.freeze_stages or part.freeze_norms):
         reasons.append("nothing is frozen: the backbone is not trained yet")
-    published = warmup_steps(config.model) if config.recipe == "coco" else 0
+    published = warmup_steps(config.recipe, config.model)
     warmup = min(0.5, published / steps) if published else min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
     trained = parts.all_trained
@@ -149,18 +151,19 @@ def phase(config: Config, epoch: int) -> Phase:
         return "plain"
     return (
         "mosaic"
-        if done < config.train.mosaic_until and (config.data.mosaic or config.data.mixup)
+        if done < config.train.mosaic_until
+        and (config.data.mosaic or config.data.mixup or config.data.copy_blend)
         else "strong"
     )
 
 
 def rate_factor(config: Config, step: int, steps: int) -> float:
-    """Learning rate of a step relative to the peak: linear warm-up, flat, then a cosine fall (flat-cosine)."""
+    """Learning rate of a step relative to the peak: warm-up, flat, a cosine fall (flat-cosine), flat at the lowest."""
     train = config.train
     done = (step + 1) / steps
     if train.warmup and done < train.warmup:
-        return done / train.warmup
+        return (done / train.warmup) ** train.warmup_power
     if done <= train.flat:
         return 1.0
-    fall = (done - train.flat) / max(1e-9, 1 - train.flat)
+    fall = (done - train.flat) / max(1e-9, train.fall_until - train.flat)
     return train.final_lr + (1 - train.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))

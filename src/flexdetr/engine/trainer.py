@@ -223,6 +223,7 @@ class Trainer:
         """The rest of the current epoch, from ``batch_index`` on; whether it was finished."""
         self.model.train()
         kind = phase(self.config, self.epoch)
+        self.criterion.at(self.epoch / (self.config.train.epochs or 1))
         began = time.monotonic()
         last = self.epoch + 1 == self.config.train.epochs
         following = None if last else phase(self.config, self.epoch + 1)

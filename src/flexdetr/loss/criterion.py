@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,11 @@ class Criterion(nn.Module):
         )
         return Losses(*weighted(parts, boxes))
 
+    def at(self, done: float) -> None:
+        """Take what holds from this share of the run on, in [0, 1]."""
+        late = self.config.late_matcher
+        self.matcher.late = late is not None and done >= late
+
     def _parts(self, layers: Sequence[Supervised], targets: Targets) -> list[Part]:
         """Class, L1 and box loss of all layers.
 
@@ -155,7 +160,40 @@ class Criterion(nn.Module):
         ]
 
 
-Objective = Callable[[LossConfig, HeadOptions, int], nn.Module]
+class Objective(Protocol):
+    """A head's training loss; an ``nn.Module``.
+
+    Attributes:
+        own_divisor: whether the losses of a part of a step come with a share of the step's divisor.
+    """
+
+    own_divisor: bool
+
+    def __call__(
+        self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None
+    ) -> Losses:
+        """The loss of a batch; see ``Criterion.forward``."""
+        ...
+
+    def at(self, done: float) -> None:
+        """Take what holds from this share of the run on, in [0, 1]."""
+        ...
+
+    def to(self, device: torch.device) -> Objective:
+        """The same on a device."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> object:
+        """Go on from that."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """What processes that train together average."""
+        ...
 
 
 def objective(config: LossConfig, options: HeadOptions, num_classes: int) -> Criterion:  # noqa: ARG001 - of every head
@@ -163,7 +201,7 @@ def objective(config: LossConfig, options: HeadOptions, num_classes: int) -> Cri
     return Criterion(config, num_classes)
 
 
-def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) -> nn.Module:
+def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) -> Objective:
     """The loss of a head: an ``nn.Module`` that is called like ``Criterion``.
 
     Args:
@@ -174,5 +212,5 @@ def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) 
     Raises:
         ConfigError: where a loss or one of its options is unknown.
     """
-    make: Objective = load_part(HEADS[options.name].objective)
+    make: Callable[[LossConfig, HeadOptions, int], Objective] = load_part(HEADS[options.name].objective)
     return make(config, options, num_classes)

@@ -76,6 +76,9 @@ class DenseCriterion(nn.Module):
             weighted, share = weights * sums / num_boxes, total / num_boxes
         return Losses(weighted.sum(), dict(zip(names, weighted.detach().unbind(), strict=True)), share)
 
+    def at(self, done: float) -> None:
+        """Nothing here depends on how far the run is."""
+
     def _sums(self, final: Prediction, targets: Targets) -> tuple[Tensor, Tensor]:
         """Sums (3,) of class, box and distribution loss, a cell's box terms times its score; sum () of the scores."""
         if final.corners is None or final.reference is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from flexdetr.boxes import iou
 from flexdetr.config import LossConfig
 from flexdetr.loss.box_family import box_loss, known_options
 from flexdetr.loss.terms import focal_cost
@@ -54,10 +55,15 @@ class Matcher:
     Args:
         config: costs and the name of the box loss; of ``box_options`` it takes those that fit
             ``matcher_box``.
+
+    Attributes:
+        late: take the costs of the end of training instead (DEIMv2, arXiv 2509.20787): minus the score of the
+            object's class times the fourth power of the IoU. Where a query overlaps no object, all costs are 0.
     """
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
+        self.late = False
         options = known_options(config.matcher_box, config.box_options)
         self._box_loss = box_loss(config.matcher_box, **options).eval()
 
@@ -105,6 +111,8 @@ class Matcher:
         logits = full_precision(torch.cat([p.logits[images, :, labels] for p in predictions], 1))
         predicted = full_precision(torch.cat([p.boxes for p in predictions], 1))[images]
         wanted = boxes[:, None].to(predicted.dtype)
+        if self.late:
+            return -logits.sigmoid() * iou(predicted, wanted) ** 4
         return (
             self.config.class_cost * focal_cost(logits)
             + self.config.l1_cost * (predicted - wanted).abs().sum(-1)
