@@ -25,7 +25,7 @@ from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.fuse import fuse
 from flexdetr.model.fusion import FUSIONS
-from flexdetr.model.heads import HEADS
+from flexdetr.model.heads import HEADS, shared_options
 from flexdetr.model.inserts import INSERTS
 from flexdetr.model.intra import INTRA
 from flexdetr.model.outputs import Prediction, Targets
@@ -86,8 +86,14 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 
 
+def sections(changes: dict[str, Any]) -> dict[str, Any]:
+    """The small detector's sections with a row's changes; another head takes over the options that it has too."""
+    name = changes.get("head", {}).get("name", "rtdetr")
+    return merge({**TINY, "head": shared_options(TINY["head"], name)}, changes)
+
+
 def config(changes: dict[str, Any]) -> Config:
-    return build(merge(TINY, changes))
+    return build(sections(changes))
 
 
 def rows(table: dict[str, dict[str, Any]]) -> list[Any]:
@@ -168,7 +174,7 @@ def test_nothing_else_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def exported(changes: dict[str, Any], randomise: Callable[..., nn.Module], folder: Path) -> None:
     """Exports, and lets the export prove itself against the model on a few pictures."""
     torch.manual_seed(0)
-    detector = Detector("flexdetr_pico", classes=CLASSES, **merge(TINY, changes))
+    detector = Detector("flexdetr_pico", classes=CLASSES, **sections(changes))
     images = torch.rand(2, 3, *detector.config.image_size)
     randomise(detector.model, images).eval()
     artifact = detector.export("onnx", folder / "part")

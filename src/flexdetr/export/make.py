@@ -83,6 +83,12 @@ def export(
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     _check_int8(format, kind, precision, data, calibration, max_drop, qat)
     _check_two_graphs(format, kind, precision, dynamic_size=dynamic_size)
+    if kind.two_graphs and subject.model.head.limits is not None:
+        raise ExportError(
+            f"the format {format} is two graphs with the choice of queries between them, and "
+            f"head={subject.config.head.name} has no queries; export onnx with raw=True (--raw): one graph of plain "
+            "operations, whose boxes the runtime suppresses"
+        )
     raw = raw or kind.two_graphs
     out = Path(out)
     _check_place(out)

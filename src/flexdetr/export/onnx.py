@@ -19,6 +19,7 @@ from flexdetr.export.errors import ExportError
 from flexdetr.export.half import in_half
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import draw, quiet
+from flexdetr.export.suppression import onnx_translations
 
 OPSET = 18
 MODEL = "model.onnx"
@@ -69,6 +70,7 @@ def to_proto(
                 inputs,
                 dynamo=True,
                 opset_version=OPSET,
+                custom_translation_table=onnx_translations(),
                 input_names=list(input_names),
                 output_names=list(output_names),
                 verbose=False,

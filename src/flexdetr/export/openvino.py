@@ -18,6 +18,7 @@ from flexdetr.export.errors import ExportError
 from flexdetr.export.half import store_in_half
 from flexdetr.export.prepare import DeployForm, example
 from flexdetr.export.program import quiet
+from flexdetr.export.suppression import openvino_extension
 from flexdetr.runtime.openvino import shared_core
 
 MODEL = "model.xml"
@@ -53,7 +54,9 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         shapes.append(openvino.PartialShape([-1, 2]))
     try:
         with quiet(), torch.no_grad():
-            graph = openvino.convert_model(form, example_input=example(options), input=shapes)
+            graph = openvino.convert_model(
+                form, example_input=example(options), input=shapes, extension=openvino_extension()
+            )
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(f"this model cannot be written for OpenVINO: {error}") from error
     for output, name in zip(graph.outputs, form.output_names, strict=True):

@@ -35,6 +35,7 @@ from flexdetr.runtime.artifact import (
     Input,
     Outputs,
     ReferencePictures,
+    Suppression,
     describe_files,
     write_metadata,
 )
@@ -290,6 +291,7 @@ class Writing:
         if referred and REFERENCE not in names:
             names.append(REFERENCE)
         raw = options.raw
+        limits = subject.model.head.limits
         write_metadata(
             self.folder,
             ArtifactMetadata(
@@ -311,6 +313,7 @@ class Writing:
                     top=options.top,
                 ),
                 raw=raw,
+                suppression=None if limits is None else Suppression(**limits._asdict()),
                 thresholds=dict(subject.metadata.thresholds),
                 made=self._made(float32) | ({} if int8 is None else {"int8": int8.describe()}),
                 licence=subject.metadata.licence,

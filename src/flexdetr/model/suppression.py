@@ -89,7 +89,7 @@ def after_suppression(
     # Rows of nothing behind them, so that there are ``top`` in any case.
     image, label, box = torch.cat([found, found.new_zeros(top, 3)]).unbind(1)
     real = torch.cat([torch.ones_like(found[:, 0]), found.new_zeros(top)])
-    own = (image == torch.arange(len(scores), device=image.device)[:, None]) & (real > 0)
+    own = (image == torch.arange(scores.shape[0], device=image.device)[:, None]) & (real > 0)
     best, place = torch.where(own, scores[image, label, box], 0.0).topk(top, dim=1)
     chosen = boxes_xyxy[image, box][place]
     scale = sizes.flip(-1)[:, None].to(chosen)

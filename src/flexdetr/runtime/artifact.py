@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flexdetr.classes import Classes
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.nms import Limits
 from flexdetr.runtime.parity import Parity, Precision, Proven, Tolerance
 from flexdetr.runtime.process import Selection, decode, label
 
@@ -87,6 +88,27 @@ class Outputs(BaseModel):
     top: int = Field(gt=0)
 
 
+class Suppression(BaseModel):
+    """How overlapping boxes of a dense head are suppressed: inside the graph, or of a raw graph by the runtime.
+
+    Attributes:
+        score: (box, class) pairs with a score above this are candidates.
+        iou: a candidate goes if its IoU with a better one of its class is above this.
+        max_detections: pairs that are kept at most.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    score: float = Field(ge=0, le=1)
+    iou: float = Field(ge=0, le=1)
+    max_detections: int = Field(ge=1)
+
+    @property
+    def limits(self) -> Limits:
+        """The same for ``flexdetr.runtime.nms``."""
+        return Limits(self.score, self.iou, self.max_detections)
+
+
 class File(BaseModel):
     """One of the artifact's files.
 
@@ -128,6 +150,7 @@ class ArtifactMetadata(BaseModel):
         input: see ``Input``.
         outputs: see ``Outputs``.
         raw: whether the graph ends with logits and boxes, without post-processing.
+        suppression: of a dense head's boxes; None where the head needs none.
         thresholds: lowest scores to keep, by class name, or "default" for all.
         made: how: versions, checkpoint, decoder layers, queries, sampling, layers kept in float32 ...
         licence: of the weights.
@@ -149,6 +172,7 @@ class ArtifactMetadata(BaseModel):
     input: Input
     outputs: Outputs
     raw: bool = False
+    suppression: Suppression | None = None
     thresholds: dict[str, float] = Field(default_factory=dict)
     made: dict[str, Any] = Field(default_factory=dict)
     licence: str = "unknown"
@@ -216,9 +240,10 @@ class Artifact:
             threshold: lowest score to keep, for all classes or one for each.
         """
         if self.metadata.raw:
-            top = self.metadata.outputs.top
+            top, suppression = self.metadata.outputs.top, self.metadata.suppression
+            limits = None if suppression is None else suppression.limits
             return [
-                decode(logits, boxes, size, self.classes, threshold, top)
+                decode(logits, boxes, size, self.classes, threshold, top, limits=limits)
                 for logits, boxes, size in zip(*answers, sizes, strict=True)
             ]
         return [

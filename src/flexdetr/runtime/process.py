@@ -10,6 +10,7 @@ from PIL import Image
 
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.host import finish
+from flexdetr.runtime.nms import Limits, finish_dense
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +84,7 @@ def select(
     boxes: NDArray[np.floating],
     size: tuple[int, int],
     top: int = MAX_DETECTIONS,
+    limits: Limits | None = None,
 ) -> Selection:
     """RT-DETR's post-processing (arXiv 2304.08069; no NMS): the top (query, class) pairs by sigmoid score.
 
@@ -94,6 +96,7 @@ def select(
         boxes: (Q, 4) cxcywh, fractions of the image.
         size: (height, width) of the original image in pixels.
         top: how many pairs to keep at most.
+        limits: of a dense head, whose overlapping boxes are suppressed; None for a head without suppression.
 
     Raises:
         AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
@@ -107,6 +110,8 @@ def select(
         raise ValueError(f"at least one detection must be kept, got top={top}")
     if np.isnan(logits).any() or np.isnan(boxes).any():
         raise AnswerError("the model answered NaN: its weights, its export or its precision are at fault")
+    if limits is not None:
+        return Selection(*finish_dense(logits, boxes, size[0], size[1], limits, top))
     return Selection(*finish(logits, boxes, size[0], size[1], top))
 
 
@@ -119,6 +124,7 @@ def decode(
     top: int = MAX_DETECTIONS,
     *,
     image_id: int | str | None = None,
+    limits: Limits | None = None,
 ) -> Detections:
     """Turn a model's raw answer for one image into Detections.
 
@@ -130,13 +136,14 @@ def decode(
         threshold: detections of a lower score are dropped; one number, or one for each class.
         top: how many (query, class) pairs to keep at most, before the threshold.
         image_id: travels into the result.
+        limits: see ``select``.
 
     Raises:
         AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
     """
     if logits.shape[-1] != len(classes):
         raise AnswerError(f"the model answers {logits.shape[-1]} classes, but {len(classes)} names are known")
-    return label(select(logits, boxes, size, top), size, classes, threshold, image_id=image_id)
+    return label(select(logits, boxes, size, top, limits), size, classes, threshold, image_id=image_id)
 
 
 def label(

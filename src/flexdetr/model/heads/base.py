@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flexdetr.model.heads import HEADS, HeadOptions
 from flexdetr.model.outputs import Output, Prediction, Targets
 from flexdetr.part_table import load_part
+from flexdetr.runtime.nms import Limits
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -37,12 +38,14 @@ class Head(Protocol):
         strides: of the levels that it takes, finest first.
         queries: answers that it selects unless told otherwise.
         eval_layers: decoder layers that run at inference unless told otherwise.
+        limits: what suppression chooses boxes by; None in a head whose answers do not overlap.
         selector: path inside the head of the layer whose largest class score chooses the queries, (B, S, C) logits.
     """
 
     strides: tuple[int, ...]
     queries: int
     eval_layers: int
+    limits: Limits | None
     selector: str
 
     def __init__(
