@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flexdetr.model.heads import HEADS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "flexdetr"
@@ -199,6 +202,50 @@ def test_imports_point_one_way(name: str) -> None:
 def test_every_part_has_a_rank() -> None:
     unknown = {part(name) for name in MODULES if name} - set(RANKS)
     assert not {name for name in unknown if not name.startswith("cli")}
+
+
+def is_inside_a_head(name: str) -> bool:
+    return name.startswith("model.heads.") and name.count(".") >= 3
+
+
+def inner_modules() -> set[str]:
+    """Names that only heads give to their layers, of several words: single ones are too common to look for."""
+    given: dict[bool, set[str]] = {True: set(), False: set()}
+    for name in (module for module in MODULES if part(module) == "model"):
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                given[is_inside_a_head(name)].add(node.attr)
+    return {name for name in given[True] - given[False] if "_" in name.strip("_")}
+
+
+def may_know(name: str) -> bool:
+    """A head itself, the loss that its row names, and other projects' names for its layers."""
+    objectives = {row.objective.partition(":")[0].removeprefix("flexdetr.") for row in HEADS.values()}
+    return is_inside_a_head(name) or name in objectives or part(name) == "weights"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not may_know(name)])
+def test_nothing_outside_of_heads_knows_their_insides(name: str) -> None:
+    imported = {target for target in own_imports(name) if is_inside_a_head(target) and not is_table(target)}
+    assert not imported, f"{name} imports {sorted(imported)}: ask the head through the protocol instead"
+    inner = inner_modules() - {"eval_layers"}  # of the protocol
+    words = {
+        word
+        for node in ast.walk(TREES[name])
+        for text in (
+            [node.attr]
+            if isinstance(node, ast.Attribute)
+            else [node.value]
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            else []
+        )
+        for word in re.findall(r"\w+", text)
+    }
+    assert not words & inner, f"{name} names layers of a head: {sorted(words & inner)}"
+
+
+def test_heads_have_names_to_look_for() -> None:
+    assert {"memory_proj", "encoder_score", "cross_attention"} <= inner_modules()
 
 
 def test_modules_import_each_other_in_no_circle() -> None:

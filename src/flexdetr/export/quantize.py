@@ -18,7 +18,7 @@ from flexdetr.export.prepare import DeployForm
 _INSIDE = "detector."
 # Norms, and attention's products with its softmax, compute in float in any case: eight bits in front of them would cost
 # accuracy and save nothing.
-_FLOAT = re.compile(r".*\.(norm\d*|memory_norm|attention)")
+_FLOAT = re.compile(r".*\.(([a-z]+_)*norm\d*|attention)")
 
 
 def stays_float(form: DeployForm, path: str, kept: Collection[str] = ()) -> bool:
