@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from flexdetr.api import Detector
-from flexdetr.cli.bench import open_detector, show_timings, subject_of
+from flexdetr.cli.bench import Place, open_detector, show_timings, subject_of
 from flexdetr.data.scenes import draw_scene
 from flexdetr.metrics.latency import END_TO_END, Subject, Timing, machine, measure
 from flexdetr.runtime.openvino import shared_core
@@ -148,7 +148,7 @@ def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tu
     """The checkpoint and its artifacts; what could not be timed is told."""
     options = {"threads": arguments.threads, "runtime": "auto"}
     notes: list[str] = []
-    subjects = [subject_of(CHECKPOINT, detector, "cpu")]
+    subjects = [subject_of(CHECKPOINT, detector, Place("cpu", "auto"))]
     float32 = detector.export("openvino", scratch / "fp32").path
     able = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     folders = {"fp32": float32}
@@ -165,14 +165,11 @@ def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tu
     else:
         notes.append("int8: not timed; give --data or --int8")
     for name, folder in folders.items():
-        precision = "bf16" if name == "bf16" else "fp32"
-        opened = open_detector(str(folder), precision=precision, **options)
-        subjects.append(subject_of(ARTIFACT.format(name), opened, "cpu"))
+        place = Place("cpu", "bf16" if name == "bf16" else "fp32")
+        subjects.append(subject_of(ARTIFACT.format(name), open_detector(str(folder), **options), place))
     plain_onnx = detector.export("onnx", scratch / "onnx").path
-    opened = open_detector(
-        str(plain_onnx), precision="auto", threads=arguments.threads, runtime="onnxruntime"
-    )
-    subjects.append(subject_of("ours, onnxruntime", opened, "cpu"))
+    opened = open_detector(str(plain_onnx), threads=arguments.threads, runtime="onnxruntime")
+    subjects.append(subject_of("ours, onnxruntime", opened, Place("cpu", "auto")))
     return subjects, notes
 
 

@@ -44,7 +44,18 @@ def test_a_checkpoint_and_its_artifact_side_by_side(
 ) -> None:
     checkpoint, artifact, pictures = map(str, tiny)
     plot = tmp_path / "new" / "plot.svg"
-    options = ["--images", pictures, "--rounds", "2", "--threads", "1", "--plot", str(plot)]
+    options = [
+        "--images",
+        pictures,
+        "--rounds",
+        "2",
+        "--threads",
+        "1",
+        "--plot",
+        str(plot),
+        "--precision",
+        "fp32",
+    ]
     assert main(["bench", checkpoint, artifact, *options, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in document["files"]] == [checkpoint, artifact]
@@ -55,7 +66,8 @@ def test_a_checkpoint_and_its_artifact_side_by_side(
         assert row["calls"] == 2
         assert row["pictures_per_second"] > 0
         assert row["start_seconds"] > 0
-    assert "PyTorch" in document["files"][0]["what"]
+        assert row["computation"]["precision"] == "fp32"
+    assert "PyTorch in fp32" in document["files"][0]["what"]
     assert "OpenVINO on CPU" in document["files"][1]["what"]
     assert plot.read_text().startswith("<svg")
 

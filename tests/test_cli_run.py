@@ -16,6 +16,7 @@ from PIL import Image
 import flexdetr
 from flexdetr.cli import main
 from flexdetr.data.scenes import CLASSES, draw_scenes
+from flexdetr.runtime.cpu import bf16_supported, cpu_features
 from flexdetr.weights import store
 
 TRAIN = (
@@ -101,11 +102,42 @@ def test_eval_prints_the_same_numbers_as_table_and_json(
     assert main(["eval", checkpoint, str(data), "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["split"] == "test"
+    assert numbers["computation"]["precision"] == "fp32"
+    assert numbers["computation"]["runtime"].startswith("PyTorch")
+    assert numbers["computation"]["cpu_features"] == list(cpu_features())
     assert len(numbers["per_class"]) == len(CLASSES)
     assert main(["eval", checkpoint, str(data)]) == 0
     table = capsys.readouterr().out
     assert f"{numbers['ap50']:.3f}" in table
+    assert "computed with PyTorch" in table
     assert all(name in table for name in CLASSES.names)
+
+
+@pytest.mark.parametrize("verb", ["eval", "predict"])
+def test_precision_and_runtime_are_chosen_and_named(
+    verb: str, checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [verb, checkpoint, str(data if verb == "eval" else data / "test"), "--json"]
+    given += ["--out", str(tmp_path / "found")] if verb == "predict" else []
+    for runtime, computes in (("auto", "PyTorch"), ("torch", "PyTorch"), ("openvino", "OpenVINO")):
+        for precision in ("fp32", "bf16"):
+            if precision == "bf16" and not bf16_supported():
+                continue
+            assert main([*given, "--runtime", runtime, "--precision", precision]) == 0
+            how = json.loads(capsys.readouterr().out)["computation"]
+            assert how["runtime"].startswith(computes)
+            assert how["precision"] == precision
+    assert main(given) == 0
+    how = json.loads(capsys.readouterr().out)["computation"]
+    assert how["precision"] == ("bf16" if verb == "predict" and bf16_supported() else "fp32")
+    for option, value, said in (
+        ("--precision", "fp23", "did you mean 'fp32'"),
+        ("--precision", "fp16", "needs a GPU"),
+        ("--runtime", "opnvino", "did you mean 'openvino'"),
+        ("--runtime", "onnxruntime", "unknown runtime for a checkpoint 'onnxruntime'"),
+    ):
+        assert main([*given, option, value]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_eval_of_weights_that_are_no_numbers_is_a_sentence(

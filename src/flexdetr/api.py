@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from flexdetr.classes import Classes, as_classes, described
-from flexdetr.config import Config, ConfigError
+from flexdetr.config import Config
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
+from flexdetr.runtime.thresholds import Threshold, limits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
+    from flexdetr.runtime.computation import Computation
     from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
     from flexdetr.weights.store import Metadata
 
@@ -44,8 +46,8 @@ class Detector:
         classes: names and data-set ids, in the head's order.
         config: the whole configuration.
         metadata: what ``save`` writes beside the weights.
-        runtime: what predicts: "torch", "openvino" (on CPUs), or "auto": OpenVINO for a hundred pictures or more on a
-            CPU, which repay the seconds that converting the detector takes, and PyTorch otherwise.
+        runtime: what computes: "torch", which is what "auto" stands for, or "openvino" (on CPUs). Converting the
+            detector for OpenVINO takes some seconds, which repay from a hundred pictures on, or so.
 
     Raises:
         ConfigError: where a name, a key or a value is wrong.
@@ -77,7 +79,7 @@ class Detector:
         self.config: Config = begun.config
         self.metadata: Metadata = begun.metadata
         self._fused: tuple[bytes, DetectionModel] | None = None
-        self._converted: tuple[tuple[object, ...], ArtifactDetector | None] | None = None
+        self._converted: tuple[tuple[object, ...], ArtifactDetector] | None = None
 
     def __repr__(self) -> str:
         return f"<Detector {self.config.model}, {described(self.classes, self.config.image_size)}>"
@@ -161,7 +163,7 @@ class Detector:
             split: "train", "val" or "test".
             device: where to compute.
             precision: "fp32", "bf16", "fp16" (on a GPU), or "auto", which is what ``predict`` computes in by itself.
-            batch_size: images at a time.
+            batch_size: images at a time; on OpenVINO it decides itself.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
             progress: told how many images of how many are done.
@@ -170,6 +172,9 @@ class Detector:
         Raises:
             DataError: where the data cannot be used, or has no such split.
         """
+        if self.runtime == "openvino":
+            other = self._on_openvino(device, precision, decoder_layers, queries)
+            return other.evaluate(data, split, progress=progress, report=report)
         from flexdetr.engine.evaluate import evaluate_split
 
         return evaluate_split(
@@ -192,7 +197,7 @@ class Detector:
     def predict(
         self,
         source: Source,
-        threshold: float | None = ...,
+        threshold: Threshold = ...,
         *,
         device: str = ...,
         precision: str = ...,
@@ -204,7 +209,7 @@ class Detector:
     def predict(
         self,
         source: list[Source],
-        threshold: float | None = ...,
+        threshold: Threshold = ...,
         *,
         device: str = ...,
         precision: str = ...,
@@ -215,7 +220,7 @@ class Detector:
     def predict(
         self,
         source: Source | list[Source],
-        threshold: float | None = THRESHOLD,
+        threshold: Threshold = THRESHOLD,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -226,10 +231,9 @@ class Detector:
 
         Args:
             source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
-            threshold: lowest score to keep, in [0, 1]; None takes each class's best one, as found by the training.
+            threshold: lowest score to keep, in [0, 1]; "auto" takes each class's best one, as found by the training.
             device: where to compute.
             precision: "fp32", "bf16", "fp16" (on a GPU), or "auto": bf16 where the device multiplies it in hardware.
-                Named precisions are PyTorch's; OpenVINO computes in what was proved.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
 
@@ -244,25 +248,18 @@ class Detector:
         from flexdetr.engine.predict import detect_images
 
         pictures = source if isinstance(source, list) else [source]
-        limits = self._thresholds(threshold)
-        other = None
-        if precision == "auto":
-            other = self._on_openvino(items_of(pictures), device, decoder_layers, queries)
-        elif self.runtime == "openvino":
-            raise ConfigError(
-                f"precision {precision} is chosen with runtime torch; on openvino a checkpoint computes in what was "
-                "proved for it: leave precision at auto"
-            )
-        if other is not None:
-            on_other = other.predict(pictures, threshold)
-            return on_other if isinstance(source, list) else on_other[0]
+        lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
+        if self.runtime == "openvino":
+            other = self._on_openvino(device, precision, decoder_layers, queries, items_of(pictures))
+            there = other.predict(pictures, threshold)
+            return there if isinstance(source, list) else there[0]
         found = list(
             detect_images(
                 self.deploy_form(),
                 (pixels(picture) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
-                threshold=limits,
+                threshold=lowest,
                 device=device,
                 precision=precision,
                 decoder_layers=decoder_layers,
@@ -271,27 +268,21 @@ class Detector:
         )
         return found if isinstance(source, list) else found[0]
 
-    def _thresholds(self, asked: float | None) -> float | list[float]:
-        if asked is not None:
-            return asked
-        stored = self.metadata.thresholds
-        if not stored:
-            raise ConfigError(
-                "this checkpoint carries no best thresholds (a training writes them into its best.safetensors); give a "
-                "threshold between 0 and 1"
-            )
-        usual = stored.get("default", THRESHOLD)
-        return [stored.get(name, usual) for name in self.classes.names]
-
     def predict_many(
-        self, items: Iterable[Item], threshold: float | None = THRESHOLD, *, device: str = "auto"
+        self,
+        items: Iterable[Item],
+        threshold: Threshold = THRESHOLD,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists.
 
         Args:
             items: pictures, videos, cameras.
-            threshold: lowest score to keep, in [0, 1]; None takes each class's best one, as found by the training.
+            threshold: as for ``predict``.
             device: where to compute.
+            precision: as for ``predict``.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
@@ -300,50 +291,56 @@ class Detector:
         from flexdetr.runtime.sources import Unreadable, read
 
         listed = list(items)
-        self._thresholds(threshold)  # answers before any work
-        other = self._on_openvino(listed, device)
-        if other is not None:
+        limits(threshold, self.metadata.thresholds, self.classes.names)  # answers before any work
+        if self.runtime == "openvino":
+            other = self._on_openvino(device, precision, items=listed)
             yield from other.predict_many(listed, threshold)
             return
         for picture in read(listed, pixels):
             if isinstance(picture, Unreadable):
                 yield picture
             else:
-                yield picture, self.predict(picture.image, threshold, device=device)
+                yield picture, self.predict(picture.image, threshold, device=device, precision=precision)
+
+    def computation(
+        self, *, device: str = "auto", precision: str = "auto", items: Iterable[Item] = ()
+    ) -> Computation:
+        """What ``predict`` computes with; on OpenVINO the detector is converted for that.
+
+        Args:
+            device: where to compute.
+            precision: as for ``predict``.
+            items: what is to be predicted; a conversion is compared on the first of it, and on drawn pictures without.
+        """
+        if self.runtime == "openvino":
+            listed = list(items)
+            return self._on_openvino(device, precision, items=listed).computation(items=listed)
+        from flexdetr.engine.device import choose_device, choose_precision, computation
+
+        place = choose_device(device)
+        return computation(place, choose_precision(precision, place))
 
     def _on_openvino(
-        self, items: list[Item], device: str, decoder_layers: int | None = None, queries: int | None = None
-    ) -> ArtifactDetector | None:
-        """The detector on OpenVINO, where it is to predict there; converted again only where a weight has changed.
-
-        Raises:
-            ExportError: where ``runtime`` insists on OpenVINO, and it does not do what the model does.
-        """
-        from flexdetr.engine.device import PICTURES_FOR_OPENVINO, choose_device, choose_runtime
-        from flexdetr.runtime.sources import is_film
-
-        films = any(is_film(item) for item in items)
-        count = PICTURES_FOR_OPENVINO if films else len(items)
-        if choose_runtime(self.runtime, choose_device(device), count) == "torch":
-            return None
+        self,
+        device: str,
+        precision: str,
+        decoder_layers: int | None = None,
+        queries: int | None = None,
+        items: Sequence[Item] = (),
+    ) -> ArtifactDetector:
+        """The detector on OpenVINO; converted again only where a weight, or what is asked for, has changed."""
+        from flexdetr.engine.device import check_openvino
         from flexdetr.export.converted import convert
-        from flexdetr.export.errors import ExportError
         from flexdetr.export.writing import Subject
         from flexdetr.model.fingerprint import fingerprint
 
-        key = (fingerprint(self.model), decoder_layers, queries)
-        kept = self._converted
-        if kept is None or kept[0] != key or (kept[1] is None and self.runtime != "auto"):
+        asked = check_openvino(device, precision)
+        key = (fingerprint(self.model), asked, decoder_layers, queries)
+        if self._converted is None or self._converted[0] != key:
             subject = Subject(self.model, self.config, self.classes, self.metadata)
-            try:
-                detector = convert(subject, items, decoder_layers=decoder_layers, queries=queries)
-            except ExportError as error:
-                if self.runtime != "auto":
-                    raise
-                _log.warning("predicting with PyTorch, which is slower: %s", error)
-                detector = None
-            self._converted = kept = (key, detector)
-        return kept[1]
+            options = {"decoder_layers": decoder_layers, "queries": queries}
+            self._converted = (key, convert(subject, items, precision=asked, **options))
+        return self._converted[1]
 
     def deploy_form(self) -> DetectionModel:
         """The fused model; made again only where a weight has changed since."""
@@ -406,7 +403,8 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
     Args:
         path: the checkpoint (a file, a folder that transformers saved, or ``hf://user/name[@revision]`` on the
             hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
-        runtime: what predicts; see ``Detector.runtime`` and ``ArtifactDetector``.
+        runtime: what computes; see ``Detector.runtime`` and ``ArtifactDetector``. "auto" is decided here: PyTorch for a
+            checkpoint, the format's own runtime for an artifact.
         **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
             ``head={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
@@ -426,5 +424,6 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
 
     check_runtime(runtime)
     detector = Detector.from_checkpoint(path, **changes)
-    detector.runtime = runtime
+    detector.runtime = "torch" if runtime == "auto" else runtime
+    _log.info("%s computes with %s, runtime %s", path, detector.runtime, runtime)
     return detector

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from flexdetr.classes import described
 from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, resize
 from flexdetr.runtime.sources import Camera, Item, Picture, Source, Unreadable, is_film, read
+from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
 
 if TYPE_CHECKING:
@@ -112,11 +115,17 @@ class ArtifactDetector:
                 self._runtimes[device, hint, asked] = started
             return self._runtimes[device, hint, asked]
 
+    def computation(
+        self, *, device: str = "auto", precision: Asked | None = None, items: Iterable[Item] = ()
+    ) -> Computation:
+        """What ``predict_many`` computes with for these items; see there."""
+        return self.runtime(device, pictures=_pictures(list(items)), precision=precision).computation
+
     @overload
     def predict(
         self,
         source: Source,
-        threshold: float | None = ...,
+        threshold: Threshold = ...,
         *,
         device: str = ...,
         precision: Asked | None = ...,
@@ -126,7 +135,7 @@ class ArtifactDetector:
     def predict(
         self,
         source: list[Source],
-        threshold: float | None = ...,
+        threshold: Threshold = ...,
         *,
         device: str = ...,
         precision: Asked | None = ...,
@@ -135,7 +144,7 @@ class ArtifactDetector:
     def predict(
         self,
         source: Source | list[Source],
-        threshold: float | None = None,
+        threshold: Threshold = THRESHOLD,
         *,
         device: str = "auto",
         precision: Asked | None = None,
@@ -144,7 +153,7 @@ class ArtifactDetector:
 
         Args:
             source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
-            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
 
@@ -169,7 +178,7 @@ class ArtifactDetector:
     def predict_many(
         self,
         items: Iterable[Item],
-        threshold: float | None = None,
+        threshold: Threshold = THRESHOLD,
         *,
         device: str = "auto",
         precision: Asked | None = None,
@@ -178,7 +187,7 @@ class ArtifactDetector:
 
         Args:
             items: pictures, videos, cameras.
-            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
 
@@ -188,12 +197,10 @@ class ArtifactDetector:
         Raises:
             PoolError: where nothing was answered for too long.
         """
-        lowest = self._thresholds(threshold)
+        lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         listed = items if isinstance(items, list) else list(items)
         live = any(isinstance(item.content, Camera) for item in listed)
-        several = any(is_film(item) for item in listed)
-        count = 1 if live else MANY if several else len(listed)
-        runtime = self.runtime(device, pictures=count, precision=precision)
+        runtime = self.runtime(device, pictures=_pictures(listed), precision=precision)
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
         waiting: deque[Work[tuple[Picture, Detections] | Unreadable]] = deque()
@@ -208,7 +215,7 @@ class ArtifactDetector:
     def predict_batch(
         self,
         images: Sequence[Source],
-        threshold: float | None = None,
+        threshold: Threshold = THRESHOLD,
         *,
         device: str = "auto",
         precision: Asked | None = None,
@@ -219,7 +226,7 @@ class ArtifactDetector:
 
         Args:
             images: paths, PIL images or arrays (H, W, 3) uint8 RGB, of any sizes.
-            threshold: lowest score to keep, in [0, 1]; None takes the artifact's own, or 0.4.
+            threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
 
@@ -229,7 +236,8 @@ class ArtifactDetector:
         if not images:
             return []
         runtime = self.runtime(device, precision=precision)
-        return self._infer(runtime, [pixels(image) for image in images], self._thresholds(threshold))
+        lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
+        return self._infer(runtime, [pixels(image) for image in images], lowest)
 
     def evaluate(
         self,
@@ -278,23 +286,16 @@ class ArtifactDetector:
             found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
             if progress is not None:
                 progress(len(found), len(records))
-        metrics = score(records, found, self.classes)
+        how = self.computation(device=device, precision=precision, items=items)
+        metrics = replace(score(records, found, self.classes), computation=how)
         if report is not None:
             from flexdetr.report.make import Subject, write_report
 
-            title, lead = f"{self.metadata.model}, {self.metadata.format}", f"The {split} split of {data}."
+            title = f"{self.metadata.model}, {self.metadata.format}"
+            lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
             about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
             write_report(Path(report), about)
         return metrics
-
-    def _thresholds(self, asked: float | None) -> float | list[float]:
-        if asked is not None:
-            if not 0 <= asked <= 1:
-                raise ValueError(f"the threshold must be between 0 and 1; got {asked}")
-            return asked
-        stored = self.metadata.thresholds
-        usual = stored.get("default", THRESHOLD)
-        return [stored.get(name, usual) for name in self.classes.names]
 
     def _jobs(
         self, items: Iterable[Item], detect: Callable[[Picture], tuple[Picture, Detections]]
@@ -339,6 +340,13 @@ def check_options(path: str | Path, options: Iterable[str]) -> None:
         raise ArtifactError(
             f"{path} is exported: {', '.join(decided)} was decided then; export the checkpoint again to change it"
         )
+
+
+def _pictures(items: Sequence[Item]) -> int:
+    """How many pictures to expect: of a camera one at a time, of a film many."""
+    if any(isinstance(item.content, Camera) for item in items):
+        return 1
+    return MANY if any(is_film(item) for item in items) else len(items)
 
 
 def _read_and_detect(

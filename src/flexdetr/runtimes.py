@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flexdetr.config import nearest
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.computation import Computation
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,11 @@ class Runtime(Protocol):
     @property
     def description(self) -> str:
         """What computes, for tables and logs."""
+        ...
+
+    @property
+    def computation(self) -> Computation:
+        """What computes, and in which precision."""
         ...
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
@@ -80,7 +86,7 @@ def precision_of(artifact: Artifact, engine: str, asked: Asked) -> Asked:
     """
     if asked not in get_args(Asked):
         raise ArtifactError(nearest(asked, get_args(Asked), "precision"))
-    own: Asked = "fp16" if artifact.metadata.precision == "fp16" else "fp32"
+    own = artifact.written_precision
     if engine != "openvino" and asked not in ("auto", own):
         raise ArtifactError(
             f"{engine} computes {artifact.path} in {own}, as it was written; got precision {asked!r}: leave it out, or "

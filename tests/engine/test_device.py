@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from flexdetr.config import ConfigError
-from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.device import autocast, choose_device, choose_precision, computation
 from flexdetr.runtime.cpu import SWITCH
 
 CPU = torch.device("cpu")
@@ -31,6 +31,17 @@ def test_bf16_can_be_asked_for_and_fp16_needs_a_gpu():
     assert choose_precision("fp32", CPU) == torch.float32
     with pytest.raises(ConfigError, match="fp16"):
         choose_precision("fp16", CPU)
+
+
+def test_an_unknown_precision_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'fp32'"):
+        choose_precision("f32", CPU)
+
+
+def test_what_pytorch_computes_with_is_named():
+    how = computation(CPU, torch.bfloat16)
+    assert how.runtime == f"PyTorch {torch.__version__}"
+    assert (how.device, how.precision, how.weights) == ("cpu", "bf16", "fp32")
 
 
 def test_autocast_computes_in_the_type_and_does_nothing_for_float32():

@@ -1,9 +1,9 @@
-"""A checkpoint's detector on OpenVINO: used for many pictures on a CPU, and only where it finds the same."""
+"""A checkpoint's detector on OpenVINO: where it is asked for, in what is asked for, and only if it finds the same."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,14 @@ from PIL import Image
 import flexdetr
 from flexdetr.api import Detector
 from flexdetr.config import ConfigError
-from flexdetr.data.scenes import draw_scene
-from flexdetr.engine import device
+from flexdetr.data.scenes import draw_scene, draw_scenes
 from flexdetr.export import converted
 from flexdetr.export.writing import DriftError
-from flexdetr.runtime.cpu import SWITCH
+from flexdetr.runtime.artifact import ArtifactError
+from flexdetr.runtime.cpu import SWITCH, bf16_supported
 from flexdetr.runtime.sources import Unreadable, find
 
 MANY = 5
-
-
-@pytest.fixture
-def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "PICTURES_FOR_OPENVINO", MANY)
 
 
 @pytest.fixture
@@ -55,13 +50,15 @@ def images() -> list[Any]:
     return [draw_scene(np.random.default_rng(i), ((96, 128), (160, 120))[i % 2]).image for i in range(MANY)]
 
 
-@pytest.mark.usefixtures("few_are_many", "without_bf16")
-def test_many_pictures_are_found_as_few_are(
+@pytest.mark.usefixtures("without_bf16")
+def test_finds_what_pytorch_finds(
     make: Callable[..., Detector], images: list[Any], conversions: list[int]
 ) -> None:
     detector = make()
     one_by_one = [detector.predict(image, 0.3, device="cpu", decoder_layers=1) for image in images]
-    assert conversions == []
+    detector.predict(images * 25, 0.3, device="cpu", decoder_layers=1)
+    assert conversions == [], "however many there are"
+    detector.runtime = "openvino"
     together = detector.predict(images, 0.3, device="cpu", decoder_layers=1)
     detector.predict(images, 0.3, device="cpu", decoder_layers=1)
     assert conversions == [MANY], "once for all calls"
@@ -73,7 +70,7 @@ def test_many_pictures_are_found_as_few_are(
         assert other.size == one.size
 
 
-@pytest.mark.usefixtures("few_are_many", "without_bf16")
+@pytest.mark.usefixtures("without_bf16")
 def test_a_folder_takes_the_same_road(
     make: Callable[..., Detector], images: list[Any], conversions: list[int], tmp_path: Path
 ) -> None:
@@ -81,6 +78,7 @@ def test_a_folder_takes_the_same_road(
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     (tmp_path / "0.png").write_text("no picture")
     detector = make()
+    detector.runtime = "openvino"
     answers = list(detector.predict_many(find(str(tmp_path)), 0.3, device="cpu"))
     assert conversions == [MANY]
     assert [isinstance(answer, Unreadable) for answer in answers] == [True, False, False, False, False]
@@ -96,21 +94,19 @@ def test_a_folder_takes_the_same_road(
 
 def test_loading_names_the_runtime(detector: Detector, tmp_path: Path) -> None:
     path = detector.save(tmp_path / "best.safetensors")
-    assert flexdetr.load(path, runtime="torch").runtime == "torch"  # type: ignore[union-attr]
+    assert [flexdetr.load(path, runtime=one).runtime for one in ("torch", "auto", "openvino")] == [
+        "torch",
+        "torch",
+        "openvino",
+    ]
     with pytest.raises(ConfigError, match="'openvino'"):
         flexdetr.load(path, runtime="openvin")
 
 
-@pytest.mark.usefixtures("few_are_many")
-def test_what_drifts_is_left_to_pytorch(
-    make: Callable[..., Detector],
-    images: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    conversions: list[int],
+def test_what_drifts_is_refused(
+    make: Callable[..., Detector], images: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = make()
-    expected = detector.predict(images[0], 0.3, device="cpu")
     real = converted.Writing.write
 
     def wrong(self: converted.Writing, float32: tuple[str, ...]) -> None:
@@ -120,31 +116,49 @@ def test_what_drifts_is_left_to_pytorch(
         real(dataclasses.replace(self, form=form), float32)
 
     monkeypatch.setattr(converted.Writing, "write", wrong)
-    with caplog.at_level(logging.WARNING, "flexdetr"):
-        found = detector.predict(images, 0.3, device="cpu")
-        detector.predict(images, 0.3, device="cpu")
-    assert found[0].scores.tolist() == expected.scores.tolist()
-    said = [record.message for record in caplog.records if "PyTorch" in record.message]
-    assert len(said) == len(conversions) == 1, "tried once"
-    assert "scores drift by up to 0.012" in said[0]
     detector.runtime = "openvino"
-    with pytest.raises(DriftError, match="OpenVINO does not find what PyTorch finds: of 60 detections"):
-        detector.predict(images[0], device="cpu")
+    with pytest.raises(DriftError, match="OpenVINO does not find what PyTorch finds: of 120 detections"):
+        detector.predict(images[:2], device="cpu")
 
 
-def test_which_runtime_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
-    enough = device.PICTURES_FOR_OPENVINO
-    assert device.choose_runtime("auto", cpu, enough - 1) == "torch"
-    assert device.choose_runtime("auto", cpu, enough) == "openvino"
-    assert device.choose_runtime("auto", gpu, enough) == "torch"
-    assert device.choose_runtime("torch", cpu, enough) == "torch"
-    assert device.choose_runtime("openvino", cpu, 1) == "openvino"
+def test_the_precision_is_the_one_that_was_asked_for(
+    make: Callable[..., Detector], images: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = make()
+    detector.runtime = "openvino"
+    found = detector.predict(images[0], 0.0, precision="fp32")
+    how = detector.computation(precision="fp32")
+    assert (how.precision, how.runtime.split()[0], how.device) == ("fp32", "OpenVINO", "CPU")
+    with pytest.raises(ConfigError, match="did you mean 'bf16'"):
+        detector.predict(images[0], precision="bf17")
     with pytest.raises(ConfigError, match="on the cpu only; got device cuda:0"):
-        device.choose_runtime("openvino", gpu, enough)
-    with pytest.raises(ConfigError, match="'openvino'"):
-        device.choose_runtime("openvin", cpu, 1)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert device.choose_runtime("auto", cpu, enough) == "torch"
+        detector.predict(images[0], device="cuda:0")
+    with pytest.raises(ArtifactError, match="CPU does not compute in fp16"):
+        detector.predict(images[0], precision="fp16")
+    if bf16_supported():
+        other = detector.predict(images[0], 0.0, precision="bf16")
+        assert other.scores.tolist() != found.scores.tolist()
+        assert detector.computation(precision="bf16").precision == "bf16"
+    monkeypatch.setenv(SWITCH, "off")
+    assert detector.computation().precision == "fp32"
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_is_scored_as_pytorch_is(make: Callable[..., Detector], tmp_path: Path) -> None:
+    data = draw_scenes(tmp_path / "scenes", train=0, val=0, test=2, size=(96, 128))
+    path = data / "annotations" / "instances_test.json"
+    document = json.loads(path.read_text())
+    for row, name in zip(document["categories"], ("cat", "dog", "owl", "x", "y", "z"), strict=True):
+        row["name"] = name
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] <= 3]
+    path.write_text(json.dumps(document))
+    detector = make()
+    one = detector.evaluate(data, "test", device="cpu")
+    detector.runtime = "openvino"
+    other = detector.evaluate(data, "test")
+    assert other.numbers() == pytest.approx(one.numbers(), abs=1e-4, nan_ok=True)
+    assert one.computation is not None
+    assert other.computation is not None
+    assert one.computation.runtime.startswith("PyTorch")
+    assert other.computation.runtime.startswith("OpenVINO")
+    assert one.computation.precision == other.computation.precision == "fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -14,13 +15,15 @@ from PIL import Image
 
 import flexdetr
 from flexdetr.api import Detector
+from flexdetr.config import ConfigError
 from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.scenes import draw_scene, draw_scenes
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact, write_metadata
 from flexdetr.runtime.compare import drift
-from flexdetr.runtime.cpu import SWITCH, bf16_supported
+from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.process import THRESHOLD
 from flexdetr.runtime.sources import Unreadable, find
 
 Exported = Callable[[str], Artifact]
@@ -200,9 +203,39 @@ def test_thresholds_of_the_artifact(exported: Exported, photos: Path, tmp_path: 
     document = json.loads((folder / "metadata.json").read_text())
     document["thresholds"] = {"default": 0.0, "dog": 1.0}
     (folder / "metadata.json").write_text(json.dumps(document))
-    names = ArtifactDetector(folder, cache=False).predict(photos / "0.jpg").names
+    artifact = ArtifactDetector(folder, cache=False)
+    names = artifact.predict(photos / "0.jpg", "auto").names
     assert "dog" not in names
     assert {"cat", "owl"} <= set(names)
+    usual = artifact.predict(photos / "0.jpg")
+    assert "dog" in usual.names
+    assert usual.scores.min() >= 0.4
+
+
+def test_thresholds_are_one_everywhere(exported: Exported, detector: Detector, photos: Path) -> None:
+    artifact = opened(exported, "openvino", precision="fp32")
+    for one in (artifact, detector):
+        for function in (one.predict, one.predict_many):
+            assert inspect.signature(function).parameters["threshold"].default == THRESHOLD == 0.4
+        with pytest.raises(ConfigError, match="carries no best thresholds"):
+            one.predict(photos / "0.jpg", "auto")
+        with pytest.raises(ValueError, match="between 0 and 1; got None"):
+            one.predict(photos / "0.jpg", None)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime", "weights"),
+    [
+        ("openvino", "OpenVINO", "fp32"),
+        ("onnx", "onnxruntime", "fp32"),
+        ("torch", "torch.export program", "fp32"),
+    ],
+)
+def test_what_computes_is_named(exported: Exported, kind: str, runtime: str, weights: str) -> None:
+    how = opened(exported, kind).computation(precision="fp32")
+    assert how.runtime.startswith(runtime)
+    assert (how.device, how.precision, how.weights) == ("CPU", "fp32", weights)
+    assert how.cpu_features == cpu_features()
 
 
 def test_scores_as_the_model_does(

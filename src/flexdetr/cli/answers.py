@@ -221,7 +221,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def show_metrics(metrics: Metrics) -> None:
-    """The 12 COCO numbers, then each class's own, as two tables."""
+    """The 12 COCO numbers, then each class's own, as two tables, and what computed them."""
     show_table(["metric", "value"], list(metrics.numbers().items()))
     show_table(
         ["class", "AP", "AP50", "AP75", "AR100", "objects"],
@@ -230,6 +230,8 @@ def show_metrics(metrics: Metrics) -> None:
             for name, one in metrics.per_class.items()
         ],
     )
+    if metrics.computation is not None:
+        show(f"computed with {metrics.computation.describe()}")
 
 
 def _cell(value: object) -> str:

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
-from flexdetr.cli.evaluate import Device
+from flexdetr.cli.evaluate import Device, Precision, Runtime
 
 if TYPE_CHECKING:
     from flexdetr.api import Detector
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.metrics.latency import Subject, Timing
+    from flexdetr.runtimes import Asked
 
-_THRESHOLD = 0.4
 _DRAWN = 8
 # What a preset is timed with: COCO's number of classes.
 _CLASSES = 80
@@ -29,8 +29,25 @@ _FIRST = """
 from flexdetr.cli.bench import open_detector
 import json
 options = json.loads({options!r})
-open_detector({file!r}, **options).predict({picture!r}, {threshold}, device={device!r})
+open_detector({file!r}, **options).predict({picture!r}, device={device!r}, precision={precision!r})
 """
+
+
+class Place(NamedTuple):
+    """Where, and in what, to compute.
+
+    Attributes:
+        device: as ``predict`` takes it.
+        precision: likewise.
+    """
+
+    device: str
+    precision: Asked
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For ``predict``."""
+        return self._asdict()
 
 
 def bench(
@@ -45,31 +62,21 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads [default: the runtime's choice].")
     ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="What OpenVINO computes artifacts in.")
-    ] = "auto",
-    runtime: Annotated[
-        str, typer.Option(metavar="auto|openvino|onnxruntime|torch", help="What runs artifacts.")
-    ] = "auto",
+    precision: Precision = "auto",
+    runtime: Runtime = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the stages.")] = None,
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
     """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures a second."""
-    from flexdetr.config import nearest
     from flexdetr.metrics.latency import machine, measure, start_of
 
-    for word, value, known in (
-        ("precision", precision, ("auto", "fp32", "bf16", "fp16")),
-        ("runtime", runtime, ("auto", "openvino", "onnxruntime", "torch")),
-    ):
-        if value not in known:
-            raise answers.UsageError(nearest(value, known, word))
     if plot is not None and plot.suffix.lower() != ".svg":
         raise answers.UsageError(f"--plot writes SVG: give a name that ends in .svg, not {plot.name!r}")
-    options: dict[str, Any] = {"threads": threads, "precision": precision, "runtime": runtime}
+    options: dict[str, Any] = {"threads": threads, "runtime": runtime}
+    place = Place(device, cast("Asked", precision or "auto"))
     with _pictures(images) as paths:
-        subjects = [subject_of(file, open_detector(file, **options), device) for file in files]
+        subjects = [subject_of(file, open_detector(file, **options), place) for file in files]
         with answers.counting("timing") as show_count:
             timings = measure(subjects, paths, rounds=rounds, say=show_count)
         for file, timing in zip(files, timings, strict=True):
@@ -78,8 +85,8 @@ def bench(
                 file=file,
                 options=json.dumps(options),
                 picture=str(paths[0]),
-                threshold=_THRESHOLD,
-                device=device,
+                device=place.device,
+                precision=place.precision,
             )
             timing.start = start_of(code)
     if plot is not None:
@@ -134,15 +141,12 @@ def show_timings(timings: Sequence[Timing]) -> None:
     )
 
 
-def open_detector(
-    file: str, *, threads: int | None, precision: str, runtime: str
-) -> Detector | ArtifactDetector:
+def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector | ArtifactDetector:
     """A detector from an artifact, a checkpoint or a preset's name.
 
     Args:
         file: the artifact's or checkpoint's path, or the name of a preset, which gets random weights.
         threads: CPU threads; None leaves the choice to the runtime.
-        precision: of artifacts on OpenVINO.
         runtime: of artifacts.
 
     Raises:
@@ -154,7 +158,7 @@ def open_detector(
     if is_artifact(file):
         from flexdetr.deployed import ArtifactDetector
 
-        return ArtifactDetector(file, threads=threads, precision=precision, runtime=runtime)  # type: ignore[arg-type]
+        return ArtifactDetector(file, threads=threads, runtime=runtime)  # type: ignore[arg-type]
     from flexdetr.presets import PRESETS, preset
 
     path = Path(file)
@@ -174,41 +178,43 @@ def open_detector(
     return detector
 
 
-def subject_of(name: str, detector: Detector | ArtifactDetector, device: str) -> Subject:
+def subject_of(name: str, detector: Detector | ArtifactDetector, place: Place) -> Subject:
     """A detector taken apart into stages.
 
     Args:
         name: how tables call it.
         detector: from an artifact or a checkpoint.
-        device: where to compute.
+        place: where, and in what, to compute.
     """
     from flexdetr.deployed import ArtifactDetector
 
     if isinstance(detector, ArtifactDetector):
-        return _of_artifact(name, detector, device)
-    return _of_model(name, detector, device)
+        return _of_artifact(name, detector, place)
+    return _of_model(name, detector, place)
 
 
-def _of_artifact(name: str, detector: ArtifactDetector, device: str) -> Subject:
+def _of_artifact(name: str, detector: ArtifactDetector, place: Place) -> Subject:
     import numpy as np
 
     from flexdetr.data.images import pixels
     from flexdetr.metrics.latency import Subject
+    from flexdetr.runtime.process import THRESHOLD
 
-    runtime = detector.runtime(device)
+    runtime = detector.runtime(place.device, precision=place.precision)
     return Subject(
         name=name,
         what=runtime.description,
+        computation=runtime.computation,
         decode=pixels,
         prepare=lambda image: detector.prepare([image]),
         infer=lambda feed, size: runtime.infer(feed, np.array([size], np.int64)),
-        finish=lambda answer, size: detector.artifact.read_answers(answer, [size], _THRESHOLD),
-        predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
-        predict_all=lambda paths: _count(detector, paths, device),
+        finish=lambda answer, size: detector.artifact.read_answers(answer, [size], THRESHOLD),
+        predict=lambda path: detector.predict(path, **place.options),
+        predict_all=lambda paths: _count(detector, paths, place),
     )
 
 
-def _of_model(name: str, detector: Detector, device: str) -> Subject:
+def _of_model(name: str, detector: Detector, place: Place) -> Subject:
     import torch
 
     from flexdetr.data.images import pixels
@@ -216,32 +222,34 @@ def _of_model(name: str, detector: Detector, device: str) -> Subject:
     from flexdetr.engine.predict import run_network
     from flexdetr.metrics.latency import Subject
     from flexdetr.model.postprocess import detections
-    from flexdetr.runtime.process import prepare
+    from flexdetr.runtime.process import THRESHOLD, prepare
 
-    place = choose_device(device)
+    device = choose_device(place.device)
     model = detector.deploy_form()
     size, classes = detector.config.image_size, detector.classes
-    threads = f"{torch.get_num_threads()} threads" if place.type == "cpu" else str(place)
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    how = detector.computation(**place.options)
     return Subject(
         name=name,
-        what=f"PyTorch, {threads}",
+        what=f"PyTorch in {how.precision}, {threads}",
+        computation=how,
         decode=pixels,
         prepare=lambda image: prepare(image, size),
-        infer=lambda feed, _: run_network(model, feed, place),
-        finish=lambda answer, original: detections(model.head, answer, original, classes, _THRESHOLD),
-        predict=lambda path: detector.predict(path, _THRESHOLD, device=device),
-        predict_all=lambda paths: _count(detector, paths, device),
+        infer=lambda feed, _: run_network(model, feed, device, precision=place.precision),
+        finish=lambda answer, original: detections(model.head, answer, original, classes, THRESHOLD),
+        predict=lambda path: detector.predict(path, **place.options),
+        predict_all=lambda paths: _count(detector, paths, place),
     )
 
 
-def _count(detector: Detector | ArtifactDetector, paths: Sequence[Path], device: str) -> int:
+def _count(detector: Detector | ArtifactDetector, paths: Sequence[Path], place: Place) -> int:
     """Predict them all; a picture that cannot be read is an error here, for it would look fast."""
     from flexdetr.metrics.latency import LatencyError
     from flexdetr.runtime.sources import Item, Unreadable
 
     count = 0
     items = [Item(str(path), path) for path in paths]
-    for answer in detector.predict_many(items, _THRESHOLD, device=device):
+    for answer in detector.predict_many(items, **place.options):
         if isinstance(answer, Unreadable):
             raise LatencyError(answer.reason)
         count += 1

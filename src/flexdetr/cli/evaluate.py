@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,46 @@ import typer
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint or an artifact.")]
 Layers = Annotated[
     int | None,
     typer.Option("--decoder-layers", metavar="N", min=1, help="Run fewer layers than were trained."),
 ]
 Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Select another number of queries.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")]
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+RUNTIMES = ("auto", "torch", "openvino", "onnxruntime", "executorch", "litert")
+
+
+def one_of(word: str, known: Sequence[str]) -> Callable[[str | None], str | None]:
+    """A callback of an option that takes one of some names; the nearest answers another."""
+
+    def check(given: str | None) -> str | None:
+        from flexdetr.config import nearest
+
+        if given is not None and given not in known:
+            raise answers.UsageError(nearest(given, known, word))
+        return given
+
+    return check
+
+
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PRECISIONS),
+        help="What it computes in; auto: bf16 where the processor has it and nothing speaks against it.",
+        callback=one_of("precision", PRECISIONS),
+    ),
+]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|torch|openvino|...",
+        help="What computes; auto: PyTorch for a checkpoint, its format's own for an artifact.",
+        callback=one_of("runtime", RUNTIMES),
+    ),
+]
 
 
 def evaluate(
@@ -24,6 +58,8 @@ def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set with classes of the same names.")],
     split: Annotated[str, typer.Option(metavar="train|val|test", help="Which images.")] = "test",
     device: Device = "auto",
+    precision: Precision = None,
+    runtime: Runtime = "auto",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 8,
     decoder_layers: Layers = None,
     queries: Queries = None,
@@ -39,7 +75,7 @@ def evaluate(
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Score a detector: the 12 COCO numbers, and AP for each class."""
+    """Score a detector: the 12 COCO numbers, and AP for each class; in float32 unless told otherwise."""
     from flexdetr.api import load
     from flexdetr.config import nearest
     from flexdetr.data.dataset import SPLITS
@@ -47,10 +83,17 @@ def evaluate(
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
-    detector = load(file, **inference(decoder_layers, queries))
+    detector = load(file, runtime=runtime, **inference(decoder_layers, queries))
+    options: dict[str, Any] = {} if precision is None else {"precision": precision}
     with answers.counting("evaluating") as show_count:
         metrics = detector.evaluate(
-            data, split, device=device, batch_size=batch_size, progress=show_count, report=page
+            data,
+            split,
+            device=device,
+            batch_size=batch_size,
+            progress=show_count,
+            report=page,
+            **options,
         )
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
-from flexdetr.cli.evaluate import Device, File, Layers, Queries, inference
+from flexdetr.cli.evaluate import Device, File, Layers, Precision, Queries, Runtime, inference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
     from flexdetr.classes import Classes
     from flexdetr.runtime.detections import Detections
+    from flexdetr.runtime.sources import Item
+    from flexdetr.runtime.thresholds import Threshold
 
+# Pictures whose gain of a part of a second each is more than the seconds that a conversion takes.
+_WORTH_CONVERTING = 100
 _KEPT_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -39,13 +44,8 @@ def predict(
     ] = "0.4",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("runs/predict"),
     device: Device = "auto",
-    runtime: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|openvino|onnxruntime|torch",
-            help="What computes; auto: a checkpoint's many pictures on a CPU with OpenVINO.",
-        ),
-    ] = "auto",
+    precision: Precision = None,
+    runtime: Runtime = "auto",
     decoder_layers: Layers = None,
     queries: Queries = None,
     as_json: Json = False,
@@ -62,11 +62,16 @@ def predict(
     ):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
     detector = load(file, runtime=runtime, **inference(decoder_layers, queries))
+    options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    how = detector.computation(device=device, items=items, **options)
+    answers.note(f"computing with {how.describe()}")
+    if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):
+        answers.note("for so many pictures --runtime openvino is faster: it converts the checkpoint first")
     results = Results(out, detector.classes)
     interrupted = False
     try:
         with answers.counting("predicting") as show_count:
-            answered = detector.predict_many(items, limit, device=device)
+            answered = detector.predict_many(items, limit, device=device, **options)
             for number, answer in enumerate(answered, start=1):
                 if isinstance(answer, Unreadable):
                     answers.note(f"Error: {answer.reason}")
@@ -79,7 +84,14 @@ def predict(
         interrupted = True
     results.write()
     if as_json:
-        answers.show_json({"images": results.images, "failed": results.failed, "out": str(out)})
+        answers.show_json(
+            {
+                "computation": how.to_json(),
+                "images": results.images,
+                "failed": results.failed,
+                "out": str(out),
+            }
+        )
     else:
         answers.show_table(
             ["file", "objects", "found"],
@@ -90,14 +102,21 @@ def predict(
         raise typer.Exit(130 if interrupted else 1)
 
 
-def _limit(text: str) -> float | None:
-    """A score, or None for "auto".
+def _many(items: Sequence[Item]) -> bool:
+    """Whether there are so many pictures that converting a checkpoint for OpenVINO repays."""
+    from flexdetr.runtime.sources import is_film
+
+    return len(items) >= _WORTH_CONVERTING or any(is_film(item) for item in items)
+
+
+def _limit(text: str) -> Threshold:
+    """A score, or "auto".
 
     Raises:
         UsageError: where it is neither.
     """
     if text == "auto":
-        return None
+        return "auto"
     try:
         limit = float(text)
     except ValueError:

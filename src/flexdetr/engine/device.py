@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
+from typing import cast, get_args
 
 import torch
 
 from flexdetr.config import ConfigError, nearest
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import bf16_supported
+from flexdetr.runtimes import Asked
 
 RUNTIMES = ("auto", "torch", "openvino")
-# Converting a detector takes OpenVINO some seconds, and gains a part of a second with each picture.
-PICTURES_FOR_OPENVINO = 100
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,8 +52,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         AVX512-BF16), float32 elsewhere: emulated bf16 is several times slower than float32.
 
     Raises:
-        ConfigError: for fp16 on a CPU.
+        ConfigError: for fp16 on a CPU, and where there is no such precision.
     """
+    check_precision(name)
     if name == "fp16":
         if device.type == "cpu":
             raise ConfigError("precision fp16 needs a GPU; use auto, fp32 or bf16 on a CPU")
@@ -63,26 +64,35 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def choose_runtime(name: str, device: torch.device, pictures: int) -> str:
-    """What predicts with a checkpoint's detector: "torch" or "openvino".
-
-    Args:
-        name: one of ``RUNTIMES``; "auto" is OpenVINO on a CPU from ``PICTURES_FOR_OPENVINO`` pictures on, where it is
-            installed.
-        device: where to compute.
-        pictures: how many are to come.
+def check_precision(name: str) -> Asked:
+    """A precision's name, where it is one.
 
     Raises:
-        ConfigError: where there is no such runtime for a checkpoint, or it does not go with the device.
+        ConfigError: naming the nearest.
     """
-    check_runtime(name)
-    on_cpu = device.type == "cpu"
-    if name == "openvino" and not on_cpu:
+    if name not in get_args(Asked):
+        raise ConfigError(nearest(name, get_args(Asked), "precision"))
+    return cast("Asked", name)
+
+
+def check_openvino(device: str, precision: str) -> Asked:
+    """The precision for a checkpoint's detector on OpenVINO, where it can compute there.
+
+    Raises:
+        ConfigError: for another device than the CPU, and where there is no such precision.
+    """
+    if device not in ("auto", "cpu"):
         raise ConfigError(
-            f"a checkpoint is predicted with on OpenVINO on the cpu only; got device {device}: use runtime torch"
+            f"a checkpoint is computed with OpenVINO on the cpu only; got device {device}: use runtime torch"
         )
-    many = pictures >= PICTURES_FOR_OPENVINO and importlib.util.find_spec("openvino") is not None
-    return "openvino" if name == "openvino" or (name == "auto" and on_cpu and many) else "torch"
+    return check_precision(precision)
+
+
+def computation(device: torch.device, dtype: torch.dtype) -> Computation:
+    """What PyTorch computes with."""
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
+    where = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    return Computation.here(f"PyTorch {torch.__version__}", where, name)
 
 
 def check_runtime(name: str) -> None:

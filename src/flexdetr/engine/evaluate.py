@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +17,7 @@ from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader
-from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.device import autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
@@ -95,6 +96,7 @@ def evaluate_split(
     dataset.split(split)  # a missing split is named before anything is read
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)
+    dtype = choose_precision(precision, place)
     found = detect(
         model,
         EvaluationLoader(
@@ -105,14 +107,15 @@ def evaluate_split(
             pin_memory=place.type == "cuda",
         ),
         device=place,
-        dtype=choose_precision(precision, place),
+        dtype=dtype,
         decoder_layers=decoder_layers,
         queries=queries,
         progress=None if progress is None else lambda done: progress(done, len(records)),
     )
-    metrics = score(records, found, classes)
+    how = computation(place, dtype)
+    metrics = replace(score(records, found, classes), computation=how)
     if report is not None:
-        lead = f"The {split} split of {data}."
+        lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
         about = Subject(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
         write_report(report, about)
     return metrics

@@ -15,6 +15,7 @@ from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import draw, quiet
 from flexdetr.export.trusted_programs import refuse_unknown, remember
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.feeds import check_feeds
 
 MODEL = "model.pt2"
@@ -122,6 +123,14 @@ class TorchProgramRuntime:
     def description(self) -> str:
         """What computes, for tables and logs."""
         return "torch.export program on CPU"
+
+    @property
+    def computation(self) -> Computation:
+        """What computes, and in which precision."""
+        name = f"torch.export program, PyTorch {torch.__version__},"
+        return Computation.here(
+            name, "CPU", self.artifact.written_precision, self.artifact.metadata.precision
+        )
 
     @torch.inference_mode()
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flexdetr.metrics.gathering import DetectionsError, FoundByImage, gather, image_rows
 from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
+from flexdetr.runtime.computation import Computation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ class ClassMetrics:
         return {name: _json_number(value) for name, value in asdict(self).items()}
 
 
+_NO_NUMBERS = ("per_class", "computation")
+
+
 @dataclass(frozen=True)
 class Metrics:
     """The 12 COCO numbers, in [0, 1]; nan where no object counts.
@@ -77,6 +81,7 @@ class Metrics:
         ar_medium: of medium objects.
         ar_large: of large objects.
         per_class: each class's own scores, by name.
+        computation: what computed the detections, where that is known.
     """
 
     ap: float
@@ -92,21 +97,23 @@ class Metrics:
     ar_medium: float
     ar_large: float
     per_class: dict[str, ClassMetrics]
+    computation: Computation | None = None
 
     def numbers(self) -> dict[str, float]:
         """The 12 numbers by name, in COCO's order."""
-        return {name: value for name, value in vars(self).items() if name != "per_class"}
+        return {name: value for name, value in vars(self).items() if name not in _NO_NUMBERS}
 
     def to_json(self) -> dict[str, Any]:
-        """The 12 numbers, and ``per_class`` by name; None for nan (which JSON does not have)."""
+        """The 12 numbers, ``per_class`` and ``computation`` by name; None for nan (which JSON does not have)."""
         numbers = {name: _json_number(value) for name, value in self.numbers().items()}
-        return {**numbers, "per_class": {name: one.to_json() for name, one in self.per_class.items()}}
+        how = {} if self.computation is None else {"computation": self.computation.to_json()}
+        return {**numbers, "per_class": {name: one.to_json() for name, one in self.per_class.items()}, **how}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Metrics:
         """The inverse of ``to_json``; other keys are left out."""
         per_class = {name: ClassMetrics(**_defined(row)) for name, row in content["per_class"].items()}
-        names = [name for name in cls.__dataclass_fields__ if name != "per_class"]
+        names = [name for name in cls.__dataclass_fields__ if name not in _NO_NUMBERS]
         return cls(**_defined({name: content[name] for name in names}), per_class=per_class)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import cpu_features, processor
 
 STAGES = ("decode", "prepare", "infer", "finish")
@@ -45,13 +46,14 @@ class Subject:
 
     Attributes:
         name: how tables call it.
-        what: what computes, like "OpenVINO on CPU in f32".
+        what: what computes, like "OpenVINO on CPU in fp32".
         decode: a picture's file -> pixels (H, W, 3) uint8 RGB.
         prepare: pixels -> what the network is fed with.
         infer: that and the picture's (height, width) -> what the network answers.
         finish: the answer and (height, width) -> detections.
         predict: a picture's file -> detections, as a user calls it.
         predict_all: all of some files -> how many were predicted, as fast as it can.
+        computation: ``what`` in parts, where they are known.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Subject:
     finish: Callable[[Any, tuple[int, int]], Any]
     predict: Callable[[Path], Any]
     predict_all: Callable[[Sequence[Path]], int]
+    computation: Computation | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Timing:
         milliseconds: of each stage and of "end to end", a number for each call.
         per_second: pictures a second with several worked on at a time, the median of some passes.
         start: see there; None where it was not measured.
+        computation: of the subject.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Timing:
     )
     per_second: float = float("nan")
     start: Start | None = None
+    computation: Computation | None = None
 
     def percentile(self, stage: str, percent: float) -> float:
         """Milliseconds that so many percent of the calls took at most."""
@@ -111,6 +116,7 @@ class Timing:
         return {
             "name": self.name,
             "what": self.what,
+            "computation": self.computation and self.computation.to_json(),
             "calls": len(self.milliseconds[END_TO_END]),
             "milliseconds": stages,
             "pictures_per_second": round(self.per_second, 3),
@@ -141,7 +147,7 @@ def measure(
     """
     if not subjects or not pictures or rounds < 1:
         raise LatencyError("timing needs at least one detector, one picture and one round")
-    timings = [Timing(subject.name, subject.what) for subject in subjects]
+    timings = [Timing(subject.name, subject.what, computation=subject.computation) for subject in subjects]
     total = rounds + PASSES
     for turn in range(-warmup, rounds):
         picture = pictures[turn % len(pictures)]

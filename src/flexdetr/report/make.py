@@ -20,7 +20,7 @@ from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
 from flexdetr.report.charts import Line, line_chart, matrix
 from flexdetr.report.page import page, row, table, tiles
 from flexdetr.report.pictures import gallery
-from flexdetr.runtime.cpu import processor
+from flexdetr.runtime.cpu import cpu_features, processor
 from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def environment() -> dict[str, str]:
         "NumPy": np.__version__,
         "system": platform.platform(),
         "processor": processor(),
+        "processor's features": " ".join(cpu_features()),
     }
 
 

@@ -222,6 +222,11 @@ class Artifact:
         return self.metadata.parity
 
     @property
+    def written_precision(self) -> Precision:
+        """What a runtime computes in that has no choice."""
+        return "fp16" if self.metadata.precision == "fp16" else "fp32"
+
+    @property
     def classes(self) -> Classes:
         """Names and data-set ids, by the graph's labels."""
         return Classes.from_json(self.metadata.classes)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.feeds import check_feeds
 from flexdetr.runtime.host import choose
 
@@ -46,6 +47,14 @@ class BoardRuntime:
     def __post_init__(self) -> None:
         # Native libraries initialise themselves in the first run, where threads must not meet.
         self.run(np.zeros((*self.artifact.metadata.input.size, 3), np.uint8))
+
+    @property
+    def computation(self) -> Computation:
+        """What computes, and in which precision."""
+        runtime, _, _ = self.description.partition(" on ")
+        return Computation.here(
+            runtime, "CPU", self.artifact.written_precision, self.artifact.metadata.precision
+        )
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graphs.

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.feeds import check_feeds
 
 
@@ -66,6 +67,14 @@ class OnnxRuntime:
     def description(self) -> str:
         """What computes, for tables and logs."""
         return "onnxruntime on CPU"
+
+    @property
+    def computation(self) -> Computation:
+        """What computes, and in which precision."""
+        name = f"onnxruntime {onnxruntime.__version__}"
+        return Computation.here(
+            name, "CPU", self.artifact.written_precision, self.artifact.metadata.precision
+        )
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graph.

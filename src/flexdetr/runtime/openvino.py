@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.feeds import check_feeds
@@ -163,6 +164,11 @@ class OpenVINORuntime:
     def description(self) -> str:
         """What computes, for tables and logs."""
         return f"OpenVINO on {self._device} in {self.precision}"
+
+    @property
+    def computation(self) -> Computation:
+        """What computes, and in which precision."""
+        return Computation.here(VERSION, self._device, self.precision, self.artifact.metadata.precision)
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graph.
