@@ -19,6 +19,8 @@ PROMISED = {
     *(f"rtdetr_{backbone}" for backbone in ("ghostnet_100", "mobilenetv1_100")),
     *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
     *(f"yolov8_{size}" for size in ("n", "s", "m", "hgnetv2_b0", "hgnetv2_l")),
+    *(f"{family}_{size}" for family in ("dfine", "deim") for size in ("n", "s", "m", "l", "x")),
+    *(f"deim_rtdetrv2_{size}" for size in ("s", "m", "l")),
     *(f"flexdetr_{size}" for size in ("atto", "femto", "pico", "nano", "small")),
 }
 
@@ -106,6 +108,20 @@ def test_published_architectures() -> None:
         head = preset(name).head
         assert (head.width, head.ffn, head.queries, head.heads) == (256, 1024, 300, 8)
         assert (head.denoising, head.label_noise, head.box_noise) == (100, 0.5, 1.0)
+
+
+def test_deim_changes_activations_and_how_it_is_trained() -> None:
+    for size in ("n", "s", "m", "l", "x"):
+        dfine, deim = preset(f"dfine_{size}"), preset(f"deim_{size}")
+        assert deim.head == dfine.head.model_copy(update={"activation": "silu"})
+        assert deim.encoder == dfine.encoder
+        assert not deim.backbone.freeze_norms
+        assert dfine.backbone.freeze_norms is (size in ("l", "x"))
+        assert (dfine.loss.classification, deim.loss.classification) == ("varifocal", "mal")
+    for size in ("s", "m", "l"):
+        second, deim = preset(f"rtdetrv2_{size}"), preset(f"deim_rtdetrv2_{size}")
+        assert deim.head == second.head.model_copy(update={"activation": "silu", "position_layers": 3})
+        assert (deim.encoder, deim.backbone.name) == (second.encoder, second.backbone.name)
 
 
 def test_light_backbones_differ_in_nothing_else() -> None:

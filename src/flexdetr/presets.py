@@ -1,4 +1,4 @@
-"""Every named model as a value. Architectures of RT-DETR and RT-DETRv2 as published; the flexdetr family is ours.
+"""Every named model as a value. RT-DETR, RT-DETRv2, D-FINE and DEIM have published architectures; flexdetr is ours.
 
 So are the RT-DETRs on GhostNet, MobileNetV1 and PP-HGNet v1: the published encoder and decoder of the nearest size, on
 another one. A preset's recipe is what differs between backbones: rate and freezing, both only with trained weights.
@@ -17,6 +17,7 @@ from flexdetr.config import (
     Config,
     ConfigError,
     EncoderConfig,
+    LossConfig,
     TrainConfig,
     build,
     merge,
@@ -25,6 +26,7 @@ from flexdetr.config import (
     read_yaml,
 )
 from flexdetr.foreign_code import backbones, objection
+from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
 from flexdetr.recipes import published
@@ -88,6 +90,64 @@ def _ours(
     )
 
 
+_DFINE_SIZES: Final[Mapping[str, tuple[str, EncoderConfig, DFINEOptions]]] = {
+    "n": (
+        "hgnetv2_b0",
+        EncoderConfig(strides=(16, 32), width=128, ffn=512, fusion="gelan", expansion=0.34, depth=0.5),
+        DFINEOptions(width=128, layers=3, ffn=512, points=6),
+    ),
+    "s": (
+        "hgnetv2_b0",
+        EncoderConfig(fusion="gelan", expansion=0.5, depth=0.34),
+        DFINEOptions(layers=3, points=(3, 6, 3)),
+    ),
+    "m": (
+        "hgnetv2_b2",
+        EncoderConfig(fusion="gelan", depth=0.67),
+        DFINEOptions(layers=4, points=(3, 6, 3)),
+    ),
+    "l": ("hgnetv2_l", EncoderConfig(fusion="gelan"), DFINEOptions(points=(3, 6, 3))),
+    "x": (
+        "hgnetv2_x",
+        EncoderConfig(width=384, ffn=2048, fusion="gelan"),
+        DFINEOptions(points=(3, 6, 3), reg_scale=8.0),
+    ),
+}
+
+
+def _dfine(size: str, lr_mult: float, *, frozen: bool = False) -> Config:
+    backbone, encoder, head = _DFINE_SIZES[size]
+    return Config(
+        model=f"dfine_{size}",
+        backbone=BackboneConfig(name=backbone, lr_mult=lr_mult, freeze_stem=frozen, freeze_norms=frozen),
+        encoder=encoder,
+        head=head,
+    )
+
+
+def _deim(size: str, lr_mult: float) -> Config:
+    """D-FINE's graph with SiLU, nothing frozen, and the matchability-aware loss (arXiv 2412.04234)."""
+    backbone, encoder, head = _DFINE_SIZES[size]
+    return Config(
+        model=f"deim_{size}",
+        backbone=BackboneConfig(name=backbone, lr_mult=lr_mult),
+        encoder=encoder,
+        head=head.model_copy(update={"activation": "silu"}),
+        loss=LossConfig(classification="mal"),
+    )
+
+
+def _deim_rtdetrv2(size: str, backbone: str, lr_mult: float, encoder: EncoderConfig, layers: int) -> Config:
+    """RT-DETRv2 as DEIM trains it: SiLU, and query positions from three layers of one width."""
+    return Config(
+        model=f"deim_rtdetrv2_{size}",
+        backbone=BackboneConfig(name=backbone, lr_mult=lr_mult),
+        encoder=encoder,
+        head=RTDETROptions(layers=layers, activation="silu", position_layers=3),
+        loss=LossConfig(classification="mal"),
+    )
+
+
 _ROWS: Final[tuple[Config, ...]] = (
     Config(model="rtdetr_r18", backbone=_R18, encoder=_HALF, head=RTDETROptions(layers=3)),
     Config(model="rtdetr_r34", backbone=_R34, encoder=_HALF, head=RTDETROptions(layers=4)),
@@ -102,6 +162,19 @@ _ROWS: Final[tuple[Config, ...]] = (
     Config(model="rtdetrv2_ml", backbone=_R50, encoder=_HALF, head=RTDETROptions(eval_layers=3)),
     Config(model="rtdetrv2_l", backbone=_R50, encoder=_FULL),
     Config(model="rtdetrv2_x", backbone=_R101, encoder=_WIDE),
+    _dfine("n", 0.5),
+    _dfine("s", 0.5),
+    _dfine("m", 0.1),
+    _dfine("l", 0.05, frozen=True),
+    _dfine("x", 0.01, frozen=True),
+    _deim("n", 0.5),
+    _deim("s", 0.5),
+    _deim("m", 0.1),
+    _deim("l", 0.05),
+    _deim("x", 0.01),
+    _deim_rtdetrv2("s", "resnet18_vd", 1.0, _HALF, 3),
+    _deim_rtdetrv2("m", "resnet34_vd", 0.5, _HALF, 4),
+    _deim_rtdetrv2("l", "resnet50_vd", 0.1, _FULL, 6),
     _light("ghostnetv3_050", lr_mult=0.5),
     _light("ghostnetv3_100", lr_mult=0.5),
     _light("ghostnetv3_130", lr_mult=0.5),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from flexdetr.model.fuse import fuse
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
 
@@ -20,6 +21,9 @@ CASES = {
     "lyuwenyu_rtdetrv2_r18vd": "rtdetrv2_s",
     "transformers_rtdetr_r18vd": "rtdetr_r18",
     "transformers_rtdetr_v2_r18vd": "rtdetrv2_s",
+    "dfine_n": "dfine_n",
+    "dfine_m": "dfine_m",
+    "deim_n": "deim_n",
 }
 DISCRETE = "lyuwenyu_rtdetrv2_r18vd_dsp"
 
@@ -80,9 +84,16 @@ def test_features_agree_too(golden: ModuleType, tmp_path: Path) -> None:
             assert np.abs(golden.sketch(level.numpy()) - expected).max() <= limit * np.abs(expected).max()
 
 
-def test_dfine_is_recognised_and_answered(golden: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="D-FINE or DEIM detector; FlexDETR does not have its decoder yet"):
-        load_any(golden.write("dfine_n", tmp_path))
+def test_the_deploy_form_of_dfine_answers_the_same(golden: ModuleType, tmp_path: Path) -> None:
+    case = "dfine_n"
+    model = load_any(golden.write(case, tmp_path)).build()
+    limit = golden.cases()[case]["tolerance"]
+    with torch.inference_mode():
+        output = fuse(model, decoder_layers=3)(torch.from_numpy(golden.inputs(case)))
+    difference = golden.compare_queries(output.final.logits[0].numpy(), output.final.boxes[0].numpy(), case)
+    assert difference["hit"] == 300
+    assert difference["logits"] <= limit["logits"]
+    assert difference["boxes"] <= limit["boxes"]
 
 
 def test_one_set_of_weights_in_other_spellings(golden: ModuleType, tmp_path: Path) -> None:

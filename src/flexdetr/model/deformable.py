@@ -27,12 +27,19 @@ class DeformableAttention(nn.Module):
         heads: H.
         points: sampling points of a head on each level, one number a level (RT-DETRv2 lets them differ).
         sampling: "bilinear" interpolates (v1, v2), "discrete" takes the nearest cell (v2's deployable variant).
+        projected: project the memory to values, and what was gathered from them; D-FINE does neither.
     """
 
     point_share: Tensor
 
     def __init__(
-        self, width: int, heads: int, points: Sequence[int], sampling: Sampling = "bilinear"
+        self,
+        width: int,
+        heads: int,
+        points: Sequence[int],
+        sampling: Sampling = "bilinear",
+        *,
+        projected: bool = True,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -41,8 +48,8 @@ class DeformableAttention(nn.Module):
         total = heads * sum(points)
         self.offsets = nn.Linear(width, 2 * total)
         self.weights = nn.Linear(width, total)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.value: nn.Module = nn.Linear(width, width) if projected else nn.Identity()
+        self.output: nn.Module = nn.Linear(width, width) if projected else nn.Identity()
         share = torch.cat([torch.full((count,), 1 / count) for count in points])
         self.register_buffer("point_share", share[:, None], persistent=False)
         self._initialise()
@@ -59,8 +66,9 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.offsets.bias.copy_((rays[:, None] * steps[None, :, None]).flatten())
         for layer in (self.value, self.output):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(
         self, query: Tensor, reference: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]]

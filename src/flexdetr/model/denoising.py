@@ -28,12 +28,22 @@ class Denoising(nn.Module):
         queries: about how many queries of each kind a batch gets; the number of groups follows from it.
         label_noise: half of this share of the labels is replaced by a random class.
         box_noise: corners move by up to this times half the box (positives), up to twice that (negatives).
+        mirrored: what becomes of a negative whose corners pass each other: D-FINE takes them for one another's; RT-DETR
+            leaves a negative size to the clip of the logit.
     """
 
     def __init__(
-        self, num_classes: int, width: int, queries: int, label_noise: float, box_noise: float
+        self,
+        num_classes: int,
+        width: int,
+        queries: int,
+        label_noise: float,
+        box_noise: float,
+        *,
+        mirrored: bool = False,
     ) -> None:
         super().__init__()
+        self.mirrored = mirrored
         self.num_classes = num_classes
         self.queries = queries
         self.label_noise = label_noise
@@ -93,8 +103,8 @@ class Denoising(nn.Module):
         sign = (draws[..., 6:] < 0.5).to(corners.dtype) * 2 - 1
         corners = (corners + sign * part * reach).clamp(0, 1)
         low, high = corners[..., :2], corners[..., 2:]
-        # Corners of a strongly moved negative may cross; the reference leaves a negative size to the clip of the logit.
-        return torch.cat([(low + high) / 2, high - low], -1)
+        size = high - low
+        return torch.cat([(low + high) / 2, size.abs() if self.mirrored else size], -1)
 
 
 def _padded(rows: list[Tensor], length: int, value: float) -> Tensor:

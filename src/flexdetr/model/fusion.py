@@ -75,3 +75,8 @@ def fusion(name: str) -> Fusion:
 def blocks_of(config: EncoderConfig) -> int:
     """Blocks in a row: the published three times the depth, and never none."""
     return max(1, round(3 * config.depth))
+
+
+def hidden_of(config: EncoderConfig) -> int:
+    """Channels inside a fusion block."""
+    return int(config.width * config.expansion) // FUSIONS[config.fusion].least

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Between the linear layers of tokens.
+NONLINEARITIES: Final[Mapping[str, type[nn.Module]]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class SelfAttention(nn.Module):
@@ -68,25 +73,45 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Module):
-    """A chain of linear layers with ReLU between them.
+    """A chain of linear layers with an activation between them.
 
     Args:
         width: input channels.
         hidden: channels between layers.
         out: output channels.
         depth: number of linear layers.
+        activation: between them.
     """
 
-    def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, out: int, depth: int, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         sizes = [width, *[hidden] * (depth - 1), out]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.activation = activation()
+
+    def start_at_zero(self) -> None:
+        """Let the answer be 0 before anything is learnt."""
+        for name in ("weight", "bias"):
+            nn.init.zeros_(self.layers[-1].get_parameter(name))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out)."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)
+
+
+def query_position(width: int, depth: int, activation: type[nn.Module]) -> MLP:
+    """From reference boxes (B, Q, 4) to positions of queries (B, Q, D).
+
+    Args:
+        width: D.
+        depth: linear layers: two with twice the width between them (RT-DETR), or more of one width (DEIM).
+        activation: between them.
+    """
+    return MLP(4, 2 * width if depth == 2 else width, width, depth, activation)
 
 
 def sine_position(height: int, width: int, channels: int, like: Tensor) -> Tensor:

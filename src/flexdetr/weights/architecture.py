@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from flexdetr.config import Config, build, merge
+from flexdetr.model.fusion import blocks_of, hidden_of
 from flexdetr.presets import PRESETS
 from flexdetr.weights.container import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
+_ABSENT: Final = object()
 
 _RESNETS: Final = {
     ((2, 2, 2, 2), 2): "resnet18_vd",
@@ -124,9 +126,25 @@ def encoder_of(shapes: Shapes) -> dict[str, Any]:
     if section["intra_layers"]:
         section["ffn"] = _side(shapes, "encoder.intra.layers.0.feed_forward.linear1.weight")
     if levels > 1:
-        section["expansion"] = _side(shapes, "encoder.top_down.0.conv1.conv.weight") / width
-        bottlenecks = _count(shapes, r"encoder\.top_down\.0\.bottlenecks\.(\d+)\.")
-        section["depth"] = {1: 0.34, 2: 0.67, 3: 1.0}.get(bottlenecks, bottlenecks / 3)
+        section |= _fusion_of(shapes, width)
+    return section
+
+
+def _fusion_of(shapes: Shapes, width: int) -> dict[str, Any]:
+    """Kind, hidden width and depth of the fusion blocks."""
+    if "encoder.top_down.0.split.conv.weight" in shapes:
+        inside = r"encoder\.top_down\.0\.steps\.0\.0\."
+        hidden = _side(shapes, "encoder.top_down.0.steps.0.1.conv.weight")
+        # Half a channel more than the least, because it is rounded down.
+        section: dict[str, Any] = {"fusion": "gelan", "expansion": (2 * hidden + 0.5) / width}
+    else:
+        inside = r"encoder\.top_down\.0\."
+        section = {
+            "fusion": "csprep",
+            "expansion": _side(shapes, "encoder.top_down.0.conv1.conv.weight") / width,
+        }
+    bottlenecks = _count(shapes, inside + r"bottlenecks\.(\d+)\.")
+    section["depth"] = {1: 0.34, 2: 0.67, 3: 1.0}.get(bottlenecks, bottlenecks / 3)
     return section
 
 
@@ -142,9 +160,10 @@ def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
     section: dict[str, Any] = {
-        "width": _side(shapes, "head.memory_proj.weight"),
+        "width": _side(shapes, "head.encoder_score.weight", 1),
         "layers": _count(shapes, r"head\.layers\.(\d+)\."),
         "ffn": _side(shapes, "head.layers.0.feed_forward.linear1.weight"),
+        **_kind_of(shapes),
         **known,
     }
     total = _side(shapes, "head.layers.0.cross_attention.weights.weight")
@@ -162,6 +181,16 @@ def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     if "head.denoising.embedding.weight" not in shapes:
         section["denoising"] = 0
     return section
+
+
+def _kind_of(shapes: Shapes) -> dict[str, Any]:
+    """The head's name, and the options that only this head has."""
+    if "head.pre_box.layers.0.weight" in shapes:
+        bins = _side(shapes, "head.boxes.0.layers.2.weight") // 4
+        return {"name": "dfine", "reg_max": bins - 1}
+    depth = _count(shapes, r"head\.query_position\.layers\.(\d+)\.")
+    # Three layers are DEIM's, which computes with SiLU throughout (arXiv 2412.04234).
+    return {"name": "rtdetr", "position_layers": depth, "activation": "relu" if depth == 2 else "silu"}
 
 
 def config_of(
@@ -197,7 +226,8 @@ def config_of(
         if name.startswith("backbone.")
     }
     facts["backbone"] = backbone_of(inside)
-    nearest = min(PRESETS.values(), key=lambda preset: _distance(preset, facts, family))
+    nearest = min(PRESETS.values(), key=lambda preset: _distance(preset, _as(preset, facts), family))
+    facts = _as(nearest, facts)
     base = nearest.model_dump()
     if nearest.backbone.name != facts["backbone"]["name"]:
         base = {**Config(model="custom").model_dump(), "backbone": facts["backbone"]}
@@ -206,11 +236,23 @@ def config_of(
     return build(merge(base, facts)), count
 
 
+def _as(preset: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts in a preset's numbers where these make the same shapes: rounding hides which were meant."""
+    encoder, theirs = dict(facts["encoder"]), preset.encoder
+    if encoder.get("fusion") == theirs.fusion:
+        found = theirs.model_copy(update=encoder)
+        if hidden_of(found) == hidden_of(theirs) and found.width == theirs.width:
+            encoder["expansion"] = theirs.expansion
+        if blocks_of(found) == blocks_of(theirs):
+            encoder["depth"] = theirs.depth
+    return {**facts, "encoder": encoder}
+
+
 def _distance(preset: Config, facts: Mapping[str, Any], family: str) -> tuple[bool, int, bool]:
     """How little a preset fits: another backbone is worst, then each differing value, then the wrong family."""
     values = preset.model_dump()
     differing = sum(
-        values[section][key] != value
+        values[section].get(key, _ABSENT) != value
         for section in ("encoder", "head")
         for key, value in facts[section].items()
     )

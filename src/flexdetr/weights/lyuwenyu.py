@@ -10,7 +10,7 @@ from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.renaming import Renamed, Rules, rename, rules
 
-_ENCODER: Final[Rules] = rules(
+ENCODER: Final[Rules] = rules(
     (r"input_proj\.(\d+)\.(?:0|conv)\.", r"input_proj.\1.conv."),
     (r"input_proj\.(\d+)\.(?:1|norm)\.", r"input_proj.\1.norm."),
     (r"encoder\.0\.layers\.(\d+)\.self_attn\.in_proj_", r"intra.layers.\1.attention.packed."),
@@ -24,7 +24,7 @@ _ENCODER: Final[Rules] = rules(
     (r"pos_embed\d*$", None),
 )
 
-_DECODER: Final[Rules] = rules(
+DECODER: Final[Rules] = rules(
     (r"anchors$|valid_mask$", None),
     (r"decoder\.layers\.\d+\.cross_attn\.num_points_scale$", None),
     (r"input_proj\.(\d+)\.(?:0|conv)\.", r"input_proj.\1.conv."),
@@ -54,11 +54,22 @@ def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
     Args:
         tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as lyuwenyu's PyTorch code names them, v1 or v2.
     """
+    return rename_parts(tensors, ENCODER, DECODER)
+
+
+def rename_parts(tensors: Mapping[str, Deferred], encoder: Rules, decoder: Rules) -> Renamed:
+    """Each part of a detector by its own rules.
+
+    Args:
+        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*``.
+        encoder: rules of the encoder's names, without "encoder.".
+        decoder: rules of the decoder's names, without "decoder.".
+    """
     whole = Renamed()
     for part, table, ours in (
         ("backbone", None, "backbone"),
-        ("encoder", _ENCODER, "encoder"),
-        ("decoder", _DECODER, "head"),
+        ("encoder", encoder, "encoder"),
+        ("decoder", decoder, "head"),
     ):
         inside = {
             name.removeprefix(f"{part}."): value

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import BackboneConfig, nearest
-from flexdetr.weights import lyuwenyu, paddle, timm_names, transformers, ultralytics
+from flexdetr.weights import dfine, lyuwenyu, paddle, timm_names, transformers, ultralytics
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import Deferred
@@ -30,7 +30,8 @@ KINDS: Final = {
     "transformers": "transformers RT-DETR",
     "ultralytics": "Ultralytics RT-DETR",
     "backbone": "a backbone (PaddleClas, timm, D-FINE, lyuwenyu)",
-    "dfine": "D-FINE or DEIM",
+    "dfine": "D-FINE",
+    "deim": "DEIM",
 }
 # Where a state dict may be, best first: averaged weights before raw ones.
 _BRANCHES: Final = (
@@ -106,7 +107,7 @@ def recognise(
     path = Path(path)
     if path.name in _INDICES:  # of shards beside it
         path = path.parent
-    reader = _Reader(path, prefer, backbone)
+    reader = _Reader(path, prefer, backbone, kind)
     if kind is not None and kind not in KINDS:
         raise WeightsError(nearest(kind, KINDS, "kind of checkpoint"))
     container = sniff(path)
@@ -116,8 +117,6 @@ def recognise(
         source = reader.of_safetensors(path, path.parent)
     else:
         source = reader.of_pickle(path, read_pickled(path, container))
-    if source.kind == "dfine":
-        raise WeightsError(f"{path} is a D-FINE or DEIM detector; FlexDETR does not have its decoder yet")
     if kind is not None and source.kind != kind:
         raise WeightsError(f"{path} is not {KINDS[kind]}: by its keys it is {source.title}")
     return source
@@ -130,6 +129,7 @@ class _Reader:
     path: Path
     prefer: str
     backbone: BackboneConfig | None
+    kind: str | None = None
 
     def of_folder(self) -> Source:
         """A folder that transformers' ``save_pretrained`` wrote, in one file or in shards; or one of ours."""
@@ -208,6 +208,8 @@ class _Reader:
         else:
             source = self._of_timm(path, tensors)
         source.branch = branch
+        if source.kind in _UNTOLD:
+            _tell_apart(source, self.kind, self.path)
         if any(tensor.dtype in ("float16", "bfloat16") for tensor in tensors.values()):
             source.notes.append("its weights are in half precision and become float32")
         return source
@@ -286,12 +288,46 @@ def _starts(*prefixes: str) -> Callable[[Mapping[str, Deferred]], bool]:
     return lambda tensors: all(any(name.startswith(prefix) for name in tensors) for prefix in prefixes)
 
 
-def _is_dfine(tensors: Mapping[str, Deferred]) -> bool:
-    return any(".gateway." in name or ".lqe_layers." in name or "pre_bbox_head." in name for name in tensors)
+# Projects whose files nothing inside them tells apart.
+_UNTOLD: Final = ("dfine", "deim")
 
 
-def _dfine(path: Path, _: Mapping[str, Deferred], __: Path) -> Source:
-    return Source(path, "dfine", KINDS["dfine"], Renamed())
+def _tell_apart(source: Source, asked: str | None, path: Path) -> None:
+    """Take a detector for D-FINE's or DEIM's: as the person says, else as it says itself, else as its name says.
+
+    Raises:
+        WeightsError: where nothing tells.
+    """
+    head = source.known["head"]
+    if "activation" in head:
+        return
+    name = path.name if path.is_dir() else path.stem
+    project = asked if asked in _UNTOLD else dfine.project_of(name)
+    if project is None:
+        raise WeightsError(
+            f"{path} is a detector of D-FINE or of DEIM, which differ in their activations only, and neither the "
+            "file nor its name tells which: say --from dfine or --from deim (in Python source=...)"
+        )
+    head["activation"] = dfine.activation_of(project, name)
+    source.kind, source.title, source.family = project, KINDS[project], f"{project}_"
+    other = next(one for one in _UNTOLD if one != project)
+    why = (
+        "as was asked for"
+        if asked in _UNTOLD
+        else f"as its name says (--from {other} takes it for the other)"
+    )
+    source.notes.append(
+        f"taken for {KINDS[project]}, {why}, so activations are {head['activation']}; nothing in the file shows it"
+    )
+
+
+def _dfine(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    source = Source(path, "dfine", KINDS["dfine"], dfine.rename_dfine(tensors), family="dfine_")
+    source.known["head"] = dfine.head_values(tensors)
+    if dfine.is_rtdetrv4(tensors):
+        source.known["head"]["activation"] = "silu"
+        source.kind, source.title, source.family = "deim", "RT-DETRv4 (DEIM's graph)", "deim_"
+    return source
 
 
 def _flexdetr(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
@@ -326,7 +362,7 @@ def _lyuwenyu(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
 def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> Source:
     config = transformers.read_config(folder)
     if config.get("model_type") == "d_fine":
-        return Source(path, "dfine", KINDS["dfine"], Renamed())
+        raise WeightsError("its model_type is d_fine, which FlexDETR does not read yet")
     transformers.refuse_foreign(config)
     source = Source(path, "transformers", KINDS["transformers"], transformers.rename_transformers(tensors))
     second = any(name.endswith("encoder_attn.n_points_scale") for name in tensors)
@@ -389,7 +425,7 @@ def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
 
 _Build = Callable[[Path, Mapping[str, Deferred], Path], Source]
 _DIALECTS: Final[tuple[tuple[str, Callable[[Mapping[str, Deferred]], bool], _Build], ...]] = (
-    ("dfine", _is_dfine, _dfine),
+    ("dfine", dfine.is_dfine, _dfine),
     ("flexdetr", _is_bare, _flexdetr),
     ("paddle", _starts("backbone.", "neck.", "transformer."), _paddle),
     ("lyuwenyu", _starts("backbone.", "encoder.", "decoder.enc_output."), _lyuwenyu),

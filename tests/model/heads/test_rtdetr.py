@@ -30,27 +30,8 @@ def levels() -> list[Tensor]:
     return [torch.randn(2, 12, 8, 12), torch.randn(2, 12, 4, 6)]
 
 
-def test_anchors_are_cells_with_a_size_by_stride(decoder: RTDETRHead) -> None:
-    logits, valid = decoder.anchors([(8, 12), (4, 6)], torch.zeros(1))
-    boxes = logits.sigmoid()[0]
-    assert logits.shape == (1, 8 * 12 + 4 * 6, 4)
-    torch.testing.assert_close(boxes[12 + 3], torch.tensor([3.5 / 12, 1.5 / 8, 0.05, 0.05]))
-    torch.testing.assert_close(boxes[96 + 6 + 2], torch.tensor([2.5 / 6, 1.5 / 4, 0.1, 0.1]))
-    assert valid.all()  # maps this small have no cell near the border
-
-
-def test_border_cells_cannot_start_a_box(decoder: RTDETRHead) -> None:
-    logits, valid = decoder.anchors([(64, 64), (32, 32)], torch.zeros(1))
-    grid = valid[0, : 64 * 64, 0].view(64, 64)
-    assert not grid[0].any()
-    assert not grid[:, -1].any()
-    assert grid[1:-1, 1:-1].all()
-    assert (logits[0][~valid[0, :, 0]].sigmoid() == 1).all()
-    assert logits.isfinite().all()
-
-
 def test_the_best_tokens_become_queries(decoder: RTDETRHead, levels: list[Tensor]) -> None:
-    memory, shapes = decoder.flatten(levels)
+    memory, shapes = decoder.memory(levels)
     assert shapes == [(8, 12), (4, 6)]
     content, box_logits, prediction = decoder.select(memory, shapes, 6)
     scores = decoder.encoder_score(decoder.memory_norm(decoder.memory_proj(memory)))
@@ -147,6 +128,26 @@ def test_every_parameter_gets_a_gradient(
     assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
 
 
+def test_anchors_grow_with_the_stride(decoder: RTDETRHead) -> None:
+    sides = decoder.constants([(8, 12), (4, 6)])["anchors"].sigmoid()[0, [0, -1], 2]
+    torch.testing.assert_close(sides, torch.tensor([0.05, 0.1]))
+
+
+def test_deims_variant(levels: list[Tensor], objects: Callable[..., Targets]) -> None:
+    """SiLU wherever there was ReLU, and query positions from three layers of one width."""
+    torch.manual_seed(0)
+    head = RTDETRHead(
+        CONFIG.model_copy(update={"activation": "silu", "position_layers": 3}), (12, 12), (8, 16), 4
+    ).train()
+    assert [tuple(layer.weight.shape) for layer in head.query_position.layers] == [
+        (16, 4),
+        (16, 16),
+        (16, 16),
+    ]
+    assert not [part for part in head.modules() if isinstance(part, nn.ReLU)]
+    assert len(head(levels, objects(2, 1)).aux) == 2
+
+
 def test_bf16_predictions_are_precise(decoder: RTDETRHead, levels: list[Tensor]) -> None:
     with torch.no_grad():
         want = decoder(levels)
@@ -162,7 +163,7 @@ def test_the_published_start(small: Callable[..., Config]) -> None:
     section = small().head
     decoder = RTDETRHead(section, (32, 32), (8, 16), 4).eval()
     levels = [torch.randn(1, 32, 8, 12), torch.randn(1, 32, 4, 6)]
-    memory, shapes = decoder.flatten(levels)
+    memory, shapes = decoder.memory(levels)
     _, box_logits, _ = decoder.select(memory, shapes, 5)
     answer = decoder(levels, queries=5).final
     torch.testing.assert_close(answer.boxes, box_logits.sigmoid(), rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from flexdetr.config_part import Part
+from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
 
@@ -62,6 +63,11 @@ HEADS: Final[Mapping[str, HeadRow]] = {
     "rtdetr": HeadRow(
         RTDETROptions,
         "flexdetr.model.heads.rtdetr.head:RTDETRHead",
+        "flexdetr.loss.criterion:objective",
+    ),
+    "dfine": HeadRow(
+        DFINEOptions,
+        "flexdetr.model.heads.dfine.head:DFINEHead",
         "flexdetr.loss.criterion:objective",
     ),
     "yolov8": HeadRow(

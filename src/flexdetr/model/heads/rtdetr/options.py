@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
-from flexdetr.config_part import Part, shown
+from flexdetr.config_part import Part
+from flexdetr.model.heads.options import (
+    Activation,
+    BoxNoise,
+    DenoisingQueries,
+    Heads,
+    Hidden,
+    LabelNoise,
+    Layers,
+    Points,
+    Queries,
+    Sampling,
+    Width,
+    check_heads,
+    check_layers,
+    check_points,
+)
 
 
 class RTDETROptions(Part):
@@ -22,39 +38,33 @@ class RTDETROptions(Part):
         ffn: hidden width of the feed-forward networks.
         points: sampling points of each head, one number for each level or one for all.
         sampling: "bilinear", or RT-DETRv2's "discrete".
+        activation: of feed-forward networks, box heads and query positions; DEIM takes "silu".
+        position_layers: linear layers from a box to its query position: two with twice the width between them, or
+            DEIM's three of one width.
         denoising: denoising queries aimed at in each group (0 trains without denoising).
         label_noise: share of denoising labels at risk; half of them are flipped.
         box_noise: size of the denoising boxes' noise, relative to half the box.
     """
 
     name: Literal["rtdetr"] = "rtdetr"
-    width: int = Field(default=256, gt=0, le=4096)
-    layers: int = Field(default=6, gt=0, le=64)
-    eval_layers: int | None = Field(default=None, gt=0, le=64)
-    queries: int = Field(default=300, gt=0, le=100_000)
-    heads: int = Field(default=8, gt=0, le=1024)
-    ffn: int = Field(default=1024, gt=0, le=32_768)
-    points: int | tuple[int, ...] = 4
-    sampling: Literal["bilinear", "discrete"] = "bilinear"
-    denoising: int = Field(default=100, ge=0, le=100_000)
-    label_noise: float = Field(default=0.5, ge=0, le=1)
-    box_noise: float = Field(default=1.0, ge=0, le=10)
-
-    @field_validator("points")
-    @classmethod
-    def _some_points(cls, points: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if any(not 1 <= count <= 256 for count in (points if isinstance(points, tuple) else (points,))):
-            raise ValueError(f"every level needs 1 to 256 points; got {shown(points)}")
-        return points
+    width: Width = 256
+    layers: Layers = 6
+    eval_layers: Layers | None = None
+    queries: Queries = 300
+    heads: Heads = 8
+    ffn: Hidden = 1024
+    points: Points = 4
+    sampling: Sampling = "bilinear"
+    activation: Activation = "relu"
+    position_layers: Literal[2, 3] = 2
+    denoising: DenoisingQueries = 100
+    label_noise: LabelNoise = 0.5
+    box_noise: BoxNoise = 1.0
 
     @model_validator(mode="after")
-    def _layers_fit(self) -> RTDETROptions:
-        if self.eval_layers is not None and self.eval_layers > self.layers:
-            raise ValueError(
-                f"eval_layers {self.eval_layers} is more than the {self.layers} layers that are trained"
-            )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads ({self.heads})")
+    def _fits(self) -> RTDETROptions:
+        check_layers(self.eval_layers, self.layers)
+        check_heads(self.width, self.heads)
         return self
 
     def check_levels(self, strides: tuple[int, ...]) -> None:
@@ -63,11 +73,7 @@ class RTDETROptions(Part):
         Raises:
             ValueError: if the number of points per level is not the number of levels.
         """
-        if isinstance(self.points, tuple) and len(self.points) != len(strides):
-            raise ValueError(
-                f"head.points gives {len(self.points)} numbers for {len(strides)} levels "
-                f"(encoder.strides {list(strides)}); give one for each level, or a single number"
-            )
+        check_points(self.points, strides)
 
     def summary(self) -> str:
         """The options in a few words."""

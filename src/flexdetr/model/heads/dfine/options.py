@@ -1,0 +1,86 @@
+"""The options of D-FINE's head."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flexdetr.config_part import Part
+from flexdetr.model.heads.options import (
+    Activation,
+    BoxNoise,
+    DenoisingQueries,
+    Heads,
+    Hidden,
+    LabelNoise,
+    Layers,
+    Points,
+    Queries,
+    Sampling,
+    Width,
+    check_heads,
+    check_layers,
+    check_points,
+)
+
+
+class DFINEOptions(Part):
+    """RT-DETR's queries, with boxes as distributions of their edges that every layer corrects.
+
+    Attributes:
+        name: "dfine".
+        width: channels of queries and memory.
+        layers: decoder layers that are trained.
+        eval_layers: decoder layers that run at inference; None runs all.
+        queries: selected queries.
+        heads: attention heads.
+        ffn: hidden width of the feed-forward networks.
+        points: sampling points of each head, one number for each level or one for all; published are (3, 6, 3).
+        sampling: "bilinear", or RT-DETRv2's "discrete".
+        activation: of feed-forward networks, box heads, query positions and quality estimators: D-FINE's "relu" or
+            DEIM's "silu".
+        reg_max: bins of an edge's distribution less one, an even number.
+        reg_scale: a box's size in the unit of the distances; the finer steps of a larger one suit larger models.
+        up: half the largest distance, in shares of ``reg_scale``.
+        denoising: denoising queries aimed at in each group (0 trains without denoising).
+        label_noise: share of denoising labels at risk; half of them are flipped.
+        box_noise: size of the denoising boxes' noise, relative to half the box.
+    """
+
+    # The variants of DEIMv2 (RMS norms, SwiGLU, positions computed once, no gate, no projection of tokens, one box
+    # head for all layers) are options here, each choosing a module where ``head.py`` builds it.
+    name: Literal["dfine"] = "dfine"
+    width: Width = 256
+    layers: Layers = 6
+    eval_layers: Layers | None = None
+    queries: Queries = 300
+    heads: Heads = 8
+    ffn: Hidden = 1024
+    points: Points = 4
+    sampling: Sampling = "bilinear"
+    activation: Activation = "relu"
+    reg_max: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 32
+    reg_scale: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    up: Annotated[float, Field(gt=0, le=100)] = 0.5
+    denoising: DenoisingQueries = 100
+    label_noise: LabelNoise = 0.5
+    box_noise: BoxNoise = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> DFINEOptions:
+        check_layers(self.eval_layers, self.layers)
+        check_heads(self.width, self.heads)
+        return self
+
+    def check_levels(self, strides: tuple[int, ...]) -> None:
+        """Refuse options that do not fit the encoder's levels.
+
+        Raises:
+            ValueError: if the number of points per level is not the number of levels.
+        """
+        check_points(self.points, strides)
+
+    def summary(self) -> str:
+        """The options in a few words."""
+        return f"{self.eval_layers or self.layers} layers, {self.queries} queries, width {self.width}"

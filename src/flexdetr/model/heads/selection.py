@@ -1,0 +1,124 @@
+"""Query selection, as RT-DETR's family of heads shares it: the tokens with the highest class score become queries.
+
+RT-DETR, arXiv 2304.08069, section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flexdetr.model.outputs import Prediction
+from flexdetr.model.precision import precisely
+
+# Stands for an infinite logit: its sigmoid is 1 in every floating type, and it survives export and half precision.
+_FAR = 1e4
+# The bias that every class's score starts with: a score of 0.01.
+RARE = -math.log(99)
+
+
+class Selection(NamedTuple):
+    """Tokens that became queries.
+
+    Attributes:
+        content: (B, Q, D), without gradient.
+        box_logits: (B, Q, 4) cxcywh before the sigmoid, without gradient.
+        prediction: the tokens' own, with gradient.
+    """
+
+    content: Tensor
+    box_logits: Tensor
+    prediction: Prediction
+
+
+def flatten(levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Levels (B, D, h, w) -> tokens (B, S, D), levels one after the other, and each level's (height, width)."""
+    shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1), shapes
+
+
+def anchors(shapes: Sequence[tuple[int, int]], sides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
+    """One square box a token, around its cell's centre.
+
+    Args:
+        shapes: (height, width) of each level.
+        sides: of each level's boxes, as shares of the image.
+        like: gives the device, and the type where that is wider than float32.
+
+    Returns:
+        box logits (1, S, 4) and validity (1, S, 1): cells too near the border to start a box are not valid.
+    """
+    boxes = []
+    options: dict[str, Any] = {
+        "device": like.device,
+        "dtype": torch.promote_types(like.dtype, torch.float32),
+    }
+    for (height, width), side in zip(shapes, sides, strict=True):
+        rows = (torch.arange(height, **options) + 0.5) / height
+        columns = (torch.arange(width, **options) + 0.5) / width
+        centre = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
+        boxes.append(torch.cat([centre, torch.full_like(centre, side)], -1).flatten(0, 1))
+    box = torch.cat(boxes)[None]
+    valid = ((box > 0.01) & (box < 0.99)).all(-1, keepdim=True)
+    return torch.where(valid, (box / (1 - box)).log(), _FAR), valid
+
+
+def select(
+    tokens: Tensor, scores: Tensor, anchors: Tensor, box_head: Callable[[Tensor], Tensor], queries: int
+) -> Selection:
+    """The tokens with the highest class score.
+
+    The box head runs on the selected tokens only: the others' boxes would be thrown away.
+
+    Args:
+        tokens: (B, S, D).
+        scores: (B, S, C) logits, float32 or wider.
+        anchors: (1, S, 4) box logits, as ``anchors`` gives them.
+        box_head: (B, Q, D) -> steps from the anchors (B, Q, 4).
+        queries: Q; all tokens where there are fewer.
+    """
+    chosen = scores.max(-1).values.topk(min(queries, scores.shape[1]), dim=1).indices[..., None]
+    content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
+    logits = scores.gather(1, chosen.expand(-1, -1, scores.shape[-1]))
+    anchors = anchors.expand(tokens.shape[0], -1, -1).gather(1, chosen.expand(-1, -1, 4))
+    box_logits = precisely(box_head, content) + anchors
+    prediction = Prediction(logits, box_logits.sigmoid())
+    return Selection(content.detach(), box_logits.detach(), prediction)
+
+
+def layer_count(asked: int | None, *, default: int, trained: int, training: bool) -> int:
+    """Decoder layers to run.
+
+    Args:
+        asked: by the caller, at inference only; None takes the default.
+        default: layers that run at inference.
+        trained: layers that there are.
+        training: all layers run, because all are supervised.
+
+    Raises:
+        ValueError: where there are not so many.
+    """
+    if training:
+        if asked is not None:
+            raise ValueError("decoder_layers is for inference; training supervises all layers")
+        return trained
+    count = default if asked is None else asked
+    if not 1 <= count <= trained:
+        raise ValueError(f"decoder_layers must be between 1 and {trained}; got {count}")
+    return count
+
+
+def query_count(asked: int | None, default: int) -> int:
+    """Queries to select.
+
+    Raises:
+        ValueError: where it is less than one.
+    """
+    queries = default if asked is None else asked
+    if queries < 1:
+        raise ValueError(f"queries must be at least 1; got {queries}")
+    return queries
