@@ -132,10 +132,7 @@ def test_every_part_learns(
         assert torch.isfinite(losses.total)
         losses.total.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    # The criterion has no term for D-FINE's plain boxes (Output.pre) yet.
-    untaught = [
-        name for name, grad in gradients.items() if grad is None and not name.startswith("head.pre_box.")
-    ]
+    untaught = [name for name, grad in gradients.items() if grad is None]
     # Sampling at whole pixels has no gradient for where it samples (RT-DETRv2).
     discrete = getattr(chosen.head, "sampling", None) == "discrete"
     assert not [name for name in untaught if not discrete or ".offsets." not in name]

@@ -19,7 +19,20 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     bins = logits.shape[-1]
     target = target.clamp(0, bins - 1.01)
     lower = target.floor().long()
-    share = target - lower
+    return two_bins_loss(logits, lower, target - lower)
+
+
+def two_bins_loss(logits: Tensor, lower: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy of distributions with two neighbouring bins.
+
+    Args:
+        logits: (..., bins).
+        lower: (...) int64 index of the lower bin.
+        share: (...) what the upper one should have, in [0, 1].
+
+    Returns:
+        (...) losses.
+    """
     log_p = F.log_softmax(logits, -1)
     below = log_p.gather(-1, lower[..., None]).squeeze(-1)
     above = log_p.gather(-1, lower[..., None] + 1).squeeze(-1)

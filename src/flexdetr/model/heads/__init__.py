@@ -68,7 +68,7 @@ HEADS: Final[Mapping[str, HeadRow]] = {
     "dfine": HeadRow(
         DFINEOptions,
         "flexdetr.model.heads.dfine.head:DFINEHead",
-        "flexdetr.loss.criterion:objective",
+        "flexdetr.loss.distribution:objective",
     ),
     "yolov8": HeadRow(
         YOLOv8Options,

@@ -46,6 +46,9 @@ class DFINEOptions(Part):
         denoising: denoising queries aimed at in each group (0 trains without denoising).
         label_noise: share of denoising labels at risk; half of them are flipped.
         box_noise: size of the denoising boxes' noise, relative to half the box.
+        fgl_weight: weight of the fine-grained localization loss (0: none).
+        ddf_weight: weight of the distillation of earlier layers by the last one (0: none).
+        unite: take box terms over the union of all layers' matches.
     """
 
     # The variants of DEIMv2 (RMS norms, SwiGLU, positions computed once, no gate, no projection of tokens, one box
@@ -66,6 +69,9 @@ class DFINEOptions(Part):
     denoising: DenoisingQueries = 100
     label_noise: LabelNoise = 0.5
     box_noise: BoxNoise = 1.0
+    fgl_weight: Annotated[float, Field(ge=0, le=1e4)] = 0.15
+    ddf_weight: Annotated[float, Field(ge=0, le=1e4)] = 1.5
+    unite: bool = True
 
     @model_validator(mode="after")
     def _fits(self) -> DFINEOptions:
