@@ -42,6 +42,7 @@ RANKS = {
     "runtimes": 5,
     "deployed": 5,
     "api": 6,
+    "serve": 6,
     "ablate": 7,
     "demo": 7,
     "cli": 7,

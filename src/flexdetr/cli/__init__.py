@@ -24,6 +24,7 @@ from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.export import export
 from flexdetr.cli.predict import predict
+from flexdetr.cli.serve import serve
 from flexdetr.cli.train import train
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "config": describe.config,
     "ablate": ablate,
+    "serve": serve,
     "demo": demo,
 }
 # Verbs of two words, by the first: what it is about, and its verbs.

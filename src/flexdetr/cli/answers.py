@@ -46,6 +46,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime", "nncf"), "export"),
     "executorch": "executorch",
     **dict.fromkeys(("litert_torch", "ai_edge_litert"), "litert"),
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}

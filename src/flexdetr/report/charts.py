@@ -108,7 +108,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str) -> str:
         )
         parts.append(f'<text x="{_NAMES + length + 5:.1f}" y="{middle}">{bar.number:,}</text>')
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<figure class="bars"><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )
 

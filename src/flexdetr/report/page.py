@@ -28,7 +28,7 @@ thead th,.matrix th{background:#f1f5f9}
 .gallery{display:flex;flex-wrap:wrap;gap:10px}.gallery div{width:220px;font-size:12px}.gallery img{display:block;
 max-width:220px;max-height:220px;border-radius:4px}
 .gallery.large div{width:320px}.gallery.large img{max-width:320px;max-height:320px}
-svg .bar{fill:#2563eb}
+svg .bar{fill:#2563eb}figure.bars{max-width:560px}
 pre{background:#fff;border:1px solid #e2e8f0;border-radius:8px;padding:12px;overflow-x:auto;font-size:12px}
 """
 
