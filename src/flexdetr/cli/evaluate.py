@@ -17,6 +17,24 @@ Layers = Annotated[
     typer.Option("--decoder-layers", metavar="N", min=1, help="Run fewer layers than were trained."),
 ]
 Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Select another number of queries.")]
+Score = Annotated[
+    float | None,
+    typer.Option(
+        "--score", metavar="S", min=0, max=1, help="Of a dense head: boxes above it go into suppression."
+    ),
+]
+Iou = Annotated[
+    float | None,
+    typer.Option(
+        "--iou", metavar="T", min=0, max=1, help="Of a dense head: overlap above which the worse box goes."
+    ),
+]
+MaxDetections = Annotated[
+    int | None,
+    typer.Option(
+        "--max-detections", metavar="N", min=1, help="Of a dense head: detections that stay at most."
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "openvino", "onnxruntime", "executorch", "litert")
@@ -63,6 +81,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 8,
     decoder_layers: Layers = None,
     queries: Queries = None,
+    score: Score = None,
+    iou: Iou = None,
+    max_detections: MaxDetections = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -83,7 +104,7 @@ def evaluate(
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
-    detector = load(file, runtime=runtime, **inference(decoder_layers, queries))
+    detector = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
     options: dict[str, Any] = {} if precision is None else {"precision": precision}
     with answers.counting("evaluating") as show_count:
         metrics = detector.evaluate(
@@ -103,8 +124,20 @@ def evaluate(
         answers.note(f"report: {page}")
 
 
-def inference(decoder_layers: int | None, queries: int | None) -> dict[str, Any]:
-    """The changes of the configuration that two options stand for; none where neither is given."""
-    given = {"eval_layers": decoder_layers, "queries": queries}
+def inference(
+    decoder_layers: int | None,
+    queries: int | None,
+    score: float | None,
+    iou: float | None,
+    max_detections: int | None,
+) -> dict[str, Any]:
+    """The changes of the configuration that these options stand for; none where none is given."""
+    given = {
+        "eval_layers": decoder_layers,
+        "queries": queries,
+        "score": score,
+        "iou": iou,
+        "max_detections": max_detections,
+    }
     chosen = {key: value for key, value in given.items() if value is not None}
     return {"head": chosen} if chosen else {}

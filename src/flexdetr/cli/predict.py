@@ -14,7 +14,18 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
-from flexdetr.cli.evaluate import Device, File, Layers, Precision, Queries, Runtime, inference
+from flexdetr.cli.evaluate import (
+    Device,
+    File,
+    Iou,
+    Layers,
+    MaxDetections,
+    Precision,
+    Queries,
+    Runtime,
+    Score,
+    inference,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +59,9 @@ def predict(
     runtime: Runtime = "auto",
     decoder_layers: Layers = None,
     queries: Queries = None,
+    score: Score = None,
+    iou: Iou = None,
+    max_detections: MaxDetections = None,
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
@@ -61,7 +75,7 @@ def predict(
         isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
     ):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
-    detector = load(file, runtime=runtime, **inference(decoder_layers, queries))
+    detector = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
     options: dict[str, Any] = {} if precision is None else {"precision": precision}
     how = detector.computation(device=device, items=items, **options)
     answers.note(f"computing with {how.describe()}")

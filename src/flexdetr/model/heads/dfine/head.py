@@ -89,6 +89,7 @@ class DFINEHead(nn.Module):
         )
         self._initialise()
 
+    limits = None
     selector = "encoder_score"
 
     @property
