@@ -58,9 +58,12 @@ def answers(data, tmp_path_factory):
     return two_ranks.answer(data, None), torch.load(file)
 
 
-@pytest.mark.parametrize(("norms", "tolerance"), [("frozen", 1e-6), ("synchronised", 1e-9)])
+@pytest.mark.parametrize(("norms", "tolerance"), [("frozen", 1e-6), ("synchronised", 1e-9), ("dense", 1e-9)])
 def test_two_ranks_have_the_gradient_of_the_whole_batch(answers, norms, tolerance):
-    """Denoising included, and where the second rank has no objects; only the order of additions differs."""
+    """Denoising included, and where the second rank has no objects; only the order of additions differs.
+
+    The dense detector divides by what the predictions of both ranks say.
+    """
     one, two = (answer["gradients"][norms] for answer in answers)
     assert one.keys() == two.keys()
     difference = sum(float((one[name] - two[name]).double().square().sum()) for name in one)

@@ -20,9 +20,9 @@ from flexdetr.presets import resolve
 BATCH = 4
 
 
-def settings(**train):
+def settings(model="flexdetr_pico", **train):
     train = {"epochs": 2, "batch_size": BATCH, "eval_every": 2, "precision": "fp32", "clip": 0.0, **train}
-    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
+    return resolve(model, image_size=64, data={"workers": 0}, train=train)
 
 
 def gradients(trainer: fit.Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
@@ -39,6 +39,21 @@ def without_objects(batch: Batch, ranks: Ranks) -> Batch:
     for place in range(keep, len(batch)):
         labels[place], boxes[place] = labels[place][:0], boxes[place][:0]
     return replace(batch, targets=replace(batch.targets, labels=labels, boxes=boxes))
+
+
+def dense_gradients(dataset, folder, batch, processes, ranks):
+    """Of a detector whose losses are divided by what both ranks' predictions say, in float64."""
+    config = settings("yolov8_hgnetv2_b0", processes=processes)
+    run_state.seed_generators(0)
+    trainer = fit.Trainer(
+        dataset, config, fit.start(config, dataset.classes), folder, quiet=True, ranks=ranks
+    )
+    model = trainer.model.train().double()
+    model.normalise = lambda images: images.double() / 255
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
+    return gradients(trainer, without_objects(batch, ranks), 0)
 
 
 def answer(data: Path, processes: int | None) -> dict[str, object]:
@@ -64,6 +79,7 @@ def answer(data: Path, processes: int | None) -> dict[str, object]:
     model.normalise = lambda images: images.double() / 255
     kept["synchronised"] = gradients(trainer, second, 1)
     model.float()
+    kept["dense"] = dense_gradients(dataset, data.parent, first, processes, ranks)
     buffers = {name: value.clone() for name, value in trainer.model.named_buffers() if "running" in name}
     metrics = evaluate(
         trainer.ema.model.float(),
