@@ -26,6 +26,7 @@ from flexdetr.loss.criterion import Criterion
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Targets
 from flexdetr.presets import resolve
+from flexdetr.weights.trained import TrainedParts
 from flexdetr.weights.transformers_export import to_transformers
 from measure import alternate, machine, median, peak_memory_mib
 
@@ -40,19 +41,26 @@ def objects(batch: int, classes: int, device: torch.device) -> Targets:
 
 
 def stepper(
-    name: str, size: int, batch: int, classes: int, device: torch.device, *, compiled: bool = False
+    name: str,
+    size: int,
+    batch: int,
+    classes: int,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    precision: str = "auto",
 ) -> Callable[[], None]:
     """A function that does one whole optimisation step on noise with ten objects an image."""
-    config = derive(
-        resolve(name, image_size=size, train={"batch_size": batch}), 1000, pretrained=False
-    ).config
+    config = resolve(name, image_size=size, train={"batch_size": batch})
     torch.manual_seed(0)
     model = DetectionModel(config, classes).to(device, memory_format=torch.channels_last).train()
+    parts = TrainedParts.of(model)
+    config = derive(config, 1000, parts, model.backbone.lr_mult).config
     if compiled:
         compile_parts(model, device)
-    optimizer = build_optimizer(model, config, pretrained=False)
+    optimizer = build_optimizer(model, config, parts)
     criterion = Criterion(config.loss, classes).to(device)
-    dtype = choose_precision("auto", device)
+    dtype = choose_precision(precision, device)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
     targets = objects(batch, classes, device)
 

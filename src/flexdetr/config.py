@@ -230,15 +230,19 @@ class TrainConfig(Part):
         eval_every: epochs between evaluations.
         patience: stop after this share of the run without a better AP; None never stops early.
         precision: "auto" takes bf16 wherever the device computes in it.
-        device: "auto", "cpu", "cuda", "cuda:0", or several GPUs like "cuda:0,1", one process each.
+        device: "auto", "cpu", "cuda", "cuda:0", several GPUs like "cuda:0,1" with one process each, or "mps".
         processes: processes that share each batch; None takes one, or one for each GPU that ``device`` names.
-        sync_norms: batch norms take their statistics over the images of all processes.
+        sync_norms: batch norms take their statistics over the images of all processes; without, each normalises by its
+            own images, and only the running statistics are averaged.
         save_every: minutes between saves of the resumable state within an epoch; every epoch ends with one.
         report: write ``report.html`` at the end, and the best thresholds into the best checkpoint.
         stall: seconds without a step after which the run says where it hangs; 0 never does.
         channels_last: memory format of images and weights.
         compile: compile the backbone and the encoder with torch.compile; see docs/how-to/long-runs.md for when that
             pays.
+        tf32: on CUDA, multiply what is float32 with 10 bits of mantissa (TF32).
+        cudnn_benchmark: on CUDA, let cuDNN try its algorithms on each shape and keep the fastest, instead of taking
+            only those that give the same numbers in every run.
     """
 
     epochs: int | None = Field(default=None, gt=0, le=1_000_000)
@@ -268,6 +272,8 @@ class TrainConfig(Part):
     stall: float = Field(default=900.0, ge=0, le=1e8)
     channels_last: bool = True
     compile: bool = False
+    tf32: bool = False
+    cudnn_benchmark: bool = False
 
 
 # One section per head: ``name`` says which.

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from flexdetr.config import ConfigError
-from flexdetr.engine.device import autocast, choose_device, choose_precision, computation
+from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.runtime.cpu import SWITCH
 
 CPU = torch.device("cpu")
@@ -16,6 +16,36 @@ def test_auto_takes_what_there_is():
 def test_a_device_that_is_not_here_is_refused_with_what_to_use(name):
     with pytest.raises(ConfigError, match="use"):
         choose_device(name)
+
+
+def test_a_macs_gpu_is_taken_where_it_is_and_computes_in_float32_unless_told(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    device = choose_device("mps")
+    assert device.type == "mps"
+    assert choose_precision("auto", device) == torch.float32, "the CPU's bf16 says nothing about the GPU"
+    assert choose_precision("bf16", device) == torch.bfloat16
+
+
+def arithmetic_set():
+    backends = torch.backends
+    return (
+        backends.cuda.matmul.fp32_precision,
+        backends.cudnn.conv.fp32_precision,
+        backends.cudnn.benchmark,
+        backends.cudnn.deterministic,
+    )
+
+
+def test_float32_on_a_gpu_is_float32_unless_told_and_what_was_set_comes_back():
+    cuda, before = torch.device("cuda", 0), arithmetic_set()
+    with arithmetic(cuda, tf32=True, benchmark=True):
+        assert arithmetic_set() == ("tf32", "tf32", True, False)
+        with arithmetic(cuda):  # an evaluation within a training
+            assert arithmetic_set() == ("ieee", "ieee", False, True)
+        assert arithmetic_set() == ("tf32", "tf32", True, False)
+    assert arithmetic_set() == before
+    with arithmetic(CPU, tf32=True, benchmark=True):
+        assert arithmetic_set() == before
 
 
 def test_auto_precision_is_bf16_where_the_cpu_multiplies_it(monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import torch
 
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
-from flexdetr.engine import distributed, launch
+from flexdetr.engine import distributed, fit, launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import (
     Ranks,
@@ -220,6 +222,26 @@ def test_two_processes_interrupted_and_resumed_equal_two_uninterrupted(
     )
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert_same_state(uninterrupted, out)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(data, uninterrupted, tmp_path, caplog):
+    """Fewer GPUs are left: the step keeps its batch, whatever the number of processes."""
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted, out)
+    config = (out / "config.yaml").read_text(encoding="utf-8")
+    assert "processes: 2" in config
+    (out / "config.yaml").write_text(config.replace("epochs: 2", "epochs: 3"), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        fit.resume(out, device="cpu", quiet=True)
+    assert "2 processes saved this state and 1 go on" in caplog.text
+    state = run_state.load(out)
+    assert (state["epoch"], len(state["random"])) == (3, 1)
+    assert "processes: null" in (out / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_several_processes_on_a_mac_are_refused(data, tmp_path):
+    with pytest.raises(ConfigError, match="mps trains in one process, and 2"):
+        launch.train(data, settings(device="mps", processes=2), out=tmp_path / "run", begun=None, quiet=True)
 
 
 def test_several_gpus_are_named_in_one_option():

@@ -79,6 +79,18 @@ EARLY = {  # what is needed before there is a run to put into
 }  # fmt: skip
 
 
+def test_one_process_takes_up_the_losses_of_those_that_are_gone(run, caplog):
+    state = run_state.load(run.folder)
+    state["random"] *= 3
+    state["sums"] = [
+        {"loss": loss, "steps": 4.0, "seconds": 9.0, "l1.aux0": loss / 2} for loss in (1.0, 2.0, 4.0)
+    ]
+    run.restore(state)
+    assert dict(run.sums) == {"loss": 7.0, "steps": 4.0, "seconds": 9.0}
+    assert run.terms.read() == {"l1.aux0": 3.5}
+    assert "3 processes saved this state and 1 go on" in caplog.text
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_state_is_refused_in_a_sentence(run, change):
     content = run_state.load(run.folder)

@@ -25,6 +25,21 @@ def test_generators_continue_where_they_were():
     assert torch.equal(first[2], again[2])
 
 
+def test_generators_of_gpus_that_are_gone_are_left_out(monkeypatch):
+    """A process saves the generator of its own GPU: the machine that goes on may have fewer, or none."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: asked.append(int(state)))
+    saved = state.random_state()
+    assert len(saved["cuda"]) == 1
+    state.restore_random_state(saved)
+    assert asked == [7]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state.restore_random_state(saved)
+    assert asked == [7]
+
+
 def test_random_state_survives_the_file(tmp_path):
     state.save(tmp_path, {"random": state.random_state()})
     expected = torch.rand(3)

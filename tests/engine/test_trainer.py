@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fakes.gpu import GPU, FakeGPU, on_gpu
 from flexdetr.data.detect import read
@@ -19,14 +20,14 @@ def data(tmp_path_factory):
     return draw_scenes(tmp_path_factory.mktemp("counted"), train=8, val=3, test=0, size=(96, 96))
 
 
-@pytest.fixture
-def run(data, tmp_path, monkeypatch):
+@pytest.fixture(params=[GPU], ids=str)
+def run(data, tmp_path, monkeypatch, request):
     """A run that takes the CPU for a GPU."""
-    monkeypatch.setattr(trainer, "choose_device", lambda _name: GPU)
+    monkeypatch.setattr(trainer, "choose_device", lambda _name: request.param)
     train = {"epochs": 1, "batch_size": 4, "precision": "fp32"}
     config = resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
     dataset = read(data, val_fraction=0.15, seed=0)
-    with FakeGPU() as gpu:
+    with FakeGPU(request.param) as gpu:
         one = fit.Trainer(dataset, config, fit.start(config, dataset.classes), tmp_path / "run", quiet=True)
         one.display, one.pace, one.gpu = TrainingDisplay(2, quiet=True), Pace(2, 1, 1.0), gpu
         one.model.train()
@@ -66,3 +67,13 @@ def test_an_evaluation_copies_images_from_pinned_memory_and_reads_each_answer_on
     assert len(run.val_loader) == 1
     assert [copy for copy in run.gpu.copies if copy.waits] == []
     assert sum(run.gpu.syncs.values()) == 3, run.gpu.syncs  # boxes, scores, labels
+
+
+@pytest.mark.parametrize("run", [torch.device("mps", 0)], indirect=True, ids=str)
+def test_a_step_on_a_mac_asks_for_nothing_that_its_gpu_lacks(run):
+    """The fake refuses float64, pinned memory, and grid_sample, which has no gradient there."""
+    for batch in run.loader.epoch(0, "plain"):
+        run._step(batch)
+    detect(run.ema.model, run.val_loader, device=run.device)
+    assert run.gpu.copies
+    assert run.sums["steps"] == 2

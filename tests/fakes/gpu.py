@@ -34,15 +34,19 @@ class Copy(NamedTuple):
 
 
 class FakeGPU(TorchFunctionMode):
-    """Inside, tensors of device "cuda" are tensors of the CPU that are marked.
+    """Inside, tensors of the device are tensors of the CPU that are marked.
+
+    Args:
+        device: which is not there; a Mac's ("mps") has no float64 and no gradient of ``grid_sample``.
 
     Attributes:
         syncs: lines of the package that wait for the GPU's answer, and how often.
         copies: to the GPU, in order.
     """
 
-    def __init__(self):
+    def __init__(self, device=GPU):
         super().__init__()
+        self.device = device
         self.reset()
 
     def reset(self):
@@ -54,15 +58,16 @@ class FakeGPU(TorchFunctionMode):
         owner = getattr(getattr(func, "__self__", None), "__name__", "")  # of a getter or setter
         first = args[0] if args else None
         if name == "__get__" and owner in ("device", "is_cuda") and on_gpu(first):
-            return GPU if owner == "device" else True
+            return self.device if owner == "device" else self.device.type == "cuda"
         if name == "pin_memory":
             assert not on_gpu(first), "only the host's memory can be pinned"
+            assert self.device.type == "cuda", "only CUDA pins memory"
             found = first.clone()
             _PINNED[_memory(found)] = StorageWeakRef(found.untyped_storage())
             return found
         if name in ("to", "cpu", "cuda"):
             return self._moved(func, name, args, kwargs)
-        if str(kwargs.get("device", "")).startswith("cuda"):
+        if str(kwargs.get("device", "")).startswith(self.device.type):
             kwargs["device"] = "cpu"
             if name in _FROM_HOST:
                 self._copy(None)
@@ -74,29 +79,34 @@ class FakeGPU(TorchFunctionMode):
         here = any(on_gpu(one) for one in inside)
         if here:
             self._count(name, args, kwargs)
+        assert not (here and self.device.type == "mps" and name == "grid_sampler"), (
+            "its gradient is not there"
+        )
         result = func(*args, **kwargs)
         for one in tree_leaves(result):
+            double = isinstance(one, Tensor) and one.dtype == torch.float64
+            assert not (here and double and self.device.type == "mps"), f"{name} gives float64"
             _marked(one, here)
         return result
 
     def _moved(self, func, name, args, kwargs):
         first, *rest = args
-        target = None if name == "to" else GPU if name == "cuda" else torch.device("cpu")
+        target = None if name == "to" else self.device if name == "cuda" else torch.device("cpu")
         for place, one in enumerate(rest):
             if isinstance(one, str | torch.device):
                 target, rest[place] = torch.device(one), "cpu"
             elif isinstance(one, Tensor):
-                target = GPU if on_gpu(one) else torch.device("cpu")
+                target = self.device if on_gpu(one) else torch.device("cpu")
         if kwargs.get("device") is not None:
             target, kwargs["device"] = torch.device(kwargs["device"]), "cpu"
         result = func(first, *rest, **kwargs) if name == "to" else first
-        if target is None or (target.type == "cuda") == on_gpu(first):
+        if target is None or (target.type != "cpu") == on_gpu(first):
             return _marked(result, on_gpu(first))
-        if target.type == "cuda":
+        if target.type != "cpu":
             self._copy(first)
         elif not _caller_sees_through():
             self.syncs[_place()] += 1
-        return _marked(result.clone() if result is first else result, target.type == "cuda")
+        return _marked(result.clone() if result is first else result, target.type != "cpu")
 
     def _copy(self, source):
         self.copies.append(Copy(_place(), source is None or _memory(source) not in _PINNED))

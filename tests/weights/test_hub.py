@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,7 +133,36 @@ def test_what_is_not_the_published_file(server: Server, content: bytes, cache: P
         hub.download(entry(server).url + "x", place)
     with pytest.raises(WeightsError, match="no http or https address"):
         hub.download("file:///etc/hostname", place)
-    assert not any(cache.iterdir())
+    assert not any(path.is_file() for path in cache.iterdir())
+
+
+def test_of_several_that_want_a_file_one_fetches_it(server: Server, content: bytes, cache: Path) -> None:
+    """Two that appended to one part file made a file of neither."""
+    server.files["/model.pth"] = content
+    begin = threading.Barrier(4)
+
+    def fetch(_number: int) -> bytes:
+        begin.wait()
+        return hub.download(entry(server).url, cache / "model.pth").read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fetch, range(4))) == [content] * 4
+    assert server.asked == [None]
+
+
+def test_who_waits_for_another_says_so(
+    server: Server, content: bytes, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.files["/model.pth"] = content
+    place = cache / "model.pth"
+    with ThreadPoolExecutor(1) as pool:
+        with hub._alone(place):
+            later = pool.submit(hub.download, entry(server).url, place)
+            while "another process fetches model.pth" not in caplog.text:
+                assert not later.done()
+                threading.Event().wait(0.01)
+            assert server.asked == []
+        assert later.result().read_bytes() == content
 
 
 def test_offline_names_the_file_and_its_place(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

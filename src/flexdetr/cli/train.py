@@ -20,7 +20,7 @@ Data = Annotated[
 ]
 Resume = Annotated[
     Path | None,
-    typer.Option("--resume", metavar="DIR", help="Continue this run exactly; needs nothing else."),
+    typer.Option("--resume", metavar="DIR", help="Continue this run exactly; only --device goes with it."),
 ]
 
 
@@ -34,7 +34,7 @@ def train(
         str | None, typer.Option(metavar="coco|backbone|none|FILE", help="What the training starts from.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")
+        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0,1|mps", help="Where it computes.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="What it computes in.")
@@ -65,13 +65,14 @@ def train(
     options = {key: value for key, value in options.items() if value not in (None, {})}
     try:
         if resume is not None:
-            if data is not None or model or options or out or config_file or changes or overfit_one_batch:
+            others = options != ({"train": {"device": device}} if device else {})
+            if data is not None or model or others or out or config_file or changes or overfit_one_batch:
                 raise answers.UsageError(
-                    "--resume continues a run exactly as it was: it takes no other option"
+                    "--resume continues a run exactly as it was: it takes no other option than --device"
                 )
             from flexdetr.engine import fit
 
-            run = fit.resume(resume)
+            run = fit.resume(resume, device=device)
         else:
             if data is None:
                 raise answers.UsageError("say which data to train on: flexdetr train DATA --model NAME")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flexdetr.config import Config
+from flexdetr.engine import state as run_state
 from flexdetr.engine.device import autocast
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Targets
@@ -54,9 +55,7 @@ def _activation_bytes(
     probe = copy.deepcopy(model).train()  # a forward pass in training mode moves the statistics of the norms
     weights = {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
     with (
-        torch.random.fork_rng(
-            [device] if device.type == "cuda" else []
-        ),  # the run draws what it would have drawn
+        run_state.undrawn(),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         autocast(device, dtype),
     ):
@@ -68,9 +67,18 @@ def _activation_bytes(
     return sum(size for place, size in sizes.items() if place not in weights) / 2
 
 
-def _free_bytes(device: torch.device) -> int:
+def release_memory(device: torch.device) -> None:
+    """Give back what this process's allocator keeps for later: the driver counts it as taken."""
     if device.type == "cuda":
-        # To the driver, what this process's allocator keeps for later is taken: the probe's own activations are.
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def _free_bytes(device: torch.device) -> int:
+    release_memory(device)
+    if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return int(psutil.virtual_memory().available)

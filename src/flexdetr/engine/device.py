@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast, get_args
 
 import torch
@@ -18,7 +20,8 @@ def choose_device(name: str) -> torch.device:
     """The device that a name stands for.
 
     Args:
-        name: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:0" ...
+        name: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:0", "mps" (a Mac's GPU, which "auto" never
+            takes: it was not tried) ...
 
     Raises:
         ConfigError: where the device does not exist here.
@@ -28,15 +31,20 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not one; use auto, cpu, cuda or cuda:0") from error
+        raise ConfigError(f"device {name!r} is not one; use auto, cpu, cuda, cuda:0 or mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise ConfigError(
                 f"device {name!r} is not here: this machine has {count} CUDA devices; use cpu or auto"
             )
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(
+                f"device {name!r} is not here: it needs a Mac with Apple's GPU and PyTorch for it; use cpu or auto"
+            )
     elif device.type != "cpu":
-        raise ConfigError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
+        raise ConfigError(f"device {name!r} is not supported; use auto, cpu, cuda, cuda:0 or mps")
     return device
 
 
@@ -48,7 +56,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         device: where they run.
 
     Returns:
-        For "auto", bfloat16 wherever the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX or
+        For "auto", bfloat16 wherever the device multiplies it in hardware (CUDA GPUs since Ampere, CPUs with AMX or
         AVX512-BF16), float32 elsewhere: emulated bf16 is several times slower than float32.
 
     Raises:
@@ -108,7 +116,7 @@ def check_runtime(name: str) -> None:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return bf16_supported()
+    return device.type == "cpu" and bf16_supported()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -116,3 +124,36 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(
         device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32
     )
+
+
+@contextmanager
+def arithmetic(device: torch.device, *, tf32: bool = False, benchmark: bool = False) -> Iterator[None]:
+    """Decides inside what a CUDA device may do with float32, and how cuDNN chooses its algorithms.
+
+    PyTorch's own default is TF32 in convolutions and not in products: a float32 that depends on the layer. Here it is
+    float32 in both, or TF32 in both. Other devices are left alone; what was set before comes back at the end.
+
+    Args:
+        device: where it computes.
+        tf32: multiply float32 on tensor cores with 10 bits of mantissa instead of 23.
+        benchmark: let cuDNN try its algorithms on each new shape and keep the fastest; else it takes only those that
+            give the same numbers in every run.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    precision = "tf32" if tf32 else "ieee"
+    wanted = [
+        (torch.backends.cuda.matmul, "fp32_precision", precision),
+        (torch.backends.cudnn.conv, "fp32_precision", precision),  # type: ignore[attr-defined]  # torch has no types
+        (torch.backends.cudnn, "benchmark", benchmark),
+        (torch.backends.cudnn, "deterministic", not benchmark),
+    ]
+    former = [getattr(place, name) for place, name, _ in wanted]
+    for place, name, value in wanted:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for (place, name, _), value in zip(wanted, former, strict=True):
+            setattr(place, name, value)

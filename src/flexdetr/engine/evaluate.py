@@ -17,7 +17,7 @@ from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader
-from flexdetr.engine.device import autocast, choose_device, choose_precision, computation
+from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.metrics.coco_map import evaluate as score
@@ -58,7 +58,7 @@ def detect(
     found: Found = {}
     for batch in batches:
         images = model.normalise(batch.images.to(device, non_blocking=True))
-        with autocast(device, dtype):
+        with arithmetic(device), autocast(device, dtype):
             output = model(images, decoder_layers=decoder_layers, queries=queries)
         sizes = batch.sizes.to(device, non_blocking=True)
         # What is scored is what "predict" and an artifact answer.

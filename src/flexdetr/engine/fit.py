@@ -109,12 +109,19 @@ def overfit_one_batch(
 
 
 def resume(
-    folder: str | Path, *, parts: int | None = None, quiet: bool = False, typed: Collection[str] = ()
+    folder: str | Path,
+    *,
+    device: str | None = None,
+    parts: int | None = None,
+    quiet: bool = False,
+    typed: Collection[str] = (),
 ) -> Run:
     """Continue the run in a folder exactly where it stopped; everything else is read from the folder.
 
     Args:
         folder: of the run.
+        device: go on here instead, with one process for each GPU that is named; the batch stays the same, and the run
+            is the same but for the order of additions. None takes the run's own devices and processes.
         parts: micro-batches of a step from here on; None leaves them as they were.
         quiet: show no progress.
         typed: code that the person named in this call: the folder's configuration may name it as its backbone.
@@ -130,8 +137,12 @@ def resume(
     config = build(read_yaml(folder / "config.yaml"))
     if (reason := objection(config.backbone.name, folder / "config.yaml", typed)) is not None:
         raise ConfigError(reason)
+    if device is not None:
+        config = config.model_copy(
+            update={"train": config.train.model_copy(update={"device": device, "processes": None})}
+        )
     if wanted_processes(config) > 1 and not among_others():
-        return launch.resume(folder, config, quiet=quiet)
+        return launch.resume(folder, config, quiet=quiet, device=device)
     ranks = join(config)
     with reading(folder):
         data, classes = str(state["data"]), Classes.from_json(state["classes"])

@@ -120,10 +120,11 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
 
 
-def resume(folder: Path, config: Config, *, quiet: bool) -> Run:
-    """``fit.resume`` in as many processes as the run had; raises as ``train`` does."""
+def resume(folder: Path, config: Config, *, quiet: bool, device: str | None = None) -> Run:
+    """``fit.resume`` in as many processes as the configuration asks for; raises as ``train`` does."""
     with tempfile.TemporaryDirectory(prefix="flexdetr-") as place:
-        return _run({"resume": str(folder), "quiet": quiet}, config, Path(place), folder)
+        task = {"resume": str(folder), "device": device, "quiet": quiet}
+        return _run(task, config, Path(place), folder)
 
 
 def _plain(config: Config) -> dict[str, Any]:
@@ -142,7 +143,8 @@ def _run(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
             if share < 2 * wanted_processes(config) or not (out / run_state.FILE).exists():
                 raise
             _log.warning("%s; going on so from the last state", error)
-            task = {"resume": str(out), "quiet": task["quiet"], "parts": 2 * error.parts}
+            kept = {"device": task.get("device"), "quiet": task["quiet"]}
+            task = {"resume": str(out), **kept, "parts": 2 * error.parts}
 
 
 def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
@@ -217,14 +219,19 @@ def _check_devices(config: Config, count: int) -> None:
         ConfigError: where there are fewer GPUs than processes.
     """
     device = config.train.device
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    if device == "mps" and count > 1:
+        raise ConfigError(
+            f"train.device=mps trains in one process, and {count} are asked for: use --device cpu, or "
+            "train.processes=1"
+        )
+    if device in ("cpu", "mps") or (device == "auto" and not torch.cuda.is_available()):
         return
     here = torch.cuda.device_count()
     missing = [index for index in device_indices(device) or range(count) if index >= here]
     if missing:
         raise ConfigError(
             f"train.device={device} with {count} processes needs GPU {missing[0]}, and this machine has {here}; use "
-            "--device cpu, or fewer"
+            "--device cpu, or fewer, like --device cuda:0: a run is resumed on them as well"
         )
 
 

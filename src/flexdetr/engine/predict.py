@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
-from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Prediction
 from flexdetr.model.postprocess import detections
@@ -86,7 +86,7 @@ def run_network(
         The prediction for a batch of this image.
     """
     batch = torch.from_numpy(planes)[None].to(place)
-    with autocast(place, choose_precision(precision, place)):
+    with arithmetic(place), autocast(place, choose_precision(precision, place)):
         output = model(model.normalise(batch), decoder_layers=decoder_layers, queries=queries)
     prediction: Prediction = output.final
     return prediction

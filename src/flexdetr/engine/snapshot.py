@@ -100,7 +100,15 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
     best_ap, best_epoch = state["best"]
     run.best_ap, run.best_epoch = float(best_ap), int(best_epoch)
     saved, sums = state["random"], state["sums"]
-    own = sums[run.ranks.rank] if run.ranks.rank < len(sums) else {}
+    # Where fewer processes go on, each takes up the shares of those that are gone.
+    own: dict[str, float] = {}
+    for share in sums[run.ranks.rank :: run.ranks.size]:
+        own |= {
+            name: own.get(name, 0.0) + value
+            for name, value in share.items()
+            if name not in ("steps", "seconds")
+        }
+        own |= {name: share[name] for name in ("steps", "seconds") if name in share}
     run.sums = defaultdict(float, {name: own[name] for name in _HOST_SUMS if name in own})
     run.terms.load({name: value for name, value in own.items() if name not in _HOST_SUMS})
     if run.ranks.rank < len(saved):

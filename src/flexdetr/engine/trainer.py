@@ -19,10 +19,10 @@ from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Dataset
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
 from flexdetr.engine import state as run_state
-from flexdetr.engine.batch_size import largest_batch
+from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.checkpoint import Start
 from flexdetr.engine.compile import compile_parts
-from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.divisor import divided
 from flexdetr.engine.ema import AveragedModel
@@ -170,7 +170,11 @@ class Trainer:
         self.ranks.by_first(lambda: check_space(self), None)
         with run_state.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with log_file(self.folder / "log.txt") if self.ranks.first else nullcontext():
+        train = self.config.train
+        with (
+            log_file(self.folder / "log.txt") if self.ranks.first else nullcontext(),
+            arithmetic(self.device, tf32=train.tf32, benchmark=train.cudnn_benchmark),
+        ):
             return self._run()
 
     def _run(self) -> Run:
@@ -293,8 +297,7 @@ class Trainer:
             self.parts = smaller_parts(step.parts, len(batch), waits_for_ranks=waits)
             step = step._replace(parts=min(self.parts, len(batch)))
             self.optimizer.zero_grad(set_to_none=True)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_memory(self.device)
         self.gradient_sum.finish()
         if self.criterion.own_divisor:
             learned = [one for group in self.optimizer.param_groups for one in group["params"]]

@@ -70,7 +70,9 @@ def _work(task: dict[str, Any]) -> fit.Run:
     if task["start_method"]:
         multiprocessing.set_start_method(task["start_method"], force=True)
     if "resume" in task:
-        return fit.resume(task["resume"], parts=task.get("parts"), quiet=task["quiet"])
+        return fit.resume(
+            task["resume"], device=task.get("device"), parts=task.get("parts"), quiet=task["quiet"]
+        )
     begun = None
     if "begun" in task:
         start = task["begun"]

@@ -106,7 +106,9 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
-        if self.sampling == "gather":
+        # PyTorch has no gradient of grid_sample on a Mac's GPU.
+        on_mac = self.sampling == "bilinear" and value.device.type == "mps" and not _exporting()
+        if self.sampling == "gather" or on_mac:
             return gather_rows(value, locations, weights, shapes, self.points)
         if self.sampling == "bilinear" and value.device.type == "cpu" and not _exporting():
             return sum_rows(value, locations, weights, shapes, self.points).to(value.dtype)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import os
 import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
 
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.manifest import PUBLISHED, Published, from_timm
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flexdetr.weights.store import Metadata
+
+_log = logging.getLogger(__name__)
 
 SCHEME: Final = "hf://"
 _BLOCK: Final = 1 << 20
@@ -82,7 +88,9 @@ class _UnreachableError(Exception):
 
 
 def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
-    """Fetch a file; a broken download goes on where it stopped.
+    """Fetch a file, unless it is there; a broken download goes on where it stopped.
+
+    Of several processes one fetches, and the others wait for it.
 
     Args:
         url: http or https address.
@@ -95,9 +103,33 @@ def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
     Raises:
         WeightsError: where the server has no such file, or what came is not the file.
     """
+    with _alone(place):
+        return place if place.is_file() else _download(url, place, sha256)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Inside, no other process on this machine fetches the same file; the system frees the lock of one that dies."""
+    lock = place.parent / ".locks" / f"{place.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock, timeout=0)
+        try:
+            held.acquire()
+        except Timeout:
+            _log.warning("another process fetches %s: waiting for it", place.name)
+            held.acquire(timeout=-1)
+    except OSError as error:
+        raise WeightsError(f"cannot write {lock}: {error}") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _download(url: str, place: Path, sha256: str | None) -> Path:
     part = place.with_name(place.name + ".part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
         total = _receive(url, part)
     except (http.client.HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
         if isinstance(error, urllib.error.HTTPError):
