@@ -20,6 +20,7 @@ PROMISED = {
     *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
     *(f"yolov8_{size}" for size in ("n", "s", "m", "hgnetv2_b0", "hgnetv2_l")),
     *(f"{family}_{size}" for family in ("dfine", "deim") for size in ("n", "s", "m", "l", "x")),
+    *(f"deimv2_{size}" for size in ("atto", "femto", "pico", "n")),
     *(f"deim_rtdetrv2_{size}" for size in ("s", "m", "l")),
     *(f"flexdetr_{size}" for size in ("atto", "femto", "pico", "nano", "small")),
 }

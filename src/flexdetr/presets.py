@@ -137,6 +137,50 @@ def _deim(size: str, lr_mult: float) -> Config:
     )
 
 
+def _deimv2(
+    size: str, backbone: str, encoder: EncoderConfig, head: DFINEOptions, image_size: int = 640
+) -> Config:
+    """DEIMv2 on HGNetV2 (arXiv 2509.20787)."""
+    return Config(
+        model=f"deimv2_{size}",
+        image_size=(image_size, image_size),
+        backbone=BackboneConfig(name=backbone, lr_mult=0.5),
+        encoder=encoder,
+        head=head,
+        loss=LossConfig(classification="mal"),
+    )
+
+
+def _deimv2_smallest(size: str, image_size: int, width: int, ffn: int, queries: int) -> Config:
+    """On a cut of B0 that ends at stride 16, with one box head and no gates."""
+    encoder = EncoderConfig(
+        strides=(16, 32), width=width, intra="gap", fusion="lite", expansion=0.34, depth=0.5
+    )
+    head = _DEIMV2.model_copy(
+        update={
+            "width": width,
+            "ffn": ffn,
+            "queries": queries,
+            "points": (4, 2),
+            "gate": False,
+            "shared_boxes": True,
+        }
+    )
+    return _deimv2(size, f"hgnetv2_{size}", encoder, head, image_size)
+
+
+# What all of DEIMv2's heads have in common.
+_DEIMV2 = DFINEOptions(
+    layers=3,
+    activation="silu",
+    norm="rms",
+    feed_forward="swiglu",
+    project_tokens=False,
+    position_layers=3,
+    position_once=True,
+)
+
+
 def _deim_rtdetrv2(size: str, backbone: str, lr_mult: float, encoder: EncoderConfig, layers: int) -> Config:
     """RT-DETRv2 as DEIM trains it: SiLU, and query positions from three layers of one width."""
     return Config(
@@ -172,6 +216,15 @@ _ROWS: Final[tuple[Config, ...]] = (
     _deim("m", 0.1),
     _deim("l", 0.05),
     _deim("x", 0.01),
+    _deimv2_smallest("atto", 320, 64, 160, 100),
+    _deimv2_smallest("femto", 416, 96, 256, 150),
+    _deimv2_smallest("pico", 640, 112, 320, 200),
+    _deimv2(
+        "n",
+        "hgnetv2_b0",
+        EncoderConfig(strides=(16, 32), width=128, ffn=512, fusion="gelan_sum", expansion=0.34, depth=0.5),
+        _DEIMV2.model_copy(update={"width": 128, "ffn": 512, "points": 6}),
+    ),
     _deim_rtdetrv2("s", "resnet18_vd", 1.0, _HALF, 3),
     _deim_rtdetrv2("m", "resnet34_vd", 0.5, _HALF, 4),
     _deim_rtdetrv2("l", "resnet50_vd", 0.1, _FULL, 6),

@@ -24,6 +24,8 @@ CASES = {
     "dfine_n": "dfine_n",
     "dfine_m": "dfine_m",
     "deim_n": "deim_n",
+    "deimv2_atto": "deimv2_atto",
+    "deimv2_n": "deimv2_n",
 }
 DISCRETE = "lyuwenyu_rtdetrv2_r18vd_dsp"
 

@@ -17,7 +17,6 @@ from flexdetr.weights.trained import TrainedParts
 # Where parts of a backbone stand, by the names that our own and timm's networks give them.
 _STAGE = re.compile(r"(?:^|\.)(?:stages|layers?|blocks)[._]?(\d+)\.")
 _BEFORE_STAGES = ("stem", "body.")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def parameter_groups(model: DetectionModel, config: Config, parts: TrainedParts) -> list[dict[str, Any]]:

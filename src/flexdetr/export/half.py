@@ -13,7 +13,7 @@ from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
 
 # Norms square their input and sum it up: they stay in float32, as under autocast.
-ALWAYS_FLOAT32 = ("LayerNorm", "GroupNorm")
+ALWAYS_FLOAT32 = ("LayerNorm", "RMSNorm", "GroupNorm")
 # Half precision ends at 65504; other pictures may reach twice as far as those that were looked at.
 _SAFE = 32752.0
 

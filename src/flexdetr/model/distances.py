@@ -48,6 +48,22 @@ def boxes_at(reference: Tensor, distances: Tensor, reg_scale: float) -> Tensor:
     return torch.cat([centre + (high - low) / 2 * unit, size + (low + high) * unit], -1)
 
 
+class LargestShares(nn.Module):
+    """The largest values of each row, in falling order.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, shares: Tensor) -> Tensor:
+        """(..., N) -> (..., count)."""
+        return shares.topk(self.count, -1).values
+
+
 class EdgeDistributions(nn.Module):
     """From the logits of four distributions to a box: each edge goes to the mean of its distribution (eq. 3).
 
@@ -68,4 +84,6 @@ class EdgeDistributions(nn.Module):
     def forward(self, corners: Tensor, reference: Tensor) -> Tensor:
         """Logits (B, Q, 4 * bins), edges left, top, right, bottom, and (B, Q, 4) cxcywh -> (B, Q, 4) cxcywh."""
         shares = torch.unflatten(corners, -1, (4, -1)).softmax(-1)
-        return boxes_at(reference, shares @ self.bins.to(shares.dtype), self.reg_scale)
+        # A product with a matrix: OpenVINO's writer turns the products of sensitive layers around.
+        distances = (shares @ self.bins.to(shares.dtype)[:, None]).squeeze(-1)
+        return boxes_at(reference, distances, self.reg_scale)

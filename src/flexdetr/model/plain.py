@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flexdetr.model.aifi import AIFI
 from flexdetr.model.deformable import DeformableAttention
+from flexdetr.model.distances import EdgeDistributions, LargestShares
 from flexdetr.model.self_attention import SelfAttention, sine_position
 
 Shapes = list[tuple[int, int]]
@@ -36,6 +37,51 @@ class PlainNorm(nn.Module):
         centred = x - x.mean(self.axis, keepdim=True)
         spread = (centred * centred).mean(self.axis, keepdim=True)
         return centred / (spread + self.eps).sqrt() * self.weight + self.bias
+
+
+class PlainRMSNorm(nn.Module):
+    """A norm by the root of the mean square, spelt out.
+
+    Args:
+        norm: over the last axis.
+    """
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach().clone())
+        self.eps = norm.eps or torch.finfo(torch.float32).eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as x."""
+        return x / ((x * x).mean(-1, keepdim=True) + self.eps).sqrt() * self.weight
+
+
+class PlainLargest(nn.Module):
+    """The largest shares of each row without a sort: the largest, which is taken away, and again.
+
+    Of equal ones the first is taken away. What equals the largest is told by arithmetic: the distance from it is
+    multiplied until it is 1 or 0 also in half precision.
+
+    Args:
+        largest: how many of how many.
+        bins: values of a row.
+    """
+
+    def __init__(self, largest: LargestShares, bins: int) -> None:
+        super().__init__()
+        self.count = largest.count
+        self.register_buffer("before", torch.ones(bins, bins).triu())
+
+    def forward(self, shares: Tensor) -> Tensor:
+        """(..., N) values in [0, 1] -> (..., count)."""
+        found = [shares.amax(-1, keepdim=True)]
+        while len(found) < self.count:
+            differs = ((found[-1] - shares) * 6e4 * 6e4).clamp(0, 1)
+            equal = 1 - differs
+            place = equal @ self.get_buffer("before")  # 1 at the first of the equal ones, 2 at the next
+            shares = shares - 2 * equal * (2 - place).clamp(0, 1)
+            found.append(shares.amax(-1, keepdim=True))
+        return torch.cat(found, -1)
 
 
 class PlainAttention(nn.Module):
@@ -161,6 +207,7 @@ def make_plain(detector: nn.Module, shapes: Shapes, *, plain_norms: bool) -> Non
         shapes: (height, width) of the levels, finest first.
         plain_norms: spell layer norms out.
     """
+    bins = next((len(part.bins) for part in detector.modules() if isinstance(part, EdgeDistributions)), 0)
 
     def plain(part: nn.Module) -> nn.Module | None:
         if isinstance(part, AIFI):
@@ -169,6 +216,10 @@ def make_plain(detector: nn.Module, shapes: Shapes, *, plain_norms: bool) -> Non
             return PlainAttention(part)
         if isinstance(part, DeformableAttention):
             return PlainSampling(part, shapes)
+        if isinstance(part, LargestShares):
+            return PlainLargest(part, bins)
+        if isinstance(part, nn.RMSNorm):
+            return PlainRMSNorm(part)
         known = type(part).__name__ in ("LayerNorm", "LayerNorm2d")
         if plain_norms and known and isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
             return PlainNorm(part)

@@ -1,4 +1,4 @@
-"""Multi-head self-attention and the feed-forward network that the encoder and the decoder share."""
+"""Multi-head self-attention and the feed-forward networks of the encoder and the decoders."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ class FeedForward(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
         return self.linear2(self.activation(self.linear1(tokens)))
+
+
+class SwiGLU(nn.Module):
+    """A feed-forward network that one linear function gates by another (arXiv 2002.05202, eq. 6), with biases.
+
+    Args:
+        width: D.
+        hidden: rows of the first layer; half of them are the gate.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        half = hidden // 2
+        self.linear1 = nn.Linear(width, 2 * half)
+        self.linear2 = nn.Linear(half, width)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        gate, value = self.linear1(tokens).chunk(2, -1)
+        return self.linear2(F.silu(gate) * value)
 
 
 class MLP(nn.Module):

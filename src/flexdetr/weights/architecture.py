@@ -115,35 +115,54 @@ def encoder_of(shapes: Shapes) -> dict[str, Any]:
     Raises:
         WeightsError: where an essential tensor is missing.
     """
-    levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
-    width = _side(shapes, "encoder.input_proj.0.conv.weight")
+    levels = _levels(shapes)
+    width = _width(shapes)
     section: dict[str, Any] = {
         "strides": tuple(32 >> (levels - 1 - level) for level in range(levels)),
         "width": width,
-        "intra_layers": _count(shapes, r"encoder\.intra\.layers\.(\d+)\."),
     }
-    section["intra"] = "aifi" if section["intra_layers"] else "none"
-    if section["intra_layers"]:
+    if "encoder.intra.conv.conv.weight" in shapes:
+        section["intra"] = "gap"
+    else:
+        section["intra_layers"] = _count(shapes, r"encoder\.intra\.layers\.(\d+)\.")
+        section["intra"] = "aifi" if section["intra_layers"] else "none"
+    if section["intra"] == "aifi":
         section["ffn"] = _side(shapes, "encoder.intra.layers.0.feed_forward.linear1.weight")
     if levels > 1:
         section |= _fusion_of(shapes, width)
     return section
 
 
+def _levels(shapes: Shapes) -> int:
+    """Levels of the backbone, and those that the encoder makes of them."""
+    return _count(shapes, r"encoder\.input_proj\.(\d+)\.") + _count(shapes, r"encoder\.made\.(\d+)\.")
+
+
+def _width(shapes: Shapes) -> int:
+    """Channels of the encoder's levels; one that has them in the backbone may not be projected."""
+    name = re.compile(r"encoder\.input_proj\.\d+\.conv\.weight")
+    projections = [found for found in shapes if name.fullmatch(found)]
+    return _side(shapes, next(iter(projections), "encoder.input_proj.0.conv.weight"))
+
+
 def _fusion_of(shapes: Shapes, width: int) -> dict[str, Any]:
     """Kind, hidden width and depth of the fusion blocks."""
-    if "encoder.top_down.0.split.conv.weight" in shapes:
-        inside = r"encoder\.top_down\.0\.steps\.0\.0\."
-        hidden = _side(shapes, "encoder.top_down.0.steps.0.1.conv.weight")
+    block = "encoder.top_down.0"
+    if f"{block}.split.conv.weight" in shapes:
+        csp = f"{block}.steps.0.0"
+        hidden = _side(shapes, f"{csp}.bottlenecks.0.conv1.conv.weight")
+        if "encoder.made.0.1.conv.weight" in shapes:
+            fusion = "lite"
+        elif _side(shapes, f"{block}.split.conv.weight", 1) != width:
+            fusion = "gelan"
+        else:
+            fusion = "gelan_sum" if f"{block}.steps.0.1.conv.weight" in shapes else "gelan_lean"
         # Half a channel more than the least, because it is rounded down.
-        section: dict[str, Any] = {"fusion": "gelan", "expansion": (2 * hidden + 0.5) / width}
+        section: dict[str, Any] = {"fusion": fusion, "expansion": (2 * hidden + 0.5) / width}
     else:
-        inside = r"encoder\.top_down\.0\."
-        section = {
-            "fusion": "csprep",
-            "expansion": _side(shapes, "encoder.top_down.0.conv1.conv.weight") / width,
-        }
-    bottlenecks = _count(shapes, inside + r"bottlenecks\.(\d+)\.")
+        csp = block
+        section = {"fusion": "csprep", "expansion": _side(shapes, f"{block}.conv1.conv.weight") / width}
+    bottlenecks = _count(shapes, re.escape(csp) + r"\.bottlenecks\.(\d+)\.")
     section["depth"] = {1: 0.34, 2: 0.67, 3: 1.0}.get(bottlenecks, bottlenecks / 3)
     return section
 
@@ -158,7 +177,7 @@ def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         WeightsError: where an essential tensor is missing, or the sampling points fit no number of heads.
     """
-    levels = _count(shapes, r"encoder\.input_proj\.(\d+)\.")
+    levels = _levels(shapes)
     section: dict[str, Any] = {
         "width": _side(shapes, "head.encoder_score.weight", 1),
         "layers": _count(shapes, r"head\.layers\.(\d+)\."),
@@ -185,12 +204,27 @@ def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind_of(shapes: Shapes) -> dict[str, Any]:
     """The head's name, and the options that only this head has."""
-    if "head.pre_box.layers.0.weight" in shapes:
-        bins = _side(shapes, "head.boxes.0.layers.2.weight") // 4
-        return {"name": "dfine", "reg_max": bins - 1}
     depth = _count(shapes, r"head\.query_position\.layers\.(\d+)\.")
-    # Three layers are DEIM's, which computes with SiLU throughout (arXiv 2412.04234).
-    return {"name": "rtdetr", "position_layers": depth, "activation": "relu" if depth == 2 else "silu"}
+    # Three layers are DEIM's and DEIMv2's, which compute with SiLU throughout (arXiv 2412.04234, 2509.20787).
+    silu = {"activation": "silu"} if depth > 2 else {}
+    if "head.pre_box.layers.0.weight" not in shapes:
+        return {"name": "rtdetr", "position_layers": depth, "activation": "relu", **silu}
+    gated = 2 * _side(shapes, "head.layers.0.feed_forward.linear2.weight", 1)
+    return {
+        "name": "dfine",
+        "reg_max": _side(shapes, "head.boxes.0.layers.2.weight") // 4 - 1,
+        "norm": "layer" if "head.layers.0.norm1.bias" in shapes else "rms",
+        "feed_forward": "swiglu"
+        if gated == _side(shapes, "head.layers.0.feed_forward.linear1.weight")
+        else "linear",
+        "gate": "head.layers.0.gate.gate.weight" in shapes,
+        "project_tokens": "head.memory_proj.weight" in shapes,
+        "position_layers": depth,
+        "position_once": depth > 2,
+        "shared_boxes": "head.boxes.1.layers.0.weight" not in shapes
+        and "head.layers.1.norm1.weight" in shapes,
+        **silu,
+    }
 
 
 def config_of(

@@ -57,9 +57,20 @@ def rename_dfine(tensors: Mapping[str, Deferred]) -> Renamed:
         tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as D-FINE and DEIM name them.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_PROJECTOR)}
-    renamed = rename_parts(kept, [*_FUSION, *ENCODER], [*_HEAD, *DECODER])
+    renamed = rename_detector(kept)
     renamed.left |= {name: "used in training only" for name in tensors if name not in kept}
     return renamed
+
+
+def rename_detector(tensors: Mapping[str, Deferred], encoder: Rules = (), head: Rules = ()) -> Renamed:
+    """A detector of D-FINE's kind under our names.
+
+    Args:
+        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*``.
+        encoder: rules of the encoder's names that D-FINE does not have.
+        head: rules of the decoder's names that go before D-FINE's.
+    """
+    return rename_parts(tensors, [*encoder, *_FUSION, *ENCODER], [*head, *_HEAD, *DECODER])
 
 
 def head_values(tensors: Mapping[str, Deferred], prefix: str = "decoder.") -> dict[str, Any]:

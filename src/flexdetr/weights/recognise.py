@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import BackboneConfig, nearest
-from flexdetr.weights import dfine, lyuwenyu, paddle, timm_names, transformers, ultralytics
+from flexdetr.weights import deimv2, dfine, lyuwenyu, paddle, timm_names, transformers, ultralytics
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import Deferred
@@ -32,6 +32,7 @@ KINDS: Final = {
     "backbone": "a backbone (PaddleClas, timm, D-FINE, lyuwenyu)",
     "dfine": "D-FINE",
     "deim": "DEIM",
+    "deimv2": "DEIMv2",
 }
 # Where a state dict may be, best first: averaged weights before raw ones.
 _BRANCHES: Final = (
@@ -330,6 +331,15 @@ def _dfine(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
     return source
 
 
+def _deimv2(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
+    source = Source(path, "deimv2", KINDS["deimv2"], deimv2.rename_deimv2(tensors), family="deimv2_")
+    source.known = deimv2.known_values(tensors)
+    source.notes.append(
+        "the file does not show how many queries it was trained with; the published number is taken (head.queries)"
+    )
+    return source
+
+
 def _flexdetr(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
     return Source(path, "flexdetr", "FlexDETR (a bare state dict)", Renamed(current_names(tensors)))
 
@@ -415,7 +425,7 @@ def _backbone(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
 
 
 def _is_bare(tensors: Mapping[str, Deferred]) -> bool:
-    return _starts("encoder.", "head.encoder_score.", "head.memory_proj.")(current_names(tensors))
+    return _starts("encoder.", "head.encoder_score.", "head.query_position.")(current_names(tensors))
 
 
 def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
@@ -425,6 +435,7 @@ def _is_backbone(tensors: Mapping[str, Deferred]) -> bool:
 
 _Build = Callable[[Path, Mapping[str, Deferred], Path], Source]
 _DIALECTS: Final[tuple[tuple[str, Callable[[Mapping[str, Deferred]], bool], _Build], ...]] = (
+    ("deimv2", deimv2.is_deimv2, _deimv2),
     ("dfine", dfine.is_dfine, _dfine),
     ("flexdetr", _is_bare, _flexdetr),
     ("paddle", _starts("backbone.", "neck.", "transformer."), _paddle),

@@ -55,7 +55,7 @@ class Backbone(Protocol):
         ...
 
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze_parameters(parameters: Iterable[nn.Parameter]) -> None:

@@ -67,14 +67,17 @@ class DFINEHead(nn.Module):
         self.input_proj = nn.ModuleList(
             ConvBNAct(count, width, 1, act=None) if count != width else nn.Identity() for count in channels
         )
-        self.memory_proj = nn.Linear(width, width)
-        self.memory_norm = nn.LayerNorm(width)
+        self.memory_proj = nn.Linear(width, width) if config.project_tokens else nn.Identity()
+        self.memory_norm = nn.LayerNorm(width) if config.project_tokens else nn.Identity()
         self.encoder_score = nn.Linear(width, num_classes)
         self.encoder_box = MLP(width, width, 4, 3, activation)
-        self.query_position = query_position(width, 2, activation)
+        self.query_position = query_position(width, config.position_layers, activation)
+        self.position_once = config.position_once
         self.layers = nn.ModuleList(DecoderLayer(config, points) for _ in range(layers))
         self.pre_box = MLP(width, width, 4, 3, activation)
-        self.boxes = nn.ModuleList(MLP(width, width, corners, 3, activation) for _ in range(layers))
+        self.boxes = nn.ModuleList(
+            MLP(width, width, corners, 3, activation) for _ in range(1 if config.shared_boxes else layers)
+        )
         # By the layer's number, which stays when the deploy form drops some.
         self.scores = nn.ModuleDict(
             {str(index): ScoreHead(width, num_classes, activation) for index in range(layers)}
@@ -171,7 +174,8 @@ class DFINEHead(nn.Module):
         for head in (self.encoder_box, self.pre_box, *self.boxes):
             head.start_at_zero()
         for linear in (self.memory_proj, *self.query_position.layers):
-            nn.init.xavier_uniform_(linear.weight)
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
         for projection in self.input_proj:
             if isinstance(projection, ConvBNAct):
                 nn.init.xavier_uniform_(projection.conv.weight)
@@ -259,14 +263,16 @@ class DFINEHead(nn.Module):
         pre: Prediction | None = None
         start, corners, before = reference, None, None
         for index in range(count):
-            position = precisely(self.query_position, reference).clamp(-_FARTHEST, _FARTHEST)
+            if index == 0 or not self.position_once:
+                position = precisely(self.query_position, reference).clamp(-_FARTHEST, _FARTHEST)
             query = self.layers[index](query, position.to(query.dtype), reference, memory, shapes, allowed)
             if index == 0:
                 plain = (precisely(self.pre_box, query) + inverse_sigmoid(reference)).sigmoid()
                 start = plain.detach()
                 if self.training:
                     pre = Prediction(precisely(self._score_head(0).linear, query), plain)
-            step = precisely(self.boxes[index], query if before is None else query + before)
+            box_head = self.boxes[min(index, len(self.boxes) - 1)]
+            step = precisely(box_head, query if before is None else query + before)
             corners = step if corners is None else corners + step
             boxes = precisely(self.distributions, corners, start)
             if self.training:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.model.deformable import DeformableAttention
+from flexdetr.model.distances import LargestShares
 from flexdetr.model.heads.base import Shapes
 from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.selection import RARE
-from flexdetr.model.self_attention import MLP, NONLINEARITIES, FeedForward, SelfAttention
+from flexdetr.model.self_attention import MLP, NONLINEARITIES, FeedForward, SelfAttention, SwiGLU
 
 
 class TargetGate(nn.Module):
@@ -39,6 +40,11 @@ class TargetGate(nn.Module):
         return self.norm(kept * query + taken * attended)
 
 
+def decoder_norm(config: DFINEOptions) -> nn.Module:
+    """The norm that the options name."""
+    return nn.RMSNorm(config.width, eps=1e-6) if config.norm == "rms" else nn.LayerNorm(config.width)
+
+
 class DecoderLayer(nn.Module):
     """Self-attention among queries, gated deformable attention to the memory, feed-forward.
 
@@ -51,13 +57,18 @@ class DecoderLayer(nn.Module):
         super().__init__()
         width = config.width
         self.attention = SelfAttention(width, config.heads)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = decoder_norm(config)
         self.cross_attention = DeformableAttention(
             width, config.heads, points, config.sampling, projected=False
         )
-        self.gate = TargetGate(width, nn.LayerNorm(width))
-        self.feed_forward = FeedForward(width, config.ffn, NONLINEARITIES[config.activation])
-        self.norm3 = nn.LayerNorm(width)
+        self.gate = TargetGate(width, decoder_norm(config)) if config.gate else None
+        self.norm2 = None if config.gate else decoder_norm(config)
+        self.feed_forward = (
+            SwiGLU(width, config.ffn)
+            if config.feed_forward == "swiglu"
+            else FeedForward(width, config.ffn, NONLINEARITIES[config.activation])
+        )
+        self.norm3 = decoder_norm(config)
 
     def forward(
         self,
@@ -71,7 +82,10 @@ class DecoderLayer(nn.Module):
         """(B, Q, D) queries, their (B, Q, D) positions and (B, Q, 4) reference boxes -> (B, Q, D)."""
         query = self.norm1(query + self.attention(query, position, allowed))
         attended = self.cross_attention(query + position, reference, memory, shapes)
-        query = self.gate(query, attended)
+        if self.gate is not None:
+            query = self.gate(query, attended)
+        elif self.norm2 is not None:
+            query = self.norm2(query + attended)
         return self.norm3(query + self.feed_forward(query))
 
 
@@ -88,14 +102,14 @@ class QualityEstimator(nn.Module):
 
     def __init__(self, activation: type[nn.Module], top: int = 4, hidden: int = 64) -> None:
         super().__init__()
-        self.top = top
+        self.largest = LargestShares(top)
         self.mlp = MLP(4 * (top + 1), hidden, 1, 2, activation)
         self.mlp.start_at_zero()
 
     def forward(self, corners: Tensor) -> Tensor:
         """Logits (B, Q, 4 * bins) -> (B, Q, 1)."""
         shares = torch.unflatten(corners, -1, (4, -1)).softmax(-1)
-        largest = shares.topk(self.top, -1).values
+        largest = self.largest(shares)
         seen = torch.cat([largest, largest.mean(-1, keepdim=True)], -1).flatten(-2)
         return self.mlp(seen)
 

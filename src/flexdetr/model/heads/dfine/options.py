@@ -43,6 +43,14 @@ class DFINEOptions(Part):
         reg_max: bins of an edge's distribution less one, an even number.
         reg_scale: a box's size in the unit of the distances; the finer steps of a larger one suit larger models.
         up: half the largest distance, in shares of ``reg_scale``.
+        norm: of the decoder layers: "layer", or DEIMv2's "rms" (no mean is subtracted).
+        feed_forward: "linear" (two layers), or DEIMv2's "swiglu", whose ``ffn`` counts gate and value together.
+        gate: weigh what a query was against what it attended to; DEIMv2's smallest models add the two.
+        project_tokens: score and take as queries a projection of the memory; DEIMv2 takes the memory itself.
+        position_layers: linear layers of the query position: two with twice the width between them, or three.
+        position_once: compute the query position from the selected boxes and keep it in all layers, as DEIMv2;
+            otherwise it follows the boxes from layer to layer.
+        shared_boxes: one box head for all layers, as DEIMv2's smallest models.
         denoising: denoising queries aimed at in each group (0 trains without denoising).
         label_noise: share of denoising labels at risk; half of them are flipped.
         box_noise: size of the denoising boxes' noise, relative to half the box.
@@ -51,8 +59,6 @@ class DFINEOptions(Part):
         unite: take box terms over the union of all layers' matches.
     """
 
-    # The variants of DEIMv2 (RMS norms, SwiGLU, positions computed once, no gate, no projection of tokens, one box
-    # head for all layers) are options here, each choosing a module where ``head.py`` builds it.
     name: Literal["dfine"] = "dfine"
     width: Width = 256
     layers: Layers = 6
@@ -66,6 +72,13 @@ class DFINEOptions(Part):
     reg_max: Annotated[int, Field(ge=8, le=256, multiple_of=2)] = 32
     reg_scale: Annotated[float, Field(gt=0, le=1000)] = 4.0
     up: Annotated[float, Field(gt=0, le=100)] = 0.5
+    norm: Literal["layer", "rms"] = "layer"
+    feed_forward: Literal["linear", "swiglu"] = "linear"
+    gate: bool = True
+    project_tokens: bool = True
+    position_layers: Literal[2, 3] = 2
+    position_once: bool = False
+    shared_boxes: bool = False
     denoising: DenoisingQueries = 100
     label_noise: LabelNoise = 0.5
     box_noise: BoxNoise = 1.0
