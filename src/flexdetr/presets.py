@@ -164,6 +164,10 @@ def _deimv2_smallest(size: str, image_size: int, width: int, ffn: int, queries: 
             "points": (4, 2),
             "gate": False,
             "shared_boxes": True,
+            # Their distributions are taught by the boxes alone.
+            "fgl_weight": 0.0,
+            "ddf_weight": 0.0,
+            "unite": False,
         }
     )
     return _deimv2(size, f"hgnetv2_{size}", encoder, head, image_size)

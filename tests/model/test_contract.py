@@ -60,6 +60,19 @@ PARTS: dict[str, dict[str, Any]] = {
     "discrete": {"head": {"sampling": "discrete"}},
     "discrete dfine": {"head": {"name": "dfine", "sampling": "discrete", "activation": "silu"}},
     "deim": {"head": {"activation": "silu", "position_layers": 3}},
+    "head of deimv2_pico": {
+        "head": {
+            "name": "dfine",
+            "activation": "silu",
+            "norm": "rms",
+            "feed_forward": "swiglu",
+            "gate": False,
+            "project_tokens": False,
+            "position_layers": 3,
+            "position_once": True,
+            "shared_boxes": True,
+        }
+    },
 }
 LOSSES: dict[str, dict[str, Any]] = {
     **{name: {"loss": {"box": name, "matcher_box": name}} for name in BOX_LOSSES},

@@ -34,7 +34,7 @@ def test_a_shared_box_head_is_kept_once(
     loaded = load_any(write(atto))
     assert loaded.config.model == "deimv2_atto"
     assert loaded.config.head.shared_boxes
-    assert not [name for name in loaded.state if name.startswith("head.boxes.1.")]
+    assert not [name for name in loaded.state() if name.startswith("head.boxes.1.")]
     assert sum(parameter.numel() for parameter in loaded.build().parameters()) == 508_983
 
 

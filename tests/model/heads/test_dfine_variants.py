@@ -30,7 +30,7 @@ def head_of(randomise: Callable[..., nn.Module], **options: object) -> DFINEHead
     config = DFINEOptions(
         width=16, layers=3, ffn=24, heads=2, queries=6, points=(3, 2), denoising=4, **options
     )
-    module = randomise(DFINEHead(config, 12, (8, 16), 4)).eval()
+    module = randomise(DFINEHead(config, (12, 12), (8, 16), 4)).eval()
     assert isinstance(module, DFINEHead)
     return module
 
