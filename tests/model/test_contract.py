@@ -52,11 +52,10 @@ HEAVY = {
 
 PARTS: dict[str, dict[str, Any]] = {
     **{name: {"attention": {"backbone.16": name, "encoder.32": name}} for name in INSERTS},
-    **{name: {"head": {"name": name}} for name in HEADS},
     **{name: {"encoder": {"fusion": name}} for name in FUSIONS},
     **{name: {"encoder": {"intra": name}} for name in INTRA},
     "stride 4": {"encoder": {"strides": [4, 8, 16]}},
-    **{f"head {name}": {"head": name} for name in HEADS},
+    **{f"head {name}": {"head": {"name": name}} for name in HEADS},
     "discrete": {"head": {"sampling": "discrete"}},
     "discrete dfine": {"head": {"name": "dfine", "sampling": "discrete", "activation": "silu"}},
     "deim": {"head": {"activation": "silu", "position_layers": 3}},

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import flexdetr.model.suppression  # noqa: F401 - registers the operation that programs of dense heads hold
 from flexdetr.export.half import in_half
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.program import draw, quiet
