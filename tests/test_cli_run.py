@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,6 +271,73 @@ def test_predict_never_overwrites_its_sources(
     assert main(["predict", checkpoint, str(data / "test"), "--out", str(data / "test")]) == 2
     assert "overwritten" in capsys.readouterr().err
     assert (data / "test" / "scene_00001.jpg").read_bytes() == before
+
+
+def test_predict_twice_passes_its_own_results_over(
+    checkpoint: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = sorted((data / "test").glob("*.jpg"))
+    for picture in pictures[:2]:
+        shutil.copy(picture, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["predict", checkpoint, ".", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert [image["file"] for image in answer["images"]] == [picture.name for picture in pictures[:2]]
+    (tmp_path / pictures[0].name).unlink()
+    assert main(["predict", checkpoint, "."]) == 0
+    assert [path.name for path in (tmp_path / "runs" / "predict").glob("*.jpg")] == [pictures[1].name]
+
+
+def test_predict_takes_the_ids_of_the_data_set(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found"
+    given = ["predict", checkpoint, str(data / "test"), "--data", str(data), "--out", str(out)]
+    assert main([*given, "--threshold", "0.01"]) == 0
+    document = json.loads((data / "annotations" / "instances_test.json").read_text())
+    known = {image["id"] for image in document["images"]}
+    listed = json.loads((out / "results.json").read_text())
+    assert listed
+    assert {row["image_id"] for row in listed} <= known
+    assert set(listed[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert main([*given, "--threshold", "0.01", str(Path(checkpoint).parent / "samples.png")]) == 0
+    assert "1 pictures are not of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["gone.jpg", "away.png"], 1, "there is no such file"),
+        (["PICTURE", "--out", "FILE"], 2, "is a file; name a folder"),
+        (["PICTURE", "--out", "FILE/below"], 1, "Not a directory"),
+        (["PICTURE", "--threshold", "1.5"], 2, "takes a score between 0 and 1"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_a_model_is_loaded(
+    words: list[str], status: int, said: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "model.safetensors").write_bytes(b"no model, which would be told if it was read")
+    places = {"PICTURE": str(next((data / "test").glob("*.jpg")))}
+    given = [places.get(word, word.replace("FILE", str(tmp_path / "file"))) for word in words]
+    program = f"""
+import sys
+from flexdetr.cli import main
+status = main(["predict", {str(tmp_path / "model.safetensors")!r}, *{given!r}])
+assert "torch" not in sys.modules
+raise SystemExit(status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_convert_to_transformers_and_back(

@@ -22,7 +22,16 @@ from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, resize
-from flexdetr.runtime.sources import Camera, Item, Picture, Source, Unreadable, is_film, read
+from flexdetr.runtime.sources import (
+    Camera,
+    Item,
+    Picture,
+    Source,
+    Unreadable,
+    expects_many,
+    read_many,
+    read_one,
+)
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
 
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Hint = Literal["auto", "latency", "throughput"]
+Read = Picture | Unreadable
+Answer = tuple[Picture, Detections] | Unreadable
 # From this many pictures on, working on several at a time repays compiling the graph for it.
 MANY = 8
 
@@ -166,7 +177,8 @@ class ArtifactDetector:
         given = source if isinstance(source, list) else [source]
         found: list[Detections] = []
         failed: list[str] = []
-        for answer in self.predict_many(items_of(given), threshold, device=device, precision=precision):
+        options: dict[str, Any] = {"device": device, "precision": precision, "frames": False}
+        for answer in self.predict_many(items_of(given), threshold, **options):
             if isinstance(answer, Unreadable):
                 failed.append(answer.reason)
             else:
@@ -182,6 +194,7 @@ class ArtifactDetector:
         *,
         device: str = "auto",
         precision: Asked | None = None,
+        frames: bool = True,
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists, reading ahead of the computation.
 
@@ -190,6 +203,7 @@ class ArtifactDetector:
             threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
+            frames: of animations and documents find all frames and pages, or the first alone; films have frames only.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
@@ -203,14 +217,17 @@ class ArtifactDetector:
         runtime = self.runtime(device, pictures=_pictures(listed), precision=precision)
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
-        waiting: deque[Work[tuple[Picture, Detections] | Unreadable]] = deque()
+        ahead = 0 if live else 2 * workers
+        detect = partial(_detected, partial(self._detect, runtime, lowest))
+        job = partial(_read_and_detect, detect, whole=not frames)
+        waiting: deque[tuple[Item, Work[Answer | None]]] = deque()
         with Pool(workers, "flexdetr-predict") as pool:
-            for name, job in self._jobs(listed, partial(self._detect, runtime, lowest)):
-                waiting.append(pool.submit(name, job))
-                while len(waiting) > (0 if live else 2 * workers):
-                    yield pool.result(waiting.popleft())
+            for item in listed:
+                waiting.append((item, pool.submit(item.name, job, item)))
+                while len(waiting) > ahead:
+                    yield from _answers(pool, *waiting.popleft(), detect, ahead)
             while waiting:
-                yield pool.result(waiting.popleft())
+                yield from _answers(pool, *waiting.popleft(), detect, ahead)
 
     def predict_batch(
         self,
@@ -278,7 +295,7 @@ class ArtifactDetector:
         if precision is None and self._asked == "auto" and self._engine == "openvino":
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
-        answers = self.predict_many(items, 0.0, device=device, precision=precision)
+        answers = self.predict_many(items, 0.0, device=device, precision=precision, frames=False)
         for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, Unreadable):
                 raise ImageError(answer.reason)
@@ -296,18 +313,6 @@ class ArtifactDetector:
             about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
             write_report(Path(report), about)
         return metrics
-
-    def _jobs(
-        self, items: Iterable[Item], detect: Callable[[Picture], tuple[Picture, Detections]]
-    ) -> Iterator[tuple[str, Callable[[], tuple[Picture, Detections] | Unreadable]]]:
-        """Each picture's name and job. Files are read inside the job; films frame by frame here, in their order."""
-        for item in items:
-            if is_film(item):
-                for frame in read([item], pixels):
-                    job = partial(_same, frame) if isinstance(frame, Unreadable) else partial(detect, frame)
-                    yield frame.name, job
-            else:
-                yield item.name, partial(_read_and_detect, item, detect)
 
     def _detect(
         self, runtime: Runtime, threshold: float | list[float], picture: Picture
@@ -346,18 +351,34 @@ def _pictures(items: Sequence[Item]) -> int:
     """How many pictures to expect: of a camera one at a time, of a film many."""
     if any(isinstance(item.content, Camera) for item in items):
         return 1
-    return MANY if any(is_film(item) for item in items) else len(items)
+    return MANY if any(expects_many(item) for item in items) else len(items)
 
 
-def _read_and_detect(
-    item: Item, detect: Callable[[Picture], tuple[Picture, Detections]]
-) -> tuple[Picture, Detections] | Unreadable:
-    picture = next(read([item], pixels))
-    return picture if isinstance(picture, Unreadable) else detect(picture)
+def _read_and_detect(detect: Callable[[Read], Answer], item: Item, *, whole: bool) -> Answer | None:
+    """The answer for an item of one picture; None for one of many, unless the first is taken for the ``whole``."""
+    read = read_one(item, pixels, whole=whole)
+    return None if read is None else detect(read)
 
 
-def _same(answer: Unreadable) -> Unreadable:
-    return answer
+def _detected(detect: Callable[[Picture], tuple[Picture, Detections]], read: Read) -> Answer:
+    return read if isinstance(read, Unreadable) else detect(read)
+
+
+def _answers(
+    pool: Pool, item: Item, work: Work[Answer | None], detect: Callable[[Read], Answer], ahead: int
+) -> Iterator[Answer]:
+    """An item's answer, or those of all its pictures: these are read here, in their order, and computed ``ahead``."""
+    answer = pool.result(work)
+    if answer is not None:
+        yield answer
+        return
+    waiting: deque[Work[Answer]] = deque()
+    for frame in read_many(item, pixels):
+        waiting.append(pool.submit(frame.name, detect, frame))
+        while len(waiting) > ahead:
+            yield pool.result(waiting.popleft())
+    while waiting:
+        yield pool.result(waiting.popleft())
 
 
 def items_of(sources: Iterable[Source]) -> list[Item]:

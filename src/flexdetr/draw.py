@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from flexdetr.runtime.fonts import font_for
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from flexdetr.runtime.detections import Detections
+    from flexdetr.runtime.fonts import Font
 
     Colour = tuple[int, int, int]
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
     Rectangle = tuple[float, float, float, float]
 
 _GOLDEN_ANGLE = 0.381966  # of a full turn: hues of neighbouring classes lie far apart, however many there are
@@ -30,7 +32,8 @@ def annotate(
     """A copy of a picture with a box, name and score for each object.
 
     Lines and letters grow with the picture. The best objects are drawn last, on top of the others; a label
-    stands where it hides no better one's, inside the picture.
+    stands where it hides no better one's, inside the picture. Names in other scripts are written in an installed font
+    that has their letters; where there is none, the class's id stands for the name, and a warning says so once.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a PIL image.
@@ -46,7 +49,7 @@ def annotate(
     pen = ImageDraw.Draw(canvas)
     side = (canvas.width * canvas.height) ** 0.5
     width = max(1, round(side / 260))
-    font = ImageFont.load_default(max(_SMALLEST_LETTERS, round(side / 38)))
+    letters = max(_SMALLEST_LETTERS, round(side / 38))
     colours = [class_colour(index) for index in found.indices.tolist()]
     boxes = [_ordered(box) for box in found.boxes_xyxy.tolist()]
     for box, colour in zip(reversed(boxes), reversed(colours), strict=True):
@@ -55,15 +58,25 @@ def annotate(
             pen.rectangle(rim, outline=_darker(colour), width=width + 2)
         pen.rectangle(box, outline=colour, width=width)
     plates: list[Rectangle] = []
-    labels = []
-    for name, score, box in zip(found.names, found.scores.tolist(), boxes, strict=True):
-        text = _shortened(pen, f"{name} {score:.2f}" if scores else name, font, canvas.width)
+    labels: list[tuple[str, Font]] = []
+    names = zip(found.names, found.labels.tolist(), found.scores.tolist(), boxes, strict=True)
+    for name, number, score, box in names:
+        shown, font = _readable(name, number, letters)
+        text = _shortened(pen, f"{shown} {score:.2f}" if scores else shown, font, canvas.width)
         plate = _plate(pen, text, font, box, canvas.size, plates)
         plates.append(plate)
-        labels.append(text)
-    for text, plate, colour in zip(reversed(labels), reversed(plates), reversed(colours), strict=True):
+        labels.append((text, font))
+    for (text, font), plate, colour in zip(
+        reversed(labels), reversed(plates), reversed(colours), strict=True
+    ):
         _write(pen, text, font, plate, colour)
     return canvas
+
+
+def _readable(name: str, number: int, size: int) -> tuple[str, Font]:
+    """A class's name and a font that has its letters; its id where no font has them."""
+    font = font_for(name, size)
+    return (f"class {number}", ImageFont.load_default(size)) if font is None else (name, font)
 
 
 def draw_detections(image: NDArray[np.uint8], found: Detections) -> NDArray[np.uint8]:

@@ -190,6 +190,22 @@ def test_unreadable_pictures_among_many_lose_nothing(exported: Exported, photos:
         artifact.predict(sorted(photos.iterdir()))
 
 
+def test_frames_of_animations_come_in_their_order(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    frames = [Image.open(photos / f"{i}.jpg").resize((128, 96)) for i in (0, 2, 4, 8)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    for name in ("a.jpg", "c.jpg"):
+        frames[1].save(tmp_path / name)
+    (tmp_path / "d.gif").write_bytes((tmp_path / "b.gif").read_bytes()[:-3000])
+    artifact = opened(exported, "openvino", precision="fp32")
+    answers = list(artifact.predict_many(find(tmp_path)))
+    bad = [one for one in answers if isinstance(one, Unreadable)]
+    good = [Path(one[0].name).name for one in answers if not isinstance(one, Unreadable)]
+    assert good[:6] == ["a.jpg", *(f"b.gif#{number:06d}" for number in range(4)), "c.jpg"]
+    assert [Path(one.name).name for one in bad] == ["d.gif"]
+    (one,) = artifact.predict([tmp_path / "b.gif"], 0.0)
+    assert one.scores.tolist() == artifact.predict(tmp_path / "b.gif", 0.0).scores.tolist()
+
+
 def test_stops_reading_when_no_one_listens(exported: Exported, photos: Path) -> None:
     stream = opened(exported, "openvino").predict_many(find(str(photos)), 0.2)
     next(stream)

@@ -260,11 +260,11 @@ def _count(detector: Detector | ArtifactDetector, paths: Sequence[Path], place: 
 def _pictures(folder: Path | None) -> Iterator[list[Path]]:
     """The pictures of a folder, or drawn ones of a camera's size."""
     from flexdetr.metrics.latency import LatencyError
-    from flexdetr.runtime.sources import VIDEO_SUFFIXES, find
+    from flexdetr.runtime.sources import expects_many, find
 
     if folder is not None:
-        paths = [item.content for item in find(folder) if isinstance(item.content, Path)]
-        paths = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+        stills = [item.content for item in find(folder) if not expects_many(item)]
+        paths = [content for content in stills if isinstance(content, Path)]
         if not paths:
             raise LatencyError(f"{folder} holds no picture")
         yield paths

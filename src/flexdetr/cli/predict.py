@@ -1,12 +1,10 @@
-"""The verb ``predict``: annotated pictures, a COCO document and a CSV file."""
+"""The verb ``predict``: annotated pictures, lines as they are found, a COCO document, a result list and a CSV file."""
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,17 +26,15 @@ from flexdetr.cli.evaluate import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from flexdetr.classes import Classes
+    from flexdetr.cli.results import Results
     from flexdetr.runtime.detections import Detections
-    from flexdetr.runtime.sources import Item
+    from flexdetr.runtime.sources import Item, Picture, Unreadable
     from flexdetr.runtime.thresholds import Threshold
 
 # Pictures whose gain of a part of a second each is more than the seconds that a conversion takes.
 _WORTH_CONVERTING = 100
-_KEPT_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+# Rows of the table that is shown; of more pictures, and of films and cameras, the classes are counted.
+_SHOWN = 1000
 
 
 def predict(
@@ -62,65 +58,128 @@ def predict(
     score: Score = None,
     iou: Iou = None,
     max_detections: MaxDetections = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="The data set of the pictures, whose ids the COCO files then have."
+        ),
+    ] = None,
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Find objects: annotated pictures, detections.json (COCO) and detections.csv."""
+    """Find objects: annotated pictures and detections.jsonl as it goes, then COCO files and a CSV file."""
     from flexdetr.api import load
-    from flexdetr.runtime.sources import Unreadable, find
+    from flexdetr.cli.results import Results, known_images, make_folder
+    from flexdetr.runtime.artifact import is_artifact, open_artifact
 
+    # What can be refused is, before a model is loaded.
     limit = _limit(threshold)
-    items = find(sources)
-    if any(
-        isinstance(item.content, Path) and item.content.parent.resolve() == out.resolve() for item in items
-    ):
-        raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
-    detector = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
-    options: dict[str, Any] = {} if precision is None else {"precision": precision}
-    how = detector.computation(device=device, items=items, **options)
-    answers.note(f"computing with {how.describe()}")
-    if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):
-        answers.note("for so many pictures --runtime openvino is faster: it converts the checkpoint first")
-    results = Results(out, detector.classes)
-    interrupted = False
+    if is_artifact(file):
+        open_artifact(file, verify=False)
+    items, missing = _listed(sources, out)
+    known = None if data is None else known_images(data)
+    new = make_folder(out)
+    options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
     try:
-        with answers.counting("predicting") as show_count:
-            answered = detector.predict_many(items, limit, device=device, **options)
-            for number, answer in enumerate(answered, start=1):
-                if isinstance(answer, Unreadable):
-                    answers.note(f"Error: {answer.reason}")
-                    results.failed.append({"file": answer.name, "error": answer.reason})
-                else:
-                    picture, found = answer
-                    results.add(picture.name, picture.image, found)
-                show_count(number, max(number, len(items)))  # a film gives more pictures than one
-    except KeyboardInterrupt:  # the only end that a camera has
-        interrupted = True
-    results.write()
-    if as_json:
-        answers.show_json(
-            {
-                "computation": how.to_json(),
-                "images": results.images,
-                "failed": results.failed,
-                "out": str(out),
-            }
-        )
-    else:
-        answers.show_table(
-            ["file", "objects", "found"],
-            [(image["file"], len(image["objects"]), _summary(image["objects"])) for image in results.images],
-        )
-        answers.show(f"pictures, detections.json and detections.csv: {out}")
+        changes = inference(decoder_layers, queries, score, iou, max_detections)
+        detector = load(file, runtime=runtime, **changes)
+        how = detector.computation(items=items, **options)
+        answers.note(f"computing with {how.describe()}")
+        if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):
+            answers.note(
+                "for so many pictures --runtime openvino is faster: it converts the checkpoint first"
+            )
+        answered = detector.predict_many(items, limit, **options)
+        results = Results(out, detector.classes, how, known)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # something is in it
+                out.rmdir()
+        raise
+    for name, reason in missing:
+        results.fail(name, reason)
+    rows, interrupted = _write_all(results, answered, len(items))
+    results.finish()
+    if results.unknown:
+        answers.note(f"{results.unknown} pictures are not of {data}, and are left out of the COCO files")
+    _show(results, rows, as_json=as_json)
     if results.failed or interrupted:
         raise typer.Exit(130 if interrupted else 1)
 
 
+def _listed(sources: list[str], out: Path) -> tuple[list[Item], list[tuple[str, str]]]:
+    """What is to be read, and what leads nowhere, with the reasons.
+
+    Raises:
+        UsageError: where results would take the places of pictures.
+        Exit: where nothing is left to read.
+    """
+    from flexdetr.runtime.sources import Missing, find
+
+    found = find(sources, leave_out=out)
+    place = out.resolve()
+    if any(isinstance(one.content, Path) and one.content.parent.resolve() == place for one in found):
+        raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
+    items = [item for item in found if not isinstance(item.content, Missing)]
+    missing = [(item.name, item.content.reason) for item in found if isinstance(item.content, Missing)]
+    if not items:
+        for _, reason in missing:
+            answers.note(f"Error: {reason}")
+        raise typer.Exit(1)
+    return items, missing
+
+
+def _write_all(
+    results: Results, answered: Iterator[tuple[Picture, Detections] | Unreadable], expected: int
+) -> tuple[list[tuple[str, int, str]], bool]:
+    """Write answers as they come: rows of the table, one more than is shown at most, and whether it was interrupted."""
+    from flexdetr.runtime.sources import Unreadable
+
+    rows: list[tuple[str, int, str]] = []
+    try:
+        with answers.counting("predicting") as show_count:
+            for number, answer in enumerate(answered, start=1):
+                if isinstance(answer, Unreadable):
+                    results.fail(answer.name, answer.reason)
+                else:
+                    picture, found = answer
+                    results.add(picture.name, picture.image, found)
+                    if len(rows) <= _SHOWN:
+                        rows.append((picture.name, len(found), _summary(Counter(found.names))))
+                show_count(number, max(number, expected))  # a film gives more pictures than one
+    except KeyboardInterrupt:  # the only end that a camera has
+        return rows, True
+    return rows, False
+
+
+def _show(results: Results, rows: Sequence[tuple[str, int, str]], *, as_json: bool) -> None:
+    if as_json:
+        from flexdetr.cli.results import write_json
+
+        answered = ({**line} for line in results.lines() if "objects" in line)
+        failed = (line for line in results.lines() if "error" in line)
+        document = {
+            "computation": results.how.to_json(),
+            "images": answered,
+            "failed": failed,
+            "out": str(results.out),
+        }
+        write_json(lambda text: typer.echo(text, nl=False), document)
+        return
+    if len(rows) <= _SHOWN:
+        answers.show_table(["file", "objects", "found"], rows)
+    else:
+        total = sum(results.counts.values())
+        answers.show(f"{results.pictures:,} pictures, {total:,} objects: {_summary(results.counts)}")
+    files = "detections.jsonl, detections.json, results.json and detections.csv"
+    answers.show(f"pictures, {files}: {results.out}")
+
+
 def _many(items: Sequence[Item]) -> bool:
     """Whether there are so many pictures that converting a checkpoint for OpenVINO repays."""
-    from flexdetr.runtime.sources import is_film
+    from flexdetr.runtime.sources import expects_many
 
-    return len(items) >= _WORTH_CONVERTING or any(is_film(item) for item in items)
+    return len(items) >= _WORTH_CONVERTING or any(expects_many(item) for item in items)
 
 
 def _limit(text: str) -> Threshold:
@@ -140,95 +199,5 @@ def _limit(text: str) -> Threshold:
     return limit
 
 
-def _summary(objects: list[dict[str, Any]]) -> str:
-    counts = Counter(found["name"] for found in objects)
+def _summary(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
-
-
-@dataclass
-class Results:
-    """What was found so far, and where it goes.
-
-    Attributes:
-        out: folder of the results.
-        classes: of the detector.
-        images: by image: file, annotated copy, size and objects.
-        failed: files that could not be read, with the reason.
-    """
-
-    out: Path
-    classes: Classes
-    images: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-    _found: list[Detections] = field(default_factory=list)
-    _taken: set[str] = field(default_factory=set)
-
-    def add(self, name: str, image: NDArray[np.uint8], found: Detections) -> None:
-        """Draw what was found, and remember it.
-
-        Args:
-            name: the picture's file; of a video, with the number of the frame behind a ``#``.
-            image: (H, W, 3) uint8 RGB.
-            found: its objects.
-        """
-        from PIL import Image
-
-        from flexdetr.draw import draw_detections
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        picture = self.out / self._free_name(name)
-        Image.fromarray(draw_detections(image, found)).save(picture, quality=92)
-        self._found.append(found)
-        self.images.append(
-            {
-                "file": name,
-                "picture": str(picture),
-                "size": [image.shape[0], image.shape[1]],
-                "objects": found.to_json(),
-            }
-        )
-
-    def write(self) -> None:
-        """``detections.json``, a COCO document with scores, and ``detections.csv``, a row for each object."""
-        from flexdetr.runtime.detections import CSV_HEADER
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = enumerate(zip(self.images, self._found, strict=True), start=1)
-        annotations = [
-            {**row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-            for number, (_, found) in rows
-            for row in found.to_coco(image_id=number)
-        ]
-        document = {
-            "images": [
-                {
-                    "id": number,
-                    "file_name": image["file"],
-                    "height": image["size"][0],
-                    "width": image["size"][1],
-                }
-                for number, image in enumerate(self.images, start=1)
-            ],
-            "annotations": [{"id": number, **row} for number, row in enumerate(annotations, start=1)],
-            "categories": self.classes.to_json(),
-        }
-        (self.out / "detections.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        with (self.out / "detections.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(CSV_HEADER)
-            for image, found in zip(self.images, self._found, strict=True):
-                writer.writerows(found.to_csv_rows(image["file"]))
-
-    def _free_name(self, name: str) -> str:
-        """A file name that no other picture of this call has: folders may hold pictures of the same name."""
-        path = Path(name)
-        file, _, frame = path.name.rpartition("#")
-        stem, suffix = (f"{Path(file).stem}-{frame}", ".jpg") if file else (path.stem, path.suffix.lower())
-        if suffix not in _KEPT_SUFFIXES:
-            suffix = ".jpg"
-        free, number = f"{stem}{suffix}", 1
-        while free.lower() in self._taken:
-            number += 1
-            free = f"{stem}-{number}{suffix}"
-        self._taken.add(free.lower())
-        return free

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from flexdetr.runtime.deep_pixels import tell_range
 from flexdetr.runtime.picture_formats import picture_formats
 
 _ORIENTATION = 0x0112
@@ -84,8 +85,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """An image file as it looks upright.
 
     Grey is repeated over three channels; transparency is laid over black; 16-bit values keep their high byte;
-    floats are taken as 0..1 where none is above 1 and as 0..255 otherwise; of several frames the first is
-    taken.
+    floats are taken as 0..1 where none is above 1 and as 0..255 otherwise, with a warning where values do not fill that
+    range; of several frames the first is taken.
 
     Args:
         path: the file.
@@ -180,6 +181,7 @@ def _read(path: Path, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
         with _open(path) as image:
             if at_least is not None:
                 _reduce(image, at_least)
+            tell_range(path, image)
             upright = to_rgb(ImageOps.exif_transpose(image))
             if at_least is not None:
                 size = covering(upright.size, at_least)

@@ -21,7 +21,7 @@ from flexdetr.export.writing import DriftError, Subject, Writing
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.openvino import computes_in
 from flexdetr.runtime.parity import Parity, Precision
-from flexdetr.runtime.sources import Item, Picture, is_film, read
+from flexdetr.runtime.sources import Item, Picture, expects_many, read
 from flexdetr.runtimes import Asked
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def convert(
 
 
 def _first(items: Sequence[Item]) -> tuple[NDArray[np.uint8], ...]:
-    stills = [item for item in items if not is_film(item)][:TRIED]
+    stills = [item for item in items if not expects_many(item)][:TRIED]
     images: list[NDArray[np.uint8]] = []
     for answer in read(stills, pixels):
         if isinstance(answer, Picture):

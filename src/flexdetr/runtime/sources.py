@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,12 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from flexdetr.runtime.folders import IMAGE_SUFFIXES, list_files
+from flexdetr.runtime.films import (
+    AMBIGUOUS_SUFFIXES,
+    VIDEO_SUFFIXES,
+    frames,
+    has_pages,
+    is_film,
+    may_have_pages,
+    pages,
+    read_head,
+)
+from flexdetr.runtime.folders import IMAGE_SUFFIXES, is_hidden, list_files
 from flexdetr.runtime.picture_formats import picture_formats
 
 _log = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 Pixels = Callable[[Any], NDArray[np.uint8]]
@@ -52,11 +61,11 @@ class Item(NamedTuple):
 
     Attributes:
         name: how results and messages call it.
-        content: where the picture comes from.
+        content: where the picture comes from; bytes are those of a file.
     """
 
     name: str
-    content: Path | Image.Image | NDArray[np.uint8] | Camera | Missing
+    content: Path | io.BytesIO | Image.Image | NDArray[np.uint8] | Camera | Missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +94,10 @@ class Unreadable:
     reason: str
 
 
-def find(sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None) -> list[Item]:
-    """List what sources hold, without reading any image file yet.
+def find(
+    sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None, leave_out: Path | None = None
+) -> list[Item]:
+    """List what sources hold, without reading any picture yet.
 
     A text is a file, a folder (with everything below it but hidden and system files), a glob, ``-`` for standard
     input (an image, or paths, one on each line or separated by NUL), or a number for a camera. A file that is found
@@ -95,26 +106,33 @@ def find(sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None) -
     Args:
         sources: one or many texts, paths, PIL images or arrays.
         stdin: what ``-`` reads, by default the process's own.
+        leave_out: a folder that is passed over below others, where results go for instance.
     """
     given = [sources] if isinstance(sources, str | Path | Image.Image | np.ndarray) else list(sources)
     found: list[Item] = []
     seen: set[Path] = set()
     for number, source in enumerate(given):
         if isinstance(source, str | Path):
-            below = _from_stdin(stdin or sys.stdin.buffer) if str(source) == "-" else _from_text(str(source))
+            listed = _from_stdin(stdin or sys.stdin.buffer) if str(source) == "-" else [str(source)]
+            below = [
+                item
+                for one in listed
+                for item in ([one] if isinstance(one, Item) else _from_text(one, leave_out))
+            ]
         else:
             below = [Item(getattr(source, "filename", "") or f"image-{number}", source)]
         for item in below:
             if isinstance(item.content, Path):
-                if item.content in seen:
+                place = item.content.absolute()
+                if place in seen:
                     continue
-                seen.add(item.content)
+                seen.add(place)
             found.append(item)
     return found
 
 
-def is_film(item: Item) -> bool:
-    """Whether it gives many pictures, one after the other: a video or a camera."""
+def expects_many(item: Item) -> bool:
+    """Whether many pictures are to be expected of it, by its name alone: a video or a camera."""
     content = item.content
     return isinstance(content, Camera) or (
         isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES
@@ -126,109 +144,190 @@ def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable
 
     Args:
         items: the list.
-        pixels: turns a path, PIL image or array into (H, W, 3) uint8 RGB; ``OSError`` and ``ValueError`` mean
-            that
+        pixels: turns a path, PIL image or array into (H, W, 3) uint8 RGB; ``OSError`` and ``ValueError`` mean that
             it cannot be read.
     """
-    for name, content in items:
-        if isinstance(content, Missing):
-            yield Unreadable(name, content.reason)
-        elif isinstance(content, Camera):
-            yield from _frames(name, content.number)
-        elif isinstance(content, Path) and is_film(Item(name, content)):
-            yield from _frames(name, str(content))
+    for item in items:
+        one = read_one(item, pixels)
+        if one is None:
+            yield from read_many(item, pixels)
         else:
-            try:
-                image = pixels(content)
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNGs
-                yield Unreadable(name, _one_line(error))
-            else:
-                yield Picture(name, image)
+            yield one
 
 
-def _from_text(text: str) -> list[Item]:
+def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Unreadable | None:
+    """The picture that an item is; None where it gives many, which ``read_many`` reads.
+
+    Its content decides, not its name: videos, animations and documents of several pages give many.
+
+    Args:
+        item: of what ``find`` listed.
+        pixels: as ``read`` takes it.
+        whole: take the first frame or page for the whole.
+    """
+    name, content = item
+    if isinstance(content, Missing):
+        return Unreadable(name, content.reason)
+    if isinstance(content, Camera):
+        return None
+    try:
+        if isinstance(content, Path) and not whole:
+            head = read_head(content)
+            if _gives_frames(content, head) or (may_have_pages(head) and has_pages(content)):
+                return None
+        elif isinstance(content, io.BytesIO):
+            if not whole and has_pages(content):
+                return None
+            content = next(pages(content))[1]
+        return Picture(name, pixels(content))
+    except _FAILURES as error:
+        return Unreadable(name, _reason(name, error))
+
+
+def read_many(item: Item, pixels: Pixels) -> Iterator[Picture | Unreadable]:
+    """The pictures of an item that gives many, named ``ITEM#000000`` and so on; what cannot be read ends them.
+
+    Args:
+        item: for which ``read_one`` gave None.
+        pixels: as ``read`` takes it.
+    """
+    name, content = item
+    if not isinstance(content, Path | Camera | io.BytesIO):
+        return
+    try:
+        if isinstance(content, Camera):
+            numbered: Iterator[tuple[int, Any]] = enumerate(frames(content.number))
+        elif isinstance(content, Path) and _gives_frames(content, read_head(content)):
+            numbered = enumerate(frames(content))
+        else:
+            numbered = pages(content)
+        for number, frame in numbered:
+            yield Picture(f"{name}#{number:06d}", pixels(frame))
+    except _FAILURES as error:
+        yield Unreadable(name, _reason(name, error))
+
+
+# Pillow raises SyntaxError for broken PNGs, EOFError and IndexError for broken animations.
+_FAILURES = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    Image.DecompressionBombError,
+)
+
+
+def _gives_frames(path: Path, head: bytes) -> bool:
+    """Whether OpenCV is to read a file: a video by its content, or by its name where it is no picture."""
+    if is_film(head):
+        return True
+    return path.suffix.lower() in VIDEO_SUFFIXES and not _is_picture(path)
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=picture_formats()):
+            return True
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return False
+
+
+def _from_text(text: str, leave_out: Path | None) -> list[Item]:
     """The files that a path, folder or glob stands for, sorted; or a camera."""
     path = Path(text)
     if path.is_dir():
-        known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        listing = list_files(path)
-        below = [Item(str(one), one) for one in listing.files if one.suffix.lower() in known]
-        unread = [Item(str(one), Missing(f"{one}: {reason}")) for one, reason in listing.unread]
-        return below + unread or [Item(text, Missing(f"{text}: the folder holds no image"))]
+        return _from_folder(path, leave_out) or [Item(text, Missing(f"{text}: the folder holds no image"))]
     if path.exists():
         return [Item(text, path)]
     if text.isdecimal():
         return [Item(f"camera-{text}", Camera(int(text)))]
     if glob.has_magic(text):
-        # Not Path.glob: that refuses absolute patterns.
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
-        files = [match for match in matches if match.is_file()]
-        return [Item(str(one), one) for one in files] or [Item(text, Missing(f"{text}: no file matches"))]
+        found = [
+            item
+            for match in _matches(text, leave_out)
+            for item in (_from_folder(match, leave_out) if match.is_dir() else [Item(str(match), match)])
+        ]
+        return found or [Item(text, Missing(f"{text}: no file matches"))]
     return [Item(text, Missing(f"{text}: there is no such file or folder"))]
 
 
-def _from_stdin(stream: BinaryIO) -> list[Item]:
+def _from_folder(folder: Path, leave_out: Path | None) -> list[Item]:
+    listing = list_files(folder, leave_out=_is(leave_out))
+    files = [Item(str(one), one) for one in listing.files if _is_meant(one)]
+    return files + [Item(str(one), Missing(f"{one}: {reason}")) for one, reason in listing.unread]
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether a file that was not named, but lies in a folder, is a picture or a film."""
+    suffix = path.suffix.lower()
+    if suffix and suffix not in AMBIGUOUS_SUFFIXES:
+        return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
+    try:
+        head = read_head(path)
+        return is_film(head) or (not suffix and bool(head) and _is_picture(path))
+    except OSError:  # one that may not be read, and whose name says nothing
+        return False
+
+
+def _matches(pattern: str, leave_out: Path | None) -> list[Path]:
+    """What a glob matches, sorted. Below ``**``, folders are entered as ``list_files`` does: loops end."""
+    _before, recursive, _ = pattern.partition("**")
+    if not recursive:
+        # Not Path.glob: that refuses absolute patterns.
+        found = (Path(match) for match in glob.glob(pattern))  # noqa: PTH207
+        return sorted(path for path in found if not is_hidden(path.name) and not _is(leave_out)(path))
+    parts = Path(pattern).parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:first])
+    files = list_files(root, leave_out=_is(leave_out)).files if root.is_dir() else []
+    skipped = len(root.parts)
+    return [path for path in files if _fits(path.parts[skipped:], parts[first:])]
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (bool(parts) and _fits(parts[1:], pattern))
+    return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _is(folder: Path | None) -> Callable[[Path], bool]:
+    """Whether a path is this folder."""
+    place = None if folder is None else folder.resolve()
+    return lambda path: place is not None and path.resolve() == place
+
+
+def _from_stdin(stream: BinaryIO) -> list[Item | str]:
     """An image, or the sources that lines of text name."""
     content = stream.read()
     if not content.strip():
-        return [
-            Item("-", Missing("-: nothing came through standard input; expected an image or a list of paths"))
-        ]
+        reason = "-: nothing came through standard input; expected an image or a list of paths"
+        return [Item("-", Missing(reason))]
     try:
-        return [Item("stdin", Image.open(io.BytesIO(content), formats=picture_formats()))]
+        with Image.open(io.BytesIO(content), formats=picture_formats()):
+            return [Item("stdin", io.BytesIO(content))]
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         separator = b"\0" if b"\0" in content else b"\n"
         names = [os.fsdecode(line.strip(b"\r\n")) for line in content.split(separator)]
         names = [name for name in names if name.strip()]
-        if not all(name.isprintable() for name in names):
+        if not all(_is_name(name) for name in names):
             reason = "-: standard input holds neither an image that can be read nor a list of paths"
             _log.debug("standard input: %s", error)
             return [Item("-", Missing(reason))]
-    return [item for name in names for item in _from_text(name)]
+    return [*names]
 
 
-def _frames(name: str, target: str | int) -> Iterator[Picture | Unreadable]:
-    """The frames of a video file or a camera, as long as there are any."""
-    try:
-        import cv2
-    except ImportError:
-        yield Unreadable(name, f"{name}: videos and cameras need OpenCV: pip install 'flexdetr[video]'")
-        return
-    try:
-        if isinstance(target, str) and _is_text(Path(target)):
-            reason = (
-                "is a text, like a playlist, which names other files and addresses: give those that you mean"
-            )
-            yield Unreadable(name, f"{name}: {reason}")
-            return
-    except OSError as error:
-        yield Unreadable(name, f"{name}: cannot be read: {error.strerror or error}")
-        return
-    capture = cv2.VideoCapture(target)
-    try:
-        number = -1
-        while True:
-            more, frame = capture.read()
-            if not more:
-                break
-            number += 1
-            yield Picture(
-                f"{name}#{number:06d}", np.ascontiguousarray(frame[:, :, ::-1])
-            )  # OpenCV's order is BGR
-        if number < 0:
-            yield Unreadable(
-                name, f"{name}: gives no picture; is it a video that OpenCV can read, or in use?"
-            )
-    finally:
-        capture.release()
+def _is_name(text: str) -> bool:
+    """Whether a line can be a file's name: what can be printed, or names a file, in whatever bytes."""
+    return text.isprintable() or os.path.lexists(text)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a film's file holds text: FFmpeg knows playlists by their content, and opens whatever they name."""
-    with path.open("rb") as file:
-        head = file.read(1024)
-    return bool(head) and all(byte >= 32 or byte in b"\t\n\r" for byte in head)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(name: str, error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"{name}: needs more memory than there is"
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if said.startswith(name) else f"{name}: {said}"

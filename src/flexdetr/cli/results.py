@@ -1,0 +1,362 @@
+"""What ``predict`` leaves in its folder: a line for each picture as it goes, and files made of the lines at the end."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from flexdetr.cli import answers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flexdetr.classes import Classes
+    from flexdetr.runtime.computation import Computation
+    from flexdetr.runtime.detections import Detections
+
+LINES: Final = "detections.jsonl"
+DOCUMENT: Final = "detections.json"
+RESULTS: Final = "results.json"
+TABLE: Final = "detections.csv"
+
+# What copies are written as, and the longest side that a format has room for; others become JPEG, or PNG beyond it.
+_LONGEST: Final[Mapping[str, int]] = {
+    ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".png": 2**31 - 1, ".bmp": 2**31 - 1,
+}  # fmt: skip
+_DRAFT: Final = ".annotated.part"
+_LONGEST_STEM: Final = 150  # characters, of at most four bytes or so; file systems take 255 bytes
+_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+class ResultsError(Exception):
+    """Results that cannot be written; the message says where, and what is kept."""
+
+
+class Known(NamedTuple):
+    """The data set that pictures belong to.
+
+    Attributes:
+        images: ids by the pictures' resolved paths.
+        categories: ids by class name.
+    """
+
+    images: Mapping[Path, int | str]
+    categories: Mapping[str, int]
+
+
+def known_images(data: Path) -> Known:
+    """The ids of a data set's pictures and classes.
+
+    Raises:
+        DataError: where it cannot be used.
+    """
+    from flexdetr.data.detect import read
+
+    dataset = read(data)
+    images = {record.path.resolve(): record.image_id for split in dataset.splits.values() for record in split}
+    return Known(images, dict(zip(dataset.classes.names, dataset.classes.ids, strict=True)))
+
+
+def make_folder(out: Path) -> bool:
+    """Make the folder of results, and see whether it can be written.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        UsageError: where there is a file of this name.
+        OSError: where the system refuses.
+    """
+    new = not out.exists()
+    if not new and not out.is_dir():
+        raise answers.UsageError(f"--out {out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        return new
+
+
+class Results:
+    """What was found so far. Of a picture nothing stays in memory but its file's name.
+
+    Args:
+        out: the folder; what an earlier call left in it, and nothing else, is removed.
+        classes: of the detector.
+        how: what computes.
+        known: the data set that the pictures belong to; None where there is none.
+
+    Attributes:
+        pictures: how many were answered.
+        failed: how many could not be read, or written.
+        unknown: how many are not of the data set.
+        counts: objects by name.
+
+    Raises:
+        UsageError: where the data set lacks a class of the detector.
+        ResultsError, OSError: where the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, classes: Classes, how: Computation, known: Known | None = None) -> None:
+        self.out, self.classes, self.how, self.known = out, classes, how, known
+        self.pictures, self.failed, self.unknown = 0, 0, 0
+        self.counts: Counter[str] = Counter()
+        self._numbers: dict[str, int] = {}
+        missing = [] if known is None else [name for name in classes.names if name not in known.categories]
+        if missing:
+            raise answers.UsageError(f"--data has no class {', '.join(map(repr, missing))}, which FILE finds")
+        _remove_former(out)
+        with self._writing():
+            (out / LINES).write_bytes(b"")
+
+    def add(self, name: str, image: NDArray[np.uint8], found: Detections) -> dict[str, Any]:
+        """Draw what was found, and write it down.
+
+        Args:
+            name: the picture's file; of a video, with the number of the frame behind a ``#``.
+            image: (H, W, 3) uint8 RGB.
+            found: its objects.
+
+        Returns:
+            The line that was written.
+
+        Raises:
+            ResultsError: where the disk is full.
+        """
+        line = {"file": name, "picture": None, "size": list(image.shape[:2]), "objects": found.to_json()}
+        picture = self.out / self._free_name(name, max(image.shape[:2]))
+        try:
+            self._draw(image, found, picture.suffix)
+        except OSError as error:
+            if error.errno in _FULL:
+                (self.out / _DRAFT).unlink(missing_ok=True)  # a line needs less room than a picture
+                with self._writing():
+                    self._write_line(line)
+                self.pictures += 1
+            self._refuse_full(error)
+            self.failed += 1
+            answers.note(f"Error: {name}: the annotated copy {picture} cannot be written: {error}")
+        else:
+            line["picture"] = str(picture)
+        with self._writing():
+            self._write_line(line)
+            if line["picture"] is not None:
+                (self.out / _DRAFT).replace(picture)
+        self.pictures += 1
+        self.counts.update(found.names)
+        return line
+
+    def fail(self, name: str, reason: str) -> None:
+        """Write down a file that could not be read.
+
+        Raises:
+            ResultsError: where the disk is full.
+        """
+        answers.note(f"Error: {reason}")
+        self.failed += 1
+        with self._writing():
+            self._write_line({"file": name, "error": reason})
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What was written down, picture by picture."""
+        return read_lines(self.out / LINES)
+
+    def finish(self) -> None:
+        """``detections.json`` (COCO with scores), ``results.json`` (COCO's result list) and ``detections.csv``.
+
+        Raises:
+            ResultsError: where the disk is full.
+        """
+        self.unknown = sum(self._image_id(0, line) is None for line in self._answered())
+        info = {"description": "found by FlexDETR", "computation": self.how.to_json()}
+        with self._writing(), _replacing(self.out / DOCUMENT) as write:
+            document = {
+                "info": info,
+                "images": self._images(),
+                "annotations": self._annotations(),
+                "categories": self._categories(),
+            }
+            write_json(write, document)
+        with self._writing(), _replacing(self.out / RESULTS) as write:
+            write_list(write, (row for row, _ in self._rows()))
+        with self._writing(), _replacing(self.out / TABLE) as write:
+            self._write_table(write)
+
+    def _answered(self) -> Iterator[dict[str, Any]]:
+        return (line for line in self.lines() if "objects" in line)
+
+    def _image_id(self, number: int, line: Mapping[str, Any]) -> int | str | None:
+        if self.known is None:
+            return number
+        return self.known.images.get(Path(line["file"]).resolve())
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(self._answered(), start=1):
+            image_id = self._image_id(number, line)
+            if image_id is not None:
+                height, width = line["size"]
+                yield {"id": image_id, "file_name": line["file"], "height": height, "width": width}
+
+    def _rows(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """Rows of COCO's result list, each with its area."""
+        for number, line in enumerate(self._answered(), start=1):
+            image_id = self._image_id(number, line)
+            for one in line["objects"] if image_id is not None else ():
+                left, top, right, bottom = one["box_xyxy"]
+                box = [left, top, round(right - left, 3), round(bottom - top, 3)]
+                label = one["label"] if self.known is None else self.known.categories[one["name"]]
+                row = {"image_id": image_id, "category_id": label, "bbox": box, "score": one["score"]}
+                yield row, box[2] * box[3]
+
+    def _annotations(self) -> Iterator[dict[str, Any]]:
+        for number, (row, area) in enumerate(self._rows(), start=1):
+            yield {"id": number, **row, "area": area, "iscrowd": 0}
+
+    def _categories(self) -> list[dict[str, Any]]:
+        if self.known is None:
+            return [dict(row) for row in self.classes.to_json()]
+        return [{"id": number, "name": name} for name, number in self.known.categories.items()]
+
+    def _write_table(self, write: Callable[[str], object]) -> None:
+        from flexdetr.runtime.detections import CSV_HEADER
+
+        writer = csv.writer(_Writer(write))
+        writer.writerow(CSV_HEADER)
+        for line in self._answered():
+            for one in line["objects"]:
+                writer.writerow(
+                    (_printable(line["file"]), one["name"], one["label"], one["score"], *one["box_xyxy"])
+                )
+
+    def _draw(self, image: NDArray[np.uint8], found: Detections, suffix: str) -> None:
+        from PIL import Image
+
+        from flexdetr.draw import draw_detections
+
+        form = Image.registered_extensions()[suffix]
+        Image.fromarray(draw_detections(image, found)).save(self.out / _DRAFT, form, quality=92)
+
+    def _write_line(self, line: Mapping[str, Any]) -> None:
+        with (self.out / LINES).open("ab") as file:
+            file.write(_json(line).encode() + b"\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Answers a full disk in a sentence."""
+        try:
+            yield
+        except OSError as error:
+            self._refuse_full(error)
+            raise
+
+    def _refuse_full(self, error: OSError) -> None:
+        if error.errno in _FULL:
+            raise ResultsError(
+                f"{self.out}: {error.strerror}; what was found in {self.pictures} pictures is kept in "
+                f"{self.out / LINES}: make room, or give another --out"
+            ) from error
+
+    def _free_name(self, name: str, longest: int) -> str:
+        """A file name that nothing in the folder has: folders may hold pictures of the same name."""
+        path = Path(os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "_"))
+        file, _, frame = path.name.rpartition("#")
+        stem, suffix = (
+            (f"{Path(file).stem[:_LONGEST_STEM]}-{frame}", ".jpg")
+            if file
+            else (path.stem[:_LONGEST_STEM], path.suffix.lower())
+        )
+        if suffix not in _LONGEST:
+            suffix = ".jpg"
+        if longest > _LONGEST[suffix]:
+            suffix = ".png"
+        key = f"{stem}{suffix}".lower()
+        number = self._numbers.get(key, 0) + 1
+        while os.path.lexists(
+            self.out / (free := f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
+        ):
+            number += 1
+        if not file:  # frames have numbers of their own, and of a camera there are ever more
+            self._numbers[key] = number
+        return free
+
+
+class _Writer:
+    """A file as ``csv.writer`` wants it."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write = write
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Callable[[str], object]]:
+    """Write a text beside its place, and move it there when it is whole."""
+    from flexdetr.weights.store import replacing
+
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        yield file.write
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a ``detections.jsonl``; a last one that was cut off by a kill or a full disk is passed over."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            if not text.endswith("\n"):
+                return
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def write_json(write: Callable[[str], object], document: Mapping[str, Any]) -> None:
+    """A JSON object, of which iterators are written as lists without holding them.
+
+    Args:
+        write: takes pieces of text.
+        document: by key, values as ``json.dumps`` takes them, or iterators of such.
+    """
+    for place, (key, value) in enumerate(document.items()):
+        write(f"{',' if place else '{'}\n{_json(key)}: ")
+        if isinstance(value, Iterator):
+            write_list(write, value, end="")
+        else:
+            write(_json(value))
+    write("\n}\n")
+
+
+def write_list(write: Callable[[str], object], values: Iterator[Any], *, end: str = "\n") -> None:
+    """A JSON list, written value by value."""
+    write("[")
+    for place, value in enumerate(values):
+        write(f"{',' if place else ''}\n{_json(value)}")
+    write(f"]{end}")
+
+
+def _json(value: object) -> str:
+    """JSON of a value; bytes of file names that are not UTF-8 as escapes, which ``os.fsencode`` takes back."""
+    return _printable(json.dumps(value, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _remove_former(out: Path) -> None:
+    """Remove what an earlier call wrote: its pictures, by its own list, and its files."""
+    lines = out / LINES
+    if lines.is_file():
+        for line in read_lines(lines):
+            name = Path(str(line.get("picture") or "")).name
+            if name and (out / name).is_file():
+                (out / name).unlink()
+    for name in (LINES, DOCUMENT, RESULTS, TABLE, _DRAFT):
+        (out / name).unlink(missing_ok=True)
