@@ -20,14 +20,19 @@ _DIGITS: Final = 400
 _NUMBER: Final = re.compile(r"[-+0-9a-fxA-FX._:]+")
 # The one in C is ten times as fast; a PyYAML that was built without it reads the same.
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PlainLoader: Final = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 class YamlError(ValueError):
     """A text that is no usable YAML; the message says why."""
 
 
-def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever a YAML text can hold
+def parse_yaml(text: str, *, as_written: bool = False) -> Any:  # noqa: ANN401 - whatever a YAML text can hold
     """The value of a text of one document: mappings, lists, strings, numbers, booleans, dates and None.
+
+    Args:
+        text: the document.
+        as_written: leave every number, boolean and date the string that it is written as: ``yes`` stays "yes".
 
     Raises:
         YamlError: where the text is no YAML, has several documents or tags that would make other objects, contains
@@ -38,7 +43,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever a YAML text can hol
         raise YamlError(f"the text has {len(text):,} characters; {LONGEST:,} are the most that is read")
     try:
         _weigh(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C or in Python
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C or in Python
+        return yaml.load(text, Loader=_PlainLoader) if as_written else value  # noqa: S506 - makes strings alone
     except YamlError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates and numbers that are none

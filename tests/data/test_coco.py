@@ -79,17 +79,15 @@ def test_official_layout_and_a_file_inside_it(tmp_path, write_coco, write_image)
         (path.parent / "a.png").unlink()
         write_image(tmp_path / split / "a.png", seed=seed)
     (tmp_path / "annotations" / "captions_train2017.json").write_text('{"images": [], "annotations": []}')
-    for given in (
-        tmp_path,
-        tmp_path / "annotations" / "instances_val2017.json",
-        tmp_path / "train2017" / "a.png",
-    ):
+    for given in (tmp_path, tmp_path / "train2017" / "a.png"):
         dataset = read(given)
         assert [records[0].path.parent.name for records in dataset.splits.values()] == [
             "train2017",
             "val2017",
         ]
         assert dataset.splits.keys() == {"train", "val"}
+    named = read(tmp_path / "annotations" / "instances_val2017.json")
+    assert {name: len(records) for name, records in named.splits.items()} == {"val": 1}
 
 
 def test_paths_of_another_machine(tmp_path, write_coco):

@@ -5,10 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from flexdetr.classes import Classes
 from flexdetr.data.dataset import DataError
 from flexdetr.data.detect import read
-from flexdetr.data.yolo import LineError, label_file, parse_line
+from flexdetr.data.yolo import label_file
 
 YAML = "train: train/images\nval: valid/images\nnc: 2\nnames: [cat, dog]\n"
 
@@ -70,34 +69,6 @@ def test_class_outside_the_names_is_refused_with_line_and_range(tmp_path, write_
     assert "class id 2" in error.message
     assert "valid: 0 to 1" in error.message
     assert [record.image_id for record in dataset.splits["train"]] == ["b"]
-
-
-CLASSES = Classes(("a", "b"), (0, 4))
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("x 0.5 0.5 1 1", "something else than numbers"),
-        ("0 0.5 0.5 1", "has 3 numbers"),
-        ("0 0.5 0.5 1 1 0.9", "has 5 numbers"),
-        ("0 320 240 64 64", "fractions"),
-        ("0 0.5 nan 1 1", "fractions"),
-        ("1 0.5 0.5 1 1", "valid: 0, 4"),
-        ("0.5 0.5 0.5 1 1", "class id 0.5"),
-        ("nan 0.5 0.5 1 1", "class id nan"),
-        ("-1 0.5 0.5 1 1", "class id -1"),
-    ],
-)
-def test_bad_lines(line, message):
-    with pytest.raises(LineError, match=message):
-        parse_line(line, CLASSES)
-
-
-def test_good_lines():
-    assert parse_line("4 0.5 0.5 0.5 1", CLASSES) == (1, (0.25, 0.0, 0.75, 1.0), False)
-    assert parse_line("0.0 0.5 0.5 0.5 1", CLASSES)[0] == 0
-    assert parse_line("0 0.1 0.2 0.9 0.3 0.4 0.8", CLASSES) == (0, (0.1, 0.2, 0.9, 0.8), True)
 
 
 def test_label_file_is_below_the_last_folder_images(tmp_path):

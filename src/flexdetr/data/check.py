@@ -221,12 +221,12 @@ def usable_records(
 def _refuse(
     dataset: Dataset, split: str, mine: tuple[str, ...], errors: list[Defect], *, skip_bad: bool
 ) -> None:
-    lost = [defect for defect in dataset.lost_labels() if defect.split in mine]
+    lost = [defect for defect in dataset.lost_labels() if defect.split in (None, *mine)]
     nothing = bool(lost) and not any(map(len, dataset.splits.get(split, ())))
     if (skip_bad and not nothing) or not (lost or errors):
         return
     if lost:  # what was dropped with a mere warning matters now
-        dropped = (one for one in dataset.defects if one.severity == "warning" and one.split in mine)
+        dropped = (one for one in dataset.defects if one.severity == "warning" and one.split in (None, *mine))
         errors = [*lost, *errors, *dropped]
     shown = "\n".join(f"  {defect}" for defect in errors[:_SHOWN])
     more = f"\n  and {len(errors) - _SHOWN} more (flexdetr check lists all)" if len(errors) > _SHOWN else ""

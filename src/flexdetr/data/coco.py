@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,48 +12,53 @@ from flexdetr.data.coco_boxes import Boxes, read_boxes
 from flexdetr.data.coco_categories import classes_of
 from flexdetr.data.coco_file import CocoFile, is_conventional, load
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
+from flexdetr.data.locate import LocateError, Tree, files_in
 from flexdetr.data.records import RawImage, assemble
+from flexdetr.data.split_words import SPLIT_FOLDERS, WORDS, split_named
+from flexdetr.data.unused import unused_files
 from flexdetr.data.values import identity, number, shown
 
-__all__ = ["FOLDERS", "find", "is_conventional", "read", "split_of"]
-
-_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-FOLDERS = ("train", "valid", "val", "validation", "test")
+_ANNOTATION_FOLDERS = ("annotations", "Annotations", "labels")
 
 
 def find(root: Path) -> list[CocoFile]:
-    """The COCO files of a folder, or the given file itself; empty where there are none.
+    """The COCO files of a folder; empty where there are none.
 
     Files that follow no naming convention count where their content is COCO's. A file that does follow one
     and cannot be read is returned with its defect.
+
+    Raises:
+        DataError: where two files describe the same split.
     """
-    if root.is_file():
-        single = load(root, "train")
-        return [single] if single is not None else []
-    candidates = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
-    candidates += [path for name in FOLDERS for path in sorted((root / name).glob("*.json"))]
+    folders = [root, *(root / name for name in (*_ANNOTATION_FOLDERS, *SPLIT_FOLDERS))]
+    candidates = [path for folder in folders for path in files_in(folder, ".json")]
     conventional = [path for path in candidates if is_conventional(path)]
     loaded = [load(path, split_of(path, root)) for path in conventional or candidates]
     return _one_per_split([file for file in loaded if file is not None])
 
 
+def find_file(path: Path) -> CocoFile:
+    """The COCO file that was named; where it is none, it has a defect that says why."""
+    file = load(path, split_of(path, path.parent), named=True)
+    return file if file is not None else CocoFile(path, "train", None)
+
+
+def is_root(folder: Path) -> bool:
+    """Whether a folder holds files that are named like COCO's; reads none of them."""
+    folders = [folder, *(folder / name for name in (*_ANNOTATION_FOLDERS, *SPLIT_FOLDERS))]
+    return any(is_conventional(path) for place in folders for path in files_in(place, ".json"))
+
+
 def split_of(path: Path, root: Path) -> str:
     """The split that an annotation file's name, or else its folder below ``root``, speaks of; "train" by default."""
-    inside = path.parent != root or path.parent.name in FOLDERS  # any other root's name says nothing
-    for text in (path.stem, path.parent.name if inside else ""):
-        words = re.findall(r"[a-z]+", text.lower())
-        for split, names in _WORDS.items():
-            if any(word in names for word in words):
-                return split
-    return "train"
+    inside = path.parent != root or path.parent.name in SPLIT_FOLDERS  # any other root's name says nothing
+    return split_named((path.stem,)) or split_named((path.parent.name,) if inside else ()) or "train"
 
 
-def read(root: Path, files: list[CocoFile]) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
-    """Reads the files that ``find`` gave.
+def read(
+    tree: Tree, files: list[CocoFile], *, named: bool = False
+) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
+    """Reads COCO files.
 
     Categories keep their ids; the head's order is that of the ids. A super-category without boxes is no
     class.
@@ -65,10 +71,13 @@ def read(root: Path, files: list[CocoFile]) -> tuple[Dataset, dict[str, tuple[Re
     readable = [file for file in files if file.content is not None]
     classes = classes_of(readable, notes)
     splits: dict[str, tuple[Record, ...]] = {}
+    tree.use(*(file.path for file in files))
     for file in readable:
-        splits[file.split] = tuple(_records(root, file, classes, defects, notes))
+        splits[file.split] = tuple(_records(tree, file, classes, defects, notes))
+    left = [] if named else unused_files(tree).defects
     written = {file.split: len(file.entries("annotations")) for file in readable}
-    return Dataset(root, "coco", classes, {}, tuple(defects), tuple(notes), written), splits
+    root = files[0].path if named else tree.root
+    return Dataset(root, "coco", classes, {}, (*left, *defects), tuple(notes), written), splits
 
 
 def _one_per_split(files: list[CocoFile]) -> list[CocoFile]:
@@ -84,11 +93,11 @@ def _one_per_split(files: list[CocoFile]) -> list[CocoFile]:
 
 
 def _records(
-    root: Path, file: CocoFile, classes: Classes, defects: list[Defect], notes: list[str]
+    tree: Tree, file: CocoFile, classes: Classes, defects: list[Defect], notes: list[str]
 ) -> list[Record]:
     boxes = read_boxes(file, classes)
     found: list[Defect] = []
-    folders = _folders(root, file)
+    paths = _Images(tree, file)
     records: list[Record] = []
     seen: set[int | str] = set()
     odd_sizes: list[int] = []
@@ -100,12 +109,12 @@ def _records(
             found.append(file.error("images", place, message))
             continue
         seen.add(identifier)
-        if identifier in boxes.broken:
-            continue
         declared = _declared(fields)
         if declared is None and (fields.get("width") or fields.get("height")):
             odd_sizes.append(place)
-        path = _locate(name, folders)
+        path = paths.of(place, name, found)
+        if path is None or identifier in boxes.broken:
+            continue
         raw = RawImage(path, identifier, file.path, declared, boxes=boxes.of_image.get(identifier, []))
         of_image: list[Defect] = []
         record = assemble(raw, of_image)
@@ -153,20 +162,43 @@ def _strays(file: CocoFile, boxes: Boxes, seen: set[int | str]) -> list[Defect]:
 
 def _folders(root: Path, file: CocoFile) -> list[Path]:
     """Where the images of an annotation file may be, likeliest first."""
-    base = root if root.is_dir() else root.parent
     stem = file.path.stem.removeprefix("instances_")
-    names = [stem, f"images/{stem}", *(f"images/{word}" for word in _WORDS[file.split]), *_WORDS[file.split]]
+    words = WORDS[file.split]
+    names = [stem, f"images/{stem}", *(f"images/{word}" for word in words), *words, "images", "data", "."]
     here = file.path.parent
-    return [here, here / "images", *(base / name for name in names), base / "images", base, base.parent]
+    return [here, here / "images", here / "data", *(root / name for name in names), root.parent]
 
 
-def _locate(name: str, folders: list[Path]) -> Path:
-    """The first existing place of an image; the folder that holds it is looked into first the next time."""
-    for position, folder in enumerate(folders):
-        if (folder / name).is_file():
-            if position:
-                folders.insert(0, folders.pop(position))
-            return folder / name
-    if "/" in name or "\\" in name:  # some tools write the path on the machine where the labels were made
-        return _locate(re.split(r"[/\\]", name)[-1], folders)
-    return folders[0] / name
+class _Images:
+    """Finds the images of an annotation file, and refuses two names of one picture."""
+
+    def __init__(self, tree: Tree, file: CocoFile) -> None:
+        self._tree, self._file = tree, file
+        self._folders = _folders(tree.root, file)
+        names = [image.get("file_name") for image in file.entries("images") if isinstance(image, dict)]
+        written: dict[Path, set[str]] = defaultdict(set)
+        for name in {name for name in names if isinstance(name, str)}:
+            with suppress(LocateError):
+                written[self._locate(name)].add("/".join(Path(name.replace("\\", "/")).parts))
+        self._claimed = {path: sorted(mine) for path, mine in written.items() if len(mine) > 1}
+
+    def _locate(self, name: str) -> Path:
+        return self._tree.locate(name, self._folders)
+
+    def of(self, place: int, name: str, found: list[Defect]) -> Path | None:
+        """The image of the entry at a place of the list; None where it is not clear which, with an error."""
+        try:
+            path = self._locate(name)
+        except LocateError as error:
+            found.append(self._file.error("images", place, str(error)))
+            return None
+        self._tree.use(path)
+        exact = path.as_posix().endswith("/".join(Path(name.replace("\\", "/")).parts))
+        if path in self._claimed and not exact:
+            names = " and ".join(map(repr, self._claimed[path]))
+            message = (
+                f"{names} lead to one picture, {path}; write the whole path of each below {self._tree.root}"
+            )
+            found.append(self._file.error("images", place, message))
+            return None
+        return path

@@ -105,6 +105,7 @@ class Dataset:
         notes: what a person should know about how it was read.
         written: labels that the annotation files hold for each split, used or not, before validation images were cut
             from the training images.
+        strays: labels in label files that belong to no image.
     """
 
     root: Path
@@ -114,6 +115,7 @@ class Dataset:
     defects: tuple[Defect, ...] = ()
     notes: tuple[str, ...] = ()
     written: Mapping[str, int] = field(default_factory=dict)
+    strays: int = 0
 
     @property
     def errors(self) -> tuple[Defect, ...]:
@@ -123,6 +125,13 @@ class Dataset:
     def lost_labels(self) -> list[Defect]:
         """An error for each split that keeps fewer than half of the labels that were written for it."""
         found = []
+        everything = sum(len(record) for records in self.splits.values() for record in records)
+        if everything < self.strays:
+            message = (
+                f"{self.strays} labels are in label files that belong to no image, and {everything or 'none'} in the "
+                "others; put images and label files where they find each other, or take the label files away"
+            )
+            found.append(Defect("error", self.root, None, message))
         for split, written in self.written.items():
             parts = (split,) if split != "train" or "val" in self.written else ("train", "val")
             kept = sum(len(record) for part in parts for record in self.splits.get(part, ()))
@@ -142,6 +151,11 @@ class Dataset:
         """
         if name not in self.splits:
             known = ", ".join(self.splits) or "none"
+            if name == "val" and len(self.splits.get("train", ())) == 1:
+                raise DataError(
+                    f"{self.root} has no validation split, and a single training image cannot be divided; add a second "
+                    "image, or a validation split (it may hold the same image, to try things out)"
+                )
             raise DataError(f"{self.root} has no split {name!r}; it has: {known}")
         return self.splits[name]
 

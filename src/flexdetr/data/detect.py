@@ -5,21 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flexdetr.data import coco, voc, yolo
-from flexdetr.data.dataset import SPLITS, Dataset, Record, UnrecognisedDataError, cut_validation
+from flexdetr.data import coco, foreign_formats, voc, voc_layout, yolo, yolo_yaml
+from flexdetr.data.dataset import DataError, Dataset, Record, UnrecognisedDataError, cut_validation
+from flexdetr.data.locate import Tree
+from flexdetr.data.split_words import SPLIT_FOLDERS
 
 # Folders inside a data set, which are not taken for its root when a file in them is given.
-_INNER = {*coco.FOLDERS, *voc.ANNOTATION_FOLDERS, *voc.IMAGE_FOLDERS, "ImageSets", "Main"}
+_INNER = {
+    *SPLIT_FOLDERS,
+    *voc_layout.ANNOTATION_FOLDERS,
+    *voc_layout.IMAGE_FOLDERS,
+    "data",
+    "ImageSets",
+    "Main",
+}
 _DEEPEST = 4
 
+_Read = tuple[Dataset, dict[str, tuple[Record, ...]]]
 
-def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) -> Dataset:
+
+def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Dataset:
     """Reads a data set in COCO JSON, Pascal VOC XML or YOLO txt.
 
     Args:
-        root: the folder, or a file inside it.
-        val_fraction: share of the training images taken for validation where the data set has no such split; None
-            leaves the splits as they are.
+        root: the folder, or a file: a JSON file or a ``data.yaml`` is read itself and nothing else beside it; an image
+            or a label file stands for the data set around it.
+        val_fraction: share of the training images taken for validation where the data set has no such split.
         seed: decides which.
 
     Returns:
@@ -30,65 +41,93 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
         DataError: where it contradicts itself.
     """
     given = Path(root)
-    if not given.exists():
-        raise UnrecognisedDataError(f"{given} does not exist")
-    dataset, splits = _read(given)
-    if val_fraction is None:
-        return replace(dataset, splits={name: splits[name] for name in SPLITS if splits.get(name)})
+    try:
+        if not given.exists():
+            raise UnrecognisedDataError(f"{given} does not exist")
+        dataset, splits = _read_folder(given) if given.is_dir() else _read_file(given)
+    except OSError as error:  # a name that no file can have, a folder that may not be listed
+        raise UnrecognisedDataError(f"{str(root)!r} cannot be opened: {error.strerror or error}") from error
     found, notes = cut_validation(splits, val_fraction, seed)
     return replace(dataset, splits=found, notes=(*dataset.notes, *notes))
 
 
-def _read(given: Path) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
-    root = _folder(given)
-    if root.is_file():
-        files = coco.find(root)
-        if files:
-            return coco.read(root, files)
+def _read_file(given: Path) -> _Read:
+    if not given.is_file():
+        raise UnrecognisedDataError(f"{given} is no regular file and no folder; pass the data set's folder")
+    suffix = given.suffix.lower()
+    if suffix == ".json":
+        return _read_json(given)
+    if suffix in yolo_yaml.SUFFIXES:
+        return yolo.read(yolo_yaml.load(given), named=True)
+    root = _around(given)
+    if root is None:
         raise UnrecognisedDataError(
-            f"{root} is no COCO JSON, no data.yaml and no VOC XML; pass the data set's folder"
+            f"{given} is no COCO JSON, no data.yaml and no VOC XML; pass the data set's folder"
         )
+    dataset, splits = _read_folder(root, prefer="VOC" if suffix == ".xml" else "")
+    note = f"{given.name} stands for the data set around it, {root}"
+    return replace(dataset, notes=(note, *dataset.notes)), splits
+
+
+def _read_json(path: Path) -> _Read:
+    file = coco.find_file(path)
+    if file.content is None:
+        reason = file.defect.message if file.defect is not None else "cannot be read"
+        raise UnrecognisedDataError(f"{path} is no COCO JSON: {reason}{foreign_formats.hint([path])}")
+    inner = path.parent.name in _INNER and path.parent.parent != path.parent
+    return coco.read(Tree(path.parent.parent if inner else path.parent), [file], named=True)
+
+
+def _read_folder(root: Path, prefer: str = "") -> _Read:
+    tree = Tree(root)
     files = coco.find(root)
-    data = yolo.find(root)
-    layout = voc.find(root)
+    data = None
+    try:
+        data = yolo_yaml.find(root)
+    except DataError:
+        if not files:  # otherwise it belongs to something else
+            raise
+    layout = voc_layout.find(tree)
+    if not (files or data or layout):
+        data = yolo_yaml.find_classes(tree)
     kinds = [kind for kind, found in (("COCO", files), ("YOLO", data), ("VOC", layout)) if found]
-    if files:
-        dataset, splits = coco.read(root, files)
-    elif data is not None:
-        dataset, splits = yolo.read(root, data)
+    kinds.sort(key=lambda kind: kind != prefer)
+    if not kinds:
+        raise UnrecognisedDataError(_unrecognised(tree))
+    if kinds[0] == "COCO":
+        dataset, splits = coco.read(tree, files)
+    elif kinds[0] == "YOLO" and data is not None:
+        dataset, splits = yolo.read(data, tree if data.images else None)
     elif layout is not None:
-        dataset, splits = voc.read(root, layout)
-    else:
-        raise UnrecognisedDataError(_unrecognised(root))
+        dataset, splits = voc.read(layout, tree)
     if len(kinds) > 1:
         note = f"read as {kinds[0]}; the folder also holds what looks like {' and '.join(kinds[1:])}"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     return dataset, splits
 
 
-def _folder(given: Path) -> Path:
-    """The folder of the data set that a file belongs to; a JSON file outside the conventions stands for itself."""
-    if given.is_dir():
-        return given
-    if given.suffix.lower() == ".json" and not coco.is_conventional(given):
-        return given
-    outer = (folder for folder in given.absolute().parents[:_DEEPEST] if folder.name not in _INNER)
-    return next(
-        (folder for folder in outer if coco.find(folder) or yolo.find(folder) or voc.find(folder)), given
-    )
+def _around(given: Path) -> Path | None:
+    """The folder of the data set that a file belongs to."""
+    for folder in given.absolute().parents[:_DEEPEST]:
+        if folder.name in _INNER:
+            continue
+        if coco.is_root(folder) or voc_layout.is_root(folder) or yolo_yaml.is_root(folder):
+            return folder
+    return None
 
 
-def _unrecognised(root: Path) -> str:
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
+def _unrecognised(tree: Tree) -> str:
+    found = sorted(path.name + ("/" if path.is_dir() else "") for path in tree.root.iterdir())
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    labels = sum(1 for _ in root.rglob("*.txt"))
-    hint = (
-        f" There are {labels} txt files; if they are YOLO labels, write a data.yaml beside them."
-        if labels
-        else ""
-    )
+    labels = sum(path.suffix.lower() == ".txt" for path in tree.files)
+    hint = foreign_formats.hint(tree.files)
+    if not hint and labels:
+        hint = (
+            f" There are {labels} txt files; if they are YOLO labels, write a data.yaml beside them, or a classes.txt "
+            "with the name of a class in each line."
+        )
     return (
-        f"{root} holds no data set that is recognised. Looked for:\n"
+        f"{tree.root} holds no data set that is recognised. Looked for:\n"
         "  COCO: annotations/instances_*.json, {train,valid,test}/_annotations.coco.json, or a JSON file with 'images' "
         "and 'categories'\n"
         "  VOC:  Annotations/*.xml with JPEGImages/ and ImageSets/Main/*.txt, {train,valid,test}/*.xml, or XML files "

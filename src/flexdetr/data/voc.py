@@ -2,127 +2,51 @@
 
 from __future__ import annotations
 
-import xml.parsers.expat as expat
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from flexdetr.classes import Classes
+from flexdetr.classes import ClassError, Classes
 from flexdetr.config import nearest
-from flexdetr.data.dataset import SPLITS, DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.records import RawBox, RawImage, assemble
+from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
+from flexdetr.data.locate import LocateError, Tree, place_of, unique_ids
+from flexdetr.data.records import RawBox, RawImage, assemble, fraction_like
+from flexdetr.data.split_words import split_named
 from flexdetr.data.text import TextError, read_text
+from flexdetr.data.unused import unused_files
+from flexdetr.data.voc_layout import Layout
+from flexdetr.data.voc_xml import VocImage, XmlError, voc_image
 from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
-ANNOTATION_FOLDERS = ("Annotations", "annotations", "xmls", "labels")
-IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
 CLASS_FILES = ("labels.txt", "classes.txt")
-SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
 
-class XmlError(ValueError):
-    """An XML file that is no VOC annotation; holds the line beside the message."""
-
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-@dataclass
-class Node:
-    """An XML element with the line that it starts on."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Node] = field(default_factory=list)
-
-    def child(self, tag: str) -> Node | None:
-        """The first child of this name."""
-        return next((node for node in self.children if node.tag == tag), None)
-
-    def value(self, tag: str) -> str | None:
-        """The stripped text of the first child of this name."""
-        node = self.child(tag)
-        return None if node is None else node.text.strip()
-
-
-@dataclass(frozen=True)
-class VocObject:
-    """One ``<object>``: its name, its corner coordinates as written, and its line."""
-
-    name: str
-    corners: tuple[float, float, float, float]
-    line: int
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class VocImage:
-    """One XML file."""
-
-    source: Path
-    filename: str
-    declared: tuple[int, int] | None
-    objects: list[VocObject]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a VOC data set keeps its files: by split the XML files, and folders to look for images in."""
-
-    sources: dict[str, list[Path]]
-    image_folders: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
-
-
-def find(root: Path) -> Layout | None:
-    """The layout of a VOC data set in ``root``; None where there is none."""
-    annotations = next((root / name for name in ANNOTATION_FOLDERS if _has_xml(root / name)), None)
-    if annotations is not None:
-        images = tuple(root / name for name in IMAGE_FOLDERS if (root / name).is_dir())
-        return _devkit(root, annotations, (*images, root))
-    splits: dict[str, list[Path]] = {}
-    folders: list[Path] = []
-    for split, names in SPLIT_FOLDERS.items():
-        for name in names:
-            folder = next(
-                (path for path in (root / name / "Annotations", root / name) if _has_xml(path)), None
-            )
-            if folder is not None:
-                splits.setdefault(split, []).extend(sorted(folder.glob("*.xml")))
-                folders += [folder, *(root / name / images for images in IMAGE_FOLDERS)]
-    if splits:
-        return Layout(splits, tuple(folders))
-    if _has_xml(root):
-        return Layout({"train": sorted(root.glob("*.xml"))}, (root,))
-    devkits = [path for path in sorted(root.glob("VOC*")) if path.is_dir()]
-    return find(devkits[0]) if len(devkits) == 1 else None
-
-
-def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
+def read(layout: Layout, tree: Tree) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
     """Reads a VOC data set.
 
     Class ids are 0, 1, 2 ... in the order of ``labels.txt`` / ``classes.txt`` where there is one, otherwise
     of the sorted names. Coordinates start at 1 and include the last pixel, as the devkit defines them, unless
     some coordinate of the set is 0: then all start at 0 and exclude it. Objects marked difficult are ordinary
     objects.
+
+    Returns:
+        the data set without splits, and its splits as the format gives them.
     """
     defects: list[Defect] = []
     notes = list(layout.notes)
     parsed: dict[str, list[VocImage]] = {split: [] for split in layout.sources}
-    images = _Images(layout.image_folders)
+    pictures = _Pictures(tree)
     for split, sources in layout.sources.items():
         found: list[Defect] = []
         for source in sources:
-            image = _parse(source, images, found)
+            image = _parse(source, tree, pictures, found)
             if image is not None:
                 parsed[split].append(image)
         defects += in_split(found, split)
+        tree.use(*sources)
     everything = [image for split in parsed.values() for image in split]
-    classes = _classes(root, everything)
+    classes = _classes(tree, everything)
     offset = _first_coordinate(everything, notes)
     difficult = sum(item.difficult for image in everything for item in image.objects)
     if difficult:
@@ -130,160 +54,133 @@ def read(root: Path, layout: Layout) -> tuple[Dataset, dict[str, tuple[Record, .
     splits: dict[str, tuple[Record, ...]] = {}
     for split, described in parsed.items():
         found = []
-        records = (_record(image, images, classes, offset, found) for image in described)
+        paths = pictures.of_all(described, found)
+        ids = unique_ids([image.source for image in described], tree.root)
+        records = [
+            _record(image, path, identifier, classes, offset, found)
+            for image, path, identifier in zip(described, paths, ids, strict=True)
+            if path is not None
+        ]
+        tree.use(*(path for path in paths if path is not None))
         splits[split] = tuple(record for record in records if record is not None)
         defects += in_split(found, split)
-    _note_unlabelled(layout, images, defects)
     written = {split: sum(len(image.objects) for image in described) for split, described in parsed.items()}
-    return Dataset(root, "voc", classes, {}, tuple(defects), tuple(notes), written), splits
+    defects = [*unused_files(tree).defects, *defects]
+    return Dataset(tree.root, "voc", classes, {}, tuple(defects), tuple(notes), written), splits
 
 
-def parse_xml(text: str) -> Node:
-    """An XML document as nodes that know their lines.
+class _Pictures:
+    """Finds the image of an XML file: the one that it names, otherwise the one of its own name."""
 
-    Raises:
-        XmlError: where it is malformed, or declares entities (which could expand without bound or read other
-            files).
-    """
-    parser = expat.ParserCreate(
-        encoding="utf-8"
-    )  # overrides what the declaration states: the text is decoded
-    root = Node("", 0)
-    stack = [root]
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        self._by_place: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        for path in tree.files:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                self._by_name[path.name.casefold()].append(path)
+                self._by_stem[path.stem.casefold()].append(path)
+                self._by_place[place_of(path, tree.root)].append(path)
 
-    def start(tag: str, _attributes: dict[str, str]) -> None:
-        node = Node(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(node)
-        stack.append(node)
+    def of_all(self, images: list[VocImage], defects: list[Defect]) -> list[Path | None]:
+        """The image of each XML file; None where none was found, or where several files claim the same."""
+        named = [self._named(image) for image in images]
+        claims = Counter(path for path in named if isinstance(path, Path))
+        found: list[Path | None] = []
+        for image, path in zip(images, named, strict=True):
+            mine = self.of_stem(image.source)
+            if isinstance(path, Path) and (claims[path] == 1 or mine is None or mine == path):
+                self._compare(image, path, mine, defects)
+                found.append(path)
+                continue
+            found.append(mine or self._of_other_suffix(image))
+            if found[-1] is None:
+                reason = (
+                    path
+                    or f"its image {image.filename or image.source.stem!r} was not found in {self._tree.root}"
+                )
+                defects.append(Defect("error", image.source, None, str(reason)))
+        claims = Counter(path for path in found if path is not None)
+        for index, path in enumerate(found):
+            if path is not None and claims[path] > 1:
+                message = f"its image {path.name} is also that of another XML file; say in <filename> which is meant"
+                defects.append(Defect("error", images[index].source, None, message))
+                found[index] = None
+        return found
 
-    def end(_tag: str) -> None:
-        stack.pop()
-
-    def data(content: str) -> None:
-        stack[-1].text += content
-
-    def entity(*_declaration: object) -> None:
-        raise XmlError(
-            "declares entities, which are refused for safety; remove them", parser.CurrentLineNumber
+    def of_stem(self, source: Path) -> Path | None:
+        """The image of an XML file's own name: beside it, in a folder beside it, or the only one of that name."""
+        alike = self._by_place.get(place_of(source, self._tree.root), [])
+        beside = [path for path in alike if path.parent == source.parent]
+        return next(iter(beside or alike), None) or self._only(
+            source, self._by_stem.get(source.stem.casefold(), [])
         )
 
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = data
-    parser.EntityDeclHandler = entity
-    try:
-        parser.Parse(text.encode("utf-8"), True)
-    except expat.ExpatError as error:
-        raise XmlError(f"is no well-formed XML: {expat.ErrorString(error.code)}", error.lineno) from error
-    return root.children[0]
+    def _of_other_suffix(self, image: VocImage) -> Path | None:
+        """The image whose name without suffix is the named one."""
+        stem = Path(image.filename.replace("\\", "/")).stem.casefold()
+        return self._only(image.source, self._by_stem.get(stem, []))
+
+    def _named(self, image: VocImage) -> Path | LocateError | None:
+        """The image that ``<filename>`` names, or why it is not clear which."""
+        name = image.filename.replace("\\", "/").rstrip("/")
+        last = name.rpartition("/")[2]
+        candidates = self._by_name.get(last.casefold(), [])
+        only = self._only(image.source, candidates)
+        if only is not None and len(candidates) == 1:
+            return only
+        place = (*place_of(image.source, self._tree.root)[:-1], Path(last).stem.casefold())
+        alike = [path for path in self._by_place.get(place, ()) if path.name.casefold() == last.casefold()]
+        if len(alike) == 1:
+            return alike[0]
+        if not candidates and "%" not in last:
+            return None
+        try:
+            return self._tree.locate(f"{image.folder}/{name}" if image.folder and "/" not in name else name)
+        except LocateError as error:
+            return error if candidates else None
+
+    def _only(self, source: Path, candidates: list[Path]) -> Path | None:
+        """The single candidate, unless it is in the folder of another split than the XML file."""
+        if len(candidates) != 1:
+            return None
+        mine, other = (
+            split_named(path.relative_to(self._tree.root).parts[:-1]) for path in (source, candidates[0])
+        )
+        return candidates[0] if mine is None or other is None or mine == other else None
+
+    def _compare(self, image: VocImage, path: Path, mine: Path | None, defects: list[Defect]) -> None:
+        if mine is not None and path.stem.casefold() != mine.stem.casefold():
+            message = f"<filename> says {path.name}, which was taken; there is also {mine.name}, of the XML file's name"
+            defects.append(Defect("warning", image.source, None, message))
 
 
-def _has_xml(folder: Path) -> bool:
-    return folder.is_dir() and next(folder.glob("*.xml"), None) is not None
-
-
-def _devkit(root: Path, annotations: Path, image_folders: tuple[Path, ...]) -> Layout:
-    lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in (*SPLITS, "trainval")}
-    stems = {split: _stems(path) for split, path in lists.items() if path.is_file()}
-    notes: list[str] = []
-    if "trainval" in stems and "train" not in stems:
-        held_out = {*stems.get("val", ()), *stems.get("test", ())}
-        stems["train"] = [stem for stem in stems["trainval"] if stem not in held_out]
-        notes.append("ImageSets/Main has trainval.txt and no train.txt: the training split was taken from it")
-    stems.pop("trainval", None)
-    if not stems:
-        return Layout({"train": sorted(annotations.glob("*.xml"))}, image_folders)
-    listed = {stem for names in stems.values() for stem in names}
-    unused = sum(path.stem not in listed for path in annotations.glob("*.xml"))
-    if unused:
-        notes.append(f"{unused} XML files are in no list of ImageSets/Main and were left out")
-    sources = {split: [annotations / f"{stem}.xml" for stem in names] for split, names in stems.items()}
-    return Layout(sources, image_folders, tuple(notes))
-
-
-def _stems(path: Path) -> list[str]:
-    """The first word of each line; some lists give a -1/1 flag after it."""
-    try:
-        lines = read_text(path).splitlines()
-    except TextError as error:
-        raise DataError(f"{path} {error}") from error
-    return [line.split()[0] for line in lines if line.strip()]
-
-
-class _Images:
-    """The images of a data set by their stems, those nearest to an XML file first."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.by_folder: dict[Path, dict[str, Path]] = {}
-        for folder in folders:
-            if folder.is_dir():
-                paths = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
-                self.by_folder[folder] = {path.stem: path for path in paths}
-
-    def of(self, source: Path, stem: str) -> Path | None:
-        """The image of this stem: beside the XML file, in a folder beside it, or anywhere."""
-        near = (source.parent, source.parent.parent)
-        for wanted in (near[:1], near, ()):
-            for folder, paths in self.by_folder.items():
-                if stem in paths and (not wanted or folder in wanted or folder.parent in wanted):
-                    return paths[stem]
-        return None
-
-    def everything(self) -> list[Path]:
-        """All images, by name."""
-        return sorted(path for paths in self.by_folder.values() for path in paths.values())
-
-
-def _parse(source: Path, images: _Images, defects: list[Defect]) -> VocImage | None:
-    if not source.is_file():
-        image = images.of(source, source.stem)
+def _parse(source: Path, tree: Tree, pictures: _Pictures, defects: list[Defect]) -> VocImage | None:
+    if not tree.has(source):
+        image = pictures.of_stem(source)
         what = f"{image.name} has no XML file" if image else "neither XML file nor image exists"
         defects.append(Defect("warning" if image else "error", source, None, f"{what}; left out"))
         return None
     try:
-        return _voc_image(source, parse_xml(read_text(source)))
+        return voc_image(source)
     except (TextError, XmlError) as error:
         defects.append(Defect("error", source, getattr(error, "line", None), str(error)))
         return None
 
 
-def _voc_image(source: Path, document: Node) -> VocImage:
-    if document.tag != "annotation":
-        raise XmlError(f"the root element is <{document.tag}>, expected <annotation>", document.line)
-    size = document.child("size")
-    declared = None
-    if size is not None:
-        width, height = (_number(size, tag) for tag in ("width", "height"))
-        declared = (int(width), int(height)) if width > 0 and height > 0 else None  # some tools write 0
-    objects = [_voc_object(node) for node in document.children if node.tag == "object"]
-    return VocImage(source, document.value("filename") or "", declared, objects)
-
-
-def _voc_object(node: Node) -> VocObject:
-    name = node.value("name")
-    box = node.child("bndbox")
-    if not name or box is None:
-        raise XmlError("an <object> needs a <name> and a <bndbox>", node.line)
-    x0, y0, x1, y1 = (_number(box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    return VocObject(name, (x0, y0, x1, y1), box.line, node.value("difficult") == "1")
-
-
-def _number(node: Node, tag: str) -> float:
-    text = node.value(tag)
-    try:
-        return float(text or "")
-    except ValueError:
-        raise XmlError(f"<{tag}> of <{node.tag}> is {text!r}, expected a number", node.line) from None
-
-
-def _classes(root: Path, images: list[VocImage]) -> Classes:
+def _classes(tree: Tree, images: list[VocImage]) -> Classes:
     for name in CLASS_FILES:
-        if (root / name).is_file():
+        if tree.has(path := tree.root / name):
             try:
-                lines = read_text(root / name).splitlines()
+                lines = read_text(path).splitlines()
             except TextError as error:
-                raise DataError(f"{root / name} {error}") from error
-            return Classes.of(line.strip() for line in lines if line.strip())
+                raise DataError(f"{path} {error}") from error
+            tree.use(path)
+            try:
+                return Classes.of(line.strip() for line in lines if line.strip())
+            except ClassError as error:
+                raise DataError(f"{path}: {error}") from error
     return Classes.of(sorted({item.name for image in images for item in image.objects}))
 
 
@@ -320,32 +217,20 @@ def _equals_yolo(image: VocImage) -> bool:
 
 
 def _record(
-    image: VocImage, images: _Images, classes: Classes, offset: int, defects: list[Defect]
+    image: VocImage, path: Path, identifier: str, classes: Classes, offset: int, defects: list[Defect]
 ) -> Record | None:
-    stems = (image.source.stem, Path(image.filename.replace("\\", "/")).stem)
-    path = next((path for stem in stems if (path := images.of(image.source, stem)) is not None), None)
-    if path is None:
-        name = image.filename or image.source.stem
-        defects.append(Defect("error", image.source, None, f"its image {name!r} was not found"))
-        return None
     boxes = []
     for item in image.objects:
         if item.name not in classes.names:
             message = f"{nearest(item.name, classes.names, 'class')} (the names are those of the class file)"
             defects.append(Defect("error", image.source, item.line, message))
             return None
+        if fraction_like([item.corners])[0]:
+            message = "its corners look like fractions of the image; pixels are expected"
+            defects.append(Defect("error", image.source, item.line, message))
+            return None
         x0, y0, x1, y1 = item.corners
         if x1 > x0 and y1 > y0:  # a box of zero area must not gain a pixel and pass for one of 1x1
             x0, y0 = x0 - offset, y0 - offset
         boxes.append(RawBox((x0, y0, x1, y1), classes.names.index(item.name), item.line))
-    return assemble(RawImage(path, image.source.stem, image.source, image.declared, boxes=boxes), defects)
-
-
-def _note_unlabelled(layout: Layout, images: _Images, defects: list[Defect]) -> None:
-    """Images that no XML file describes: left out, because nobody said that they are empty."""
-    known = {source.stem for sources in layout.sources.values() for source in sources}
-    folders = {source.parent for sources in layout.sources.values() for source in sources}
-    known |= {path.stem for folder in folders for path in folder.glob("*.xml")}
-    for path in images.everything():
-        if path.stem not in known:
-            defects.append(Defect("warning", path, None, "has no XML file; left out"))
+    return assemble(RawImage(path, identifier, image.source, image.declared, boxes=boxes), defects)

@@ -1,249 +1,268 @@
-"""YOLO txt labels with a ``data.yaml``: ``class cx cy w h`` or ``class x1 y1 x2 y2 ...``, all as fractions."""
+"""YOLO txt labels: ``class cx cy w h`` or ``class x1 y1 x2 y2 ...``, all as fractions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from flexdetr.classes import ClassError, Classes
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
+from flexdetr.data.locate import LocateError, Tree, place_of, unique_ids
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
-from flexdetr.runtime.folders import IMAGE_SUFFIXES
-from flexdetr.yaml_text import YamlError, parse_yaml
+from flexdetr.data.unused import unused_files
+from flexdetr.data.yolo_lines import NOTES, Form, LineError, Row, read_row, split_line, unusual_forms
+from flexdetr.data.yolo_yaml import DataYaml
+from flexdetr.runtime.folders import IMAGE_SUFFIXES, list_files
 
-_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-# A coordinate beyond this is in pixels, not a fraction that strays over the edge.
-_LARGEST_FRACTION = 1.5
+_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class DataYaml:
-    """A ``data.yaml``: where it lies, the class names with their ids, and its split entries."""
+@dataclass
+class _Labels:
+    """The label file of an image; ``rows`` is None where it cannot be used."""
 
     path: Path
-    classes: Classes
-    entries: dict[str, list[str]]
-    base: Path
+    rows: list[Row] | None = field(default_factory=list)
+    written: int = 0
 
 
-class LineError(ValueError):
-    """A label line that cannot be read."""
-
-
-def find(root: Path) -> DataYaml | None:
-    """The ``data.yaml`` (or another YAML file with names and splits) of a folder; None where there is none.
-
-    Raises:
-        DataError: where ``data.yaml`` is there and cannot be used.
-    """
-    certain = [
-        path for path in (root / "data.yaml", root / "data.yml", root / "dataset.yaml") if path.is_file()
-    ]
-    for path in certain:
-        return _load(path)
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        content = _content(path)
-        if isinstance(content, dict) and "names" in content and "train" in content:
-            return _load(path)
-    return None
-
-
-def read(root: Path, data: DataYaml) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
+def read(
+    data: DataYaml, tree: Tree | None = None, *, named: bool = False
+) -> tuple[Dataset, dict[str, tuple[Record, ...]]]:
     """Reads a YOLO data set.
 
     The classes' ids are the numbers that the label files use. An image without a label file has no objects.
     Polygons become the boxes around them.
 
+    Args:
+        data: its description.
+        tree: its files; None takes those of the description's folder, or of the ``path`` that it names.
+        named: the user named the description, which then is the data set's root.
+
+    Returns:
+        the data set without splits, and its splits as the description gives them.
+
     Raises:
-        DataError: where an entry of ``data.yaml`` leads nowhere.
+        DataError: where an entry of the description leads nowhere.
     """
+    tree = tree or Tree(_root(data))
+    tree.use(data.path)
     defects: list[Defect] = []
-    notes: list[str] = []
+    images = data.images or _images_by_split(data, tree, defects)
+    finder = _LabelFiles(tree)
+    labels = {
+        split: [_read_labels(finder.of(path), split, defects) for path in paths]
+        for split, paths in images.items()
+    }
+    usable = (one.rows for mine in labels.values() for one in mine if one.rows)
+    forms = unusual_forms((row for rows in usable for row in rows), data.keypoint_values)
+    met: Counter[Form] = Counter()
     splits: dict[str, tuple[Record, ...]] = {}
-    written: dict[str, int] = {}
-    polygons = 0
-    for split, entries in data.entries.items():
-        try:
-            images = [path for entry in entries for path in _images(data, split, entry)]
-        except DataError as error:
-            if split != "test":
-                raise
-            defects.append(Defect("warning", data.path, None, f"{error}; there will be no test split"))
-            continue
-        ids = _image_ids(images)
-        records: list[Record | None] = []
+    for split, paths in images.items():
         found: list[Defect] = []
-        for path in images:
-            boxes, outlines, lines = _labels(path, data.classes, found)
-            written[split] = written.get(split, 0) + lines
-            polygons += outlines
-            if boxes is not None:
-                raw = RawImage(path, ids[path], label_file(path), fractions=True, boxes=boxes)
-                records.append(assemble(raw, found))
+        records: list[Record] = []
+        for path, identifier, mine in zip(paths, unique_ids(paths, tree.root), labels[split], strict=True):
+            boxes = _boxes(mine, data, forms, met, found)
+            if boxes is None:
+                continue
+            record = assemble(RawImage(path, identifier, mine.path, fractions=True, boxes=boxes), found)
+            if record is not None:
+                records.append(record)
+        splits[split] = tuple(records)
         defects += in_split(found, split)
-        splits[split] = tuple(record for record in records if record is not None)
-    if polygons:
-        notes.append(f"{polygons} label lines are polygons; the boxes around them were taken")
-    return Dataset(root, "yolo", data.classes, {}, tuple(defects), tuple(notes), written), splits
+    tree.use(*(path for paths in images.values() for path in paths))
+    tree.use(*(one.path for mine in labels.values() for one in mine))
+    defects += _shared(tree, images, labels)
+    unused = unused_files(tree)
+    notes = tuple(f"{met[form]} {text}" for form, text in NOTES.items() if met[form])
+    written = {split: sum(one.written for one in mine) for split, mine in labels.items()}
+    root = data.path if named else data.path.parent
+    return Dataset(
+        root, "yolo", data.classes, {}, (*unused.defects, *defects), notes, written, unused.strays
+    ), splits
+
+
+def _root(data: DataYaml) -> Path:
+    """The folder of the description, or the one that it names where that lies elsewhere."""
+    folder = data.path.parent
+    base = folder / data.base
+    try:
+        elsewhere = base.is_dir() and not folder.resolve().is_relative_to(base.resolve())
+        return base if elsewhere and not base.resolve().is_relative_to(folder.resolve()) else folder
+    except (OSError, ValueError):  # no path of a file system
+        return folder
 
 
 def label_file(image: Path) -> Path:
     """Where the labels of an image are: ``labels`` in place of the last folder ``images``, otherwise beside it."""
-    parts = list(image.parent.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts) / f"{image.stem}.txt"
+    return next(_conventional(image, image.parent.parts))
 
 
-def parse_line(line: str, classes: Classes) -> tuple[int, tuple[float, float, float, float], bool]:
-    """One label line.
-
-    Args:
-        line: ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...`` in fractions.
-        classes: gives the valid ids.
-
-    Returns:
-        index of the head's class, box as xyxy fractions, and whether the line is a polygon.
-
-    Raises:
-        LineError: what is wrong with it.
-    """
-    words = line.split()
-    try:
-        number = float(words[0])
-        values = [float(word) for word in words[1:]]
-    except ValueError as error:
-        raise LineError(f"holds something else than numbers: {error}") from None
-    if not number.is_integer() or int(number) not in classes.ids:
-        raise LineError(
-            f"class id {words[0]} is outside the names of data.yaml (valid: {classes.valid_ids()})"
-        )
-    index = classes.index_of_id(int(number))
-    if any(not -0.5 <= value <= _LARGEST_FRACTION for value in values):
-        raise LineError("coordinates must be fractions of the image's width and height, between 0 and 1")
-    if len(values) == 4:
-        cx, cy, w, h = values
-        return index, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False
-    if len(values) >= 6 and len(values) % 2 == 0:
-        xs, ys = values[0::2], values[1::2]
-        return index, (min(xs), min(ys), max(xs), max(ys)), True
-    raise LineError(
-        f"has {len(values)} numbers after the class; a box has 4, a polygon an even count of at least 6"
-    )
+def _conventional(image: Path, parts: tuple[str, ...], before: Path | None = None) -> Iterator[Path]:
+    """Places of a label file, likeliest first; ``parts`` are the folders around the image, below ``before``."""
+    before = before or Path()
+    for index in reversed(range(len(parts))):
+        if parts[index] == "images":
+            yield before.joinpath(*parts[:index], "labels", *parts[index + 1 :], f"{image.stem}.txt")
+    yield image.with_suffix(".txt")
 
 
-def _labels(image: Path, classes: Classes, defects: list[Defect]) -> tuple[list[RawBox] | None, int, int]:
-    """The boxes of an image, None where a line is unusable; how many are polygons; how many labels there are."""
-    path = label_file(image)
-    if not path.is_file():
-        return [], 0, 0
+class _LabelFiles:
+    """Finds the label file of an image: by YOLO's convention, beside it, or where folders differ only in their kind."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._by_place: dict[tuple[str, ...], list[Path]] | None = None
+
+    def of(self, image: Path) -> Path:
+        """The label file; where there is none, the place where it is looked for first."""
+        root = self._tree.root
+        below = image.is_relative_to(root)
+        parts = image.relative_to(root).parts[:-1] if below else image.parent.parts
+        candidates = [*_conventional(image, parts, root if below else None)]
+        for path in candidates:
+            if self._tree.has(path):
+                return path
+        if below:
+            elsewhere = self._places().get(place_of(image, root), [])
+            if len(elsewhere) == 1:
+                return elsewhere[0]
+        return candidates[0]
+
+    def _places(self) -> dict[tuple[str, ...], list[Path]]:
+        if self._by_place is None:
+            self._by_place = defaultdict(list)
+            for path in self._tree.files:
+                if path.suffix.lower() == ".txt":
+                    self._by_place[place_of(path, self._tree.root)].append(path)
+        return self._by_place
+
+
+def _read_labels(path: Path, split: str, defects: list[Defect]) -> _Labels:
     try:
         lines = read_text(path).splitlines()
     except TextError as error:
-        defects.append(Defect("error", path, None, str(error)))
-        return None, 0, 0
-    boxes: list[RawBox] = []
-    polygons, usable, written = 0, True, 0
+        if str(error) == "file not found":
+            return _Labels(path)
+        defects.append(Defect("error", path, None, str(error), split))
+        return _Labels(path, None)
+    rows: list[Row] = []
+    written, usable = 0, True
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         written += 1
         try:
-            index, xyxy, outline = parse_line(line, classes)
+            rows.append(split_line(number, line))
         except LineError as error:
-            defects.append(Defect("error", path, number, str(error)))
+            defects.append(Defect("error", path, number, str(error), split))
             usable = False
-            continue
-        boxes.append(RawBox(xyxy, index, number))
-        polygons += outline
-    return (boxes if usable else None), polygons, written
+    return _Labels(path, rows if usable else None, written)
 
 
-def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the YAML file holds
-    try:
-        return parse_yaml(read_text(path))
-    except (TextError, YamlError):
+def _boxes(
+    labels: _Labels, data: DataYaml, forms: dict[int, Form], met: Counter[Form], defects: list[Defect]
+) -> list[RawBox] | None:
+    """The boxes of an image; None where a line is unusable."""
+    if labels.rows is None:
         return None
+    boxes: list[RawBox] = []
+    for row in labels.rows:
+        try:
+            index, xyxy, form = read_row(row, data.classes, forms)
+        except LineError as error:
+            defects.append(Defect("error", labels.path, row.line, str(error)))
+            continue
+        boxes.append(RawBox(xyxy, index, row.line))
+        met[form] += 1
+    return boxes if len(boxes) == len(labels.rows) else None
 
 
-def _load(path: Path) -> DataYaml:
-    try:
-        content = parse_yaml(read_text(path))
-    except (TextError, YamlError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or "names" not in content:
-        raise DataError(f"{path} needs a key 'names': a list of class names, or a mapping from id to name")
-    classes = _classes(path, content["names"])
-    count = content.get("nc")
-    if count is not None and count != len(classes):
-        raise DataError(f"{path} states nc: {count} and gives {len(classes)} names; make them agree")
-    entries: dict[str, list[str]] = {}
-    for split, keys in _KEYS.items():
-        value = next((content[key] for key in keys if content.get(key)), None)
-        if value is not None:
-            entries[split] = [str(entry) for entry in (value if isinstance(value, list) else [value])]
-    if not entries:
-        raise DataError(f"{path} names no images; give 'train' (and 'val', 'test') a folder or a list file")
-    base = Path(str(content["path"])) if content.get("path") else Path()
-    return DataYaml(path, classes, entries, base)
+def _images_by_split(data: DataYaml, tree: Tree, defects: list[Defect]) -> dict[str, list[Path]]:
+    images: dict[str, list[Path]] = {}
+    for split, entries in data.entries.items():
+        found: list[Defect] = []
+        try:
+            paths = [path for entry in entries for path in _images(data, tree, split, entry, found)]
+        except DataError as error:
+            if split != "test":
+                raise
+            defects.append(Defect("warning", data.path, None, f"{error}; there will be no test split"))
+            continue
+        images[split] = [*dict.fromkeys(paths)]
+        if len(images[split]) < len(paths):
+            message = f"{len(paths) - len(images[split])} images of the {split} split are named twice; each counts once"
+            found.append(Defect("warning", data.path, None, message))
+        defects += in_split(found, split)
+    return images
 
 
-def _classes(path: Path, names: object) -> Classes:
-    try:
-        if isinstance(names, dict):
-            pairs = sorted((int(number), str(name)) for number, name in names.items())
-            return Classes(tuple(name for _, name in pairs), tuple(number for number, _ in pairs))
-        if isinstance(names, list) and names:
-            return Classes.of(names)
-    except (ClassError, ValueError) as error:
-        raise DataError(f"{path}: names: {error}") from error
-    raise DataError(
-        f"{path}: names must be a list of class names, or a mapping from id to name; got {names!r}"
-    )
-
-
-def _images(data: DataYaml, split: str, entry: str) -> list[Path]:
-    """The images of one entry: a folder, or a text file that lists images."""
-    target = _resolve(data, entry)
+def _images(data: DataYaml, tree: Tree, split: str, entry: str, defects: list[Defect]) -> list[Path]:
+    """The images of one entry: a folder, an image, or a text file that lists images."""
+    target = _resolve(data, tree, entry)
     if target is None:
         raise DataError(
-            f"{data.path}: {split}: {entry!r} was not found, neither below 'path' nor beside data.yaml"
+            f"{data.path}: {split}: {entry!r} was not found, neither below 'path' nor beside {data.path.name}"
         )
     if target.is_dir():
-        images = [path for path in sorted(target.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = [path for path in list_files(target).files if path.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise DataError(f"{data.path}: {split}: there are no images in {target}")
         return images
     if target.suffix.lower() in IMAGE_SUFFIXES:
         return [target]
     try:
-        lines = [line.strip() for line in read_text(target).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(target).splitlines()]
     except TextError as error:
         raise DataError(f"{target} {error}") from error
-    return [_listed(data, target, line) for line in lines]
-
-
-def _resolve(data: DataYaml, entry: str) -> Path | None:
+    tree.use(target)
     folder = data.path.parent
-    stripped = entry.replace("\\", "/")
+    images = []
+    for number, line in enumerate(lines, start=1):
+        if line:
+            try:
+                images.append(tree.locate(line, (target.parent, folder / data.base, folder)))
+            except LocateError as error:
+                defects.append(Defect("error", target, number, str(error)))
+    return images
+
+
+def _resolve(data: DataYaml, tree: Tree, entry: str) -> Path | None:
+    folder, plain = data.path.parent, entry.strip().replace("\\", "/")
+    stripped = plain
     while stripped.startswith("../"):  # Roboflow writes ../train/images for a folder beside data.yaml
         stripped = stripped[3:]
-    places = [folder / data.base / entry, folder / entry, folder / stripped]
+    places = [folder / data.base / plain, folder / plain, folder / stripped]
     places += [place / "images" for place in (folder / data.base, folder) if entry in (".", "./")]
-    return next((place for place in places if place.exists()), None)
+    for place in places:
+        path = Path(os.path.normpath(place)) if ".." not in plain else place
+        try:
+            if path.exists():
+                return path
+        except (OSError, ValueError):  # no path of a file system
+            continue
+    below = tree.find_folder(plain)
+    if below is not None:
+        return below
+    try:
+        return tree.locate(plain) if Path(plain).suffix else None
+    except LocateError:
+        return None
 
 
-def _listed(data: DataYaml, listing: Path, line: str) -> Path:
-    places = (listing.parent / line, data.path.parent / data.base / line, data.path.parent / line)
-    return next((place for place in places if place.is_file()), places[0])
-
-
-def _image_ids(images: list[Path]) -> dict[Path, str]:
-    """Stems; where two images share one, folder and stem."""
-    stems = [path.stem for path in images]
-    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
-    return {
-        path: f"{path.parent.as_posix()}/{path.stem}" if path.stem in twice else path.stem for path in images
-    }
+def _shared(tree: Tree, images: dict[str, list[Path]], labels: dict[str, list[_Labels]]) -> list[Defect]:
+    """A warning where one label file is that of several images."""
+    users: dict[Path, list[Path]] = defaultdict(list)
+    for split, paths in images.items():
+        for path, mine in zip(paths, labels[split], strict=True):
+            if mine.written and path not in users[mine.path]:
+                users[mine.path].append(path)
+    several = [path for path, mine in users.items() if len(mine) > 1]
+    if not several:
+        return []
+    named = ", ".join(path.name for path in several[:_SHOWN]) + (" ..." if len(several) > _SHOWN else "")
+    message = f"{len(several)} label files belong to several images that differ only in their suffix: {named}"
+    return [Defect("warning", tree.root, None, message)]
