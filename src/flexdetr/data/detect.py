@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexdetr.data import coco, foreign_formats, voc, voc_layout, yolo, yolo_yaml
-from flexdetr.data.dataset import DataError, Dataset, Record, UnrecognisedDataError, cut_validation
+from flexdetr.data.dataset import SPLITS, DataError, Dataset, Record, UnrecognisedDataError, cut_validation
 from flexdetr.data.locate import Tree
 from flexdetr.data.split_words import SPLIT_FOLDERS
 
@@ -24,13 +24,14 @@ _DEEPEST = 4
 _Read = tuple[Dataset, dict[str, tuple[Record, ...]]]
 
 
-def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Dataset:
+def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) -> Dataset:
     """Reads a data set in COCO JSON, Pascal VOC XML or YOLO txt.
 
     Args:
         root: the folder, or a file: a JSON file or a ``data.yaml`` is read itself and nothing else beside it; an image
             or a label file stands for the data set around it.
-        val_fraction: share of the training images taken for validation where the data set has no such split.
+        val_fraction: share of the training images taken for validation where the data set has no such split; None
+            leaves the splits as they are.
         seed: decides which.
 
     Returns:
@@ -47,6 +48,8 @@ def read(root: str | Path, *, val_fraction: float = 0.15, seed: int = 0) -> Data
         dataset, splits = _read_folder(given) if given.is_dir() else _read_file(given)
     except OSError as error:  # a name that no file can have, a folder that may not be listed
         raise UnrecognisedDataError(f"{str(root)!r} cannot be opened: {error.strerror or error}") from error
+    if val_fraction is None:
+        return replace(dataset, splits={name: splits[name] for name in SPLITS if splits.get(name)})
     found, notes = cut_validation(splits, val_fraction, seed)
     return replace(dataset, splits=found, notes=(*dataset.notes, *notes))
 
