@@ -104,7 +104,7 @@ def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
         (["config"], "no model was named"),
         (["train"], "flexdetr train DATA"),
         (["train", "data", "--model", "flexdetr_nan"], "did you mean 'flexdetr_nano'"),
-        (["train", "data", "--resume", "run"], "takes no other option"),
+        (["train", "--resume", "run", "--model", "flexdetr_pico"], "takes no other option"),
         (
             ["train", "data", "--model", "flexdetr_nano", "--batch-size", "0"],
             "batch_size: Input should be greater",

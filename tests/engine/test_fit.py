@@ -258,3 +258,27 @@ def test_a_detector_trains_and_holds_the_best_weights(data, tmp_path):
     for name, value in detector.model.state_dict().items():
         assert torch.equal(value, saved[name]), name
     assert detector.classes.names == tuple(classes.values())
+
+
+def test_a_data_set_is_found_again_after_a_relative_path_and_after_it_was_moved(tmp_path, monkeypatch):
+    """One image name in several folders: ids are relative to the data set, wherever it lies."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    for folder in ("f1", "f2", "f3"):
+        for part in ("images", "labels"):
+            (data / part / folder).mkdir(parents=True)
+        Image.new("RGB", (96, 64), (90, 80, 70)).save(data / "images" / folder / "0.png")
+        (data / "labels" / folder / "0.txt").write_text("0 0.4 0.5 0.4 0.5\n")
+    (data / "data.yaml").write_text("train: [images/f1, images/f2]\nval: [images/f3]\nnames: [bolt]\n")
+    monkeypatch.chdir(tmp_path)
+    fit.train("data", settings(epochs=1, batch_size=2), out=out, quiet=True)
+    monkeypatch.chdir(data)
+    fit.resume(out, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    moved = data.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"is not there; if it was moved.*NEW_PLACE --resume"):
+        fit.resume(out, quiet=True)
+    fit.resume(out, data="elsewhere", quiet=True)
+    assert content(out)["data"] == str(data)  # nothing was left to do, and nothing was written
+    (moved / "labels" / "f2" / "0.txt").write_text("0 0.5 0.5 0.4 0.5\n")
+    with pytest.raises(DataError, match="has changed"):
+        fit.resume(out, data=moved, quiet=True)

@@ -20,7 +20,11 @@ Data = Annotated[
 ]
 Resume = Annotated[
     Path | None,
-    typer.Option("--resume", metavar="DIR", help="Continue this run exactly; only --device goes with it."),
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        help="Continue this run exactly; only --device goes with it, and DATA's new place where it was moved.",
+    ),
 ]
 
 
@@ -66,13 +70,14 @@ def train(
     try:
         if resume is not None:
             others = options != ({"train": {"device": device}} if device else {})
-            if data is not None or model or others or out or config_file or changes or overfit_one_batch:
+            if model or others or out or config_file or changes or overfit_one_batch:
                 raise answers.UsageError(
-                    "--resume continues a run exactly as it was: it takes no other option than --device"
+                    "--resume continues a run exactly as it was: it takes no other option than --device; DATA is named "
+                    "only where it was moved"
                 )
             from flexdetr.engine import fit
 
-            run = fit.resume(resume, device=device)
+            run = fit.resume(resume, data=data, device=device)
         else:
             if data is None:
                 raise answers.UsageError("say which data to train on: flexdetr train DATA --model NAME")

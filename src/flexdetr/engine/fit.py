@@ -11,7 +11,7 @@ from typing import cast
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml
-from flexdetr.data.dataset import Dataset
+from flexdetr.data.dataset import DataError, Dataset
 from flexdetr.data.detect import read
 from flexdetr.engine import launch
 from flexdetr.engine import state as run_state
@@ -111,6 +111,7 @@ def overfit_one_batch(
 def resume(
     folder: str | Path,
     *,
+    data: str | Path | None = None,
     device: str | None = None,
     parts: int | None = None,
     quiet: bool = False,
@@ -120,6 +121,7 @@ def resume(
 
     Args:
         folder: of the run.
+        data: where the data set lies now, if it was moved.
         device: go on here instead, with one process for each GPU that is named; the batch stays the same, and the run
             is the same but for the order of additions. None takes the run's own devices and processes.
         parts: micro-batches of a step from here on; None leaves them as they were.
@@ -142,12 +144,17 @@ def resume(
             update={"train": config.train.model_copy(update={"device": device, "processes": None})}
         )
     if wanted_processes(config) > 1 and not among_others():
-        return launch.resume(folder, config, quiet=quiet, device=device)
+        return launch.resume(folder, config, data=data, quiet=quiet, device=device)
     ranks = join(config)
     with reading(folder):
-        data, classes = str(state["data"]), Classes.from_json(state["classes"])
+        place, classes = Path(data or str(state["data"])), Classes.from_json(state["classes"])
         metadata, trained = Metadata.from_json(state["metadata"]), TrainedParts.from_json(state["trained"])
-    dataset = _read(data, config, ranks)
+    if not place.exists():
+        raise DataError(
+            f"the data of the run, {place}, is not there; if it was moved, name its new place: "
+            f"flexdetr train NEW_PLACE --resume {folder}"
+        )
+    dataset = _read(place, config, ranks)
     begun = replace(blank(config, classes), metadata=metadata, trained=trained, notes=())
     set_norm_eps(begun.model, begun.metadata.norm_eps)
     trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet, ranks=ranks)

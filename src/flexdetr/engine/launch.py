@@ -120,10 +120,18 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
 
 
-def resume(folder: Path, config: Config, *, quiet: bool, device: str | None = None) -> Run:
+def resume(
+    folder: Path,
+    config: Config,
+    *,
+    data: str | Path | None = None,
+    quiet: bool,
+    device: str | None = None,
+) -> Run:
     """``fit.resume`` in as many processes as the configuration asks for; raises as ``train`` does."""
+    moved = None if data is None else str(data)
     with tempfile.TemporaryDirectory(prefix="flexdetr-") as place:
-        task = {"resume": str(folder), "device": device, "quiet": quiet}
+        task = {"resume": str(folder), "data": moved, "device": device, "quiet": quiet}
         return _run(task, config, Path(place), folder)
 
 
@@ -143,7 +151,7 @@ def _run(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
             if share < 2 * wanted_processes(config) or not (out / run_state.FILE).exists():
                 raise
             _log.warning("%s; going on so from the last state", error)
-            kept = {"device": task.get("device"), "quiet": task["quiet"]}
+            kept = {key: task.get(key) for key in ("data", "device", "quiet")}
             task = {"resume": str(out), **kept, "parts": 2 * error.parts}
 
 

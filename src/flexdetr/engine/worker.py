@@ -71,7 +71,11 @@ def _work(task: dict[str, Any]) -> fit.Run:
         multiprocessing.set_start_method(task["start_method"], force=True)
     if "resume" in task:
         return fit.resume(
-            task["resume"], device=task.get("device"), parts=task.get("parts"), quiet=task["quiet"]
+            task["resume"],
+            data=task.get("data"),
+            device=task.get("device"),
+            parts=task.get("parts"),
+            quiet=task["quiet"],
         )
     begun = None
     if "begun" in task:
