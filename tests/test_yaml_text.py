@@ -124,3 +124,16 @@ def test_what_was_written_is_read(value: Any) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(YamlError):  # any other exception fails the test
         parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["a: !!int ''", "a: !!float ''", "a: !!timestamp ''", "a: !!bool maybe"])
+def test_values_that_are_none_of_their_tag_are_refused(text):
+    with pytest.raises(YamlError):
+        parse_yaml(text)
+
+
+def test_values_as_written():
+    text = "a: yes\n0: [1.0, 010, 2020-01-01, ~]\n"
+    assert parse_yaml(text, as_written=True) == {"a": "yes", "0": ["1.0", "010", "2020-01-01", "~"]}
+    with pytest.raises(YamlError, match="tag"):
+        parse_yaml("a: !!python/name:os.system", as_written=True)

@@ -23,6 +23,10 @@ _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PlainLoader: Final = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
+# What PyYAML lets through where a tagged or written date or number is none.
+_NO_VALUE: Final = (ValueError, OverflowError, LookupError, AttributeError, TypeError)
+
+
 class YamlError(ValueError):
     """A text that is no usable YAML; the message says why."""
 
@@ -47,7 +51,7 @@ def parse_yaml(text: str, *, as_written: bool = False) -> Any:  # noqa: ANN401 -
         return yaml.load(text, Loader=_PlainLoader) if as_written else value  # noqa: S506 - makes strings alone
     except YamlError:
         raise
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates and numbers that are none
+    except (yaml.YAMLError, *_NO_VALUE) as error:
         raise YamlError(str(error)) from error
 
 

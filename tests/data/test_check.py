@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flexdetr.data.check import check, usable_records
 from flexdetr.data.dataset import DataError
@@ -100,3 +102,13 @@ def test_unreadable_annotation_file_is_named_though_its_split_is_missing(tmp_pat
         usable_records(read(tmp_path), "train", skip_bad=False)
     with pytest.raises(DataError, match="no split 'train'"):
         usable_records(read(tmp_path), "train", skip_bad=True)
+
+
+def test_pictures_of_twelve_bits_are_warned_about_once(root):
+    for name in "ab":
+        Image.fromarray(np.full((30, 40), 4095, np.uint16)).save(root / "train" / "images" / f"{name}.png")
+    report = check(root)
+    (said,) = [defect for defect in report.defects if "4095 of 65535" in defect.message]
+    assert said.severity == "warning"
+    assert "2 images are like this" in said.message
+    assert report.usable

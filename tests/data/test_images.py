@@ -123,3 +123,13 @@ def test_halving_is_the_mean_of_four():
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     assert halve(image)[0, 0].tolist() == [11, 12, 13]  # means 10.5, 11.5, 12.5, rounded
     assert halve(image[:3, :5]).shape == (2, 3, 3)
+
+
+def test_ranges_of_values_that_would_be_read_black_or_white_are_said(tmp_path):
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    twelve = Image.fromarray((ramp * 4095).astype(np.uint16))
+    assert "brightest value is 4095 of 65535" in verify(_save(tmp_path, twelve, "twelve.png"))
+    wide = Image.fromarray((ramp * 3000).astype(np.float32))
+    assert "from 0 to 3000" in verify(_save(tmp_path, wide, "wide.tif"))
+    for image in ((ramp * 65535).astype(np.uint16), ramp.astype(np.float32), (ramp * 255).astype(np.uint8)):
+        assert verify(_save(tmp_path, Image.fromarray(image), "usual.tif")) is None

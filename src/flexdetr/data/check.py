@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
 from flexdetr.runtime.pool import Pool
+
+_log = logging.getLogger(__name__)
 
 _THREADS = 4
 _SHOWN = 10
@@ -96,7 +99,9 @@ def check(
         if progress is not None:
             progress(done, len(records))
 
-    defects = [*dataset.defects, *broken_images(records, advance).values(), *shared_images(dataset)]
+    odd: list[Defect] = []
+    bad = broken_images(records, advance, odd)
+    defects = [*dataset.defects, *bad.values(), *_summed(odd), *shared_images(dataset)]
     defects += [*dataset.lost_labels(), *crowd_warnings(dataset)]
     histogram: dict[str, dict[str, int]] = {name: {} for name in dataset.classes.names}
     for split, split_records in dataset.splits.items():
@@ -206,7 +211,10 @@ def usable_records(
         DataError: where the data set has no such split, or no image in it; without ``skip_bad`` also where some
             annotation or image of it cannot be used, naming the files.
     """
-    bad = broken_images(dataset.splits.get(split, ()), progress)
+    odd: list[Defect] = []
+    bad = broken_images(dataset.splits.get(split, ()), progress, odd)
+    for defect in _summed(odd):
+        _log.warning("%s", defect)
     # Validation images may have been cut from the training images.
     mine = (split, "train") if split == "val" else (split,)
     errors = [defect for defect in dataset.errors if defect.split is None or defect.split in mine]
@@ -237,22 +245,33 @@ def _refuse(
 
 
 def broken_images(
-    records: Iterable[Record], progress: Callable[[int], None] | None = None
+    records: Iterable[Record],
+    progress: Callable[[int], None] | None = None,
+    odd: list[Defect] | None = None,
 ) -> dict[Path, Defect]:
-    """An error for each image that cannot be decoded to its end."""
+    """An error for each image that cannot be decoded to its end; warnings about ranges of values go to ``odd``."""
     bad: dict[Path, Defect] = {}
     with Pool(_THREADS, "flexdetr-check") as pool:
         for defect in pool.map(_image_defect, [record.path for record in records]):
-            if defect is not None:
+            if defect is not None and defect.severity == "error":
                 bad[defect.file] = defect
+            elif defect is not None and odd is not None:
+                odd.append(defect)
             if progress is not None:
                 progress(1)
     return bad
 
 
+def _summed(odd: list[Defect]) -> list[Defect]:
+    """The first of some warnings about images, with their number: a set from one camera has them all."""
+    if len(odd) < 2:
+        return odd
+    return [replace(odd[0], message=f"{odd[0].message} ({len(odd)} images are like this)")]
+
+
 def _image_defect(path: Path) -> Defect | None:
     try:
-        verify(path)
+        odd = verify(path)
     except ImageError as error:
         return Defect("error", path, None, str(error).removeprefix(f"{path}: "))
-    return None
+    return None if odd is None else Defect("warning", path, None, odd)

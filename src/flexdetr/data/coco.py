@@ -175,6 +175,7 @@ class _Images:
     def __init__(self, tree: Tree, file: CocoFile) -> None:
         self._tree, self._file = tree, file
         self._folders = _folders(tree.root, file)
+        self._located: dict[str, Path | LocateError] = {}
         names = [image.get("file_name") for image in file.entries("images") if isinstance(image, dict)]
         written: dict[Path, set[str]] = defaultdict(set)
         for name in {name for name in names if isinstance(name, str)}:
@@ -183,7 +184,15 @@ class _Images:
         self._claimed = {path: sorted(mine) for path, mine in written.items() if len(mine) > 1}
 
     def _locate(self, name: str) -> Path:
-        return self._tree.locate(name, self._folders)
+        if name not in self._located:
+            try:
+                self._located[name] = self._tree.locate(name, self._folders)
+            except LocateError as error:
+                self._located[name] = error
+        found = self._located[name]
+        if isinstance(found, LocateError):
+            raise found
+        return found
 
     def of(self, place: int, name: str, found: list[Defect]) -> Path | None:
         """The image of the entry at a place of the list; None where it is not clear which, with an error."""

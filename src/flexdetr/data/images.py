@@ -16,6 +16,8 @@ from flexdetr.runtime.picture_formats import picture_formats
 
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
+# A 16-bit picture without a value above this is a 14-bit one or less: it is read in less than a quarter of the range.
+_DIM = 2**14
 
 
 class ImageError(ValueError):
@@ -123,8 +125,12 @@ def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(image).reduce(2), dtype=np.uint8)
 
 
-def verify(path: Path) -> None:
+def verify(path: Path) -> str | None:
     """Decodes the whole file at the smallest scale that its format allows.
+
+    Returns:
+        what is odd about the range of its values, with the brightest one: most of it would be black or white. None
+        where nothing is.
 
     Raises:
         ImageError: where the file is missing, truncated or no image.
@@ -133,8 +139,29 @@ def verify(path: Path) -> None:
         with _open(path) as image:
             image.draft("RGB", (1, 1))
             image.load()
+            return _odd_range(image)
     except _FAILURES as error:
         raise _failure(path, error) from error
+
+
+def _odd_range(image: Image.Image) -> str | None:
+    """What is odd about the values of a picture of more than eight bits a channel."""
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return None
+    values = np.asarray(image)
+    brightest, darkest = float(np.nanmax(values)), float(np.nanmin(values))
+    if image.mode == "F":
+        if 1 < brightest <= 2 or brightest > 255 or darkest < 0:
+            return (
+                f"its values go from {darkest:g} to {brightest:g}: floats are taken as 0 to 1, or 0 to 255 where one "
+                "is above 1, and are cut off there; convert it to 8 bits first"
+            )
+    elif 0 < brightest < _DIM:
+        return (
+            f"its brightest value is {brightest:g} of 65535, so that it is read nearly black; it seems to have fewer "
+            "than 16 bits: convert it to 8 bits first"
+        )
+    return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -63,7 +63,7 @@ class Tree:
         left = [path for path in self.files if _absolute(path) not in self._used]
         if not left:
             return []
-        used = {os.path.realpath(path) for path in self._used}
+        used = {os.path.realpath(path) for path in self._used if "\0" not in path}  # no file has such a name
         return [path for path in left if os.path.realpath(path) not in used]
 
     def has(self, path: Path) -> bool:
