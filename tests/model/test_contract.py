@@ -50,6 +50,17 @@ HEAVY = {
 }
 
 
+DEIMV2: dict[str, Any] = {
+    "name": "dfine",
+    "activation": "silu",
+    "norm": "rms",
+    "feed_forward": "swiglu",
+    "gate": False,
+    "project_tokens": False,
+    "position_layers": 3,
+    "position_once": True,
+    "shared_boxes": True,
+}
 PARTS: dict[str, dict[str, Any]] = {
     **{name: {"attention": {"backbone.16": name, "encoder.32": name}} for name in INSERTS},
     **{name: {"encoder": {"fusion": name}} for name in FUSIONS},
@@ -59,19 +70,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "discrete": {"head": {"sampling": "discrete"}},
     "discrete dfine": {"head": {"name": "dfine", "sampling": "discrete", "activation": "silu"}},
     "deim": {"head": {"activation": "silu", "position_layers": 3}},
-    "head of deimv2_pico": {
-        "head": {
-            "name": "dfine",
-            "activation": "silu",
-            "norm": "rms",
-            "feed_forward": "swiglu",
-            "gate": False,
-            "project_tokens": False,
-            "position_layers": 3,
-            "position_once": True,
-            "shared_boxes": True,
-        }
-    },
+    "head of deimv2_pico": {"head": DEIMV2},
 }
 LOSSES: dict[str, dict[str, Any]] = {
     **{name: {"loss": {"box": name, "matcher_box": name}} for name in BOX_LOSSES},
@@ -96,7 +95,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "encoder": {"fusion": "pan_c2f", "intra": "sppf", "project": False},
     },
     "timm": {"backbone": "mobilenetv1_100", "encoder": {"fusion": "ghost", "intra": "none"}},
-    "deimv2": {"encoder": {"fusion": "lite", "intra": "gap"}},
+    "deimv2": {"encoder": {"fusion": "lite", "intra": "gap"}, "head": DEIMV2},
     "deimv2 hybrid": {"encoder": {"fusion": "gelan_sum", "intra": "none"}},
 }
 
