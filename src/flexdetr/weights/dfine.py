@@ -73,16 +73,23 @@ def rename_detector(tensors: Mapping[str, Deferred], encoder: Rules = (), head: 
     return rename_parts(tensors, [*encoder, *_FUSION, *ENCODER], [*head, *_HEAD, *DECODER])
 
 
-def head_values(tensors: Mapping[str, Deferred], prefix: str = "decoder.") -> dict[str, Any]:
-    """What the tensors say about the head beside its shapes.
+def head_values(tensors: Mapping[str, Deferred]) -> dict[str, Any]:
+    """What the tensors say about the head beside its shapes."""
+    points = points_per_level(tensors)
+    return {**({} if points is None else {"points": points}), **constants_of(tensors, "decoder.")}
+
+
+def constants_of(tensors: Mapping[str, Deferred], prefix: str) -> dict[str, float]:
+    """``up`` and ``reg_scale``, which files of this head hold as tensors; their sign does not count.
 
     Args:
         tensors: of the file.
-        prefix: of ``up`` and ``reg_scale``.
+        prefix: of both names.
+
+    Raises:
+        WeightsError: where one is no number other than 0.
     """
-    values: dict[str, Any] = {}
-    if (points := points_per_level(tensors)) is not None:
-        values["points"] = points
+    values: dict[str, float] = {}
     for name in ("up", "reg_scale"):
         if (tensor := tensors.get(f"{prefix}{name}")) is not None:
             numbers = tensor.read().flatten().tolist()

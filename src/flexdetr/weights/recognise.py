@@ -371,12 +371,12 @@ def _lyuwenyu(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
 
 def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> Source:
     config = transformers.read_config(folder)
-    if config.get("model_type") == "d_fine":
-        raise WeightsError("its model_type is d_fine, which FlexDETR does not read yet")
     transformers.refuse_foreign(config)
     source = Source(path, "transformers", KINDS["transformers"], transformers.rename_transformers(tensors))
     second = any(name.endswith("encoder_attn.n_points_scale") for name in tensors)
-    if second or config.get("model_type") == "rt_detr_v2":
+    if any(name.startswith("model.decoder.pre_bbox_head.") for name in tensors):
+        source.family, source.title = "dfine_", "transformers D-FINE"
+    elif second or config.get("model_type") == "rt_detr_v2":
         source.family, source.title = "rtdetrv2_", "transformers RT-DETRv2"
     if config:
         source.known = transformers.known_values(config, folder)
@@ -391,9 +391,13 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
         scales = [
             tensor
             for name, tensor in tensors.items()
-            if name.endswith("layers.0.encoder_attn.n_points_scale")
+            if name.endswith(
+                ("layers.0.encoder_attn.n_points_scale", "layers.0.encoder_attn.num_points_scale")
+            )
         ]
         source.known["head"] = {"eval_layers": None}
+        if source.family == "dfine_":
+            source.known["head"] |= {"activation": "relu", **dfine.constants_of(tensors, "model.decoder.")}
         if scales:
             source.known["head"]["points"] = lyuwenyu.points_of_scale(scales[0])
     return source

@@ -1,4 +1,4 @@
-"""transformers' rt_detr and rt_detr_v2, read: names of the hub's files and those of version 5 in memory."""
+"""transformers' rt_detr, rt_detr_v2 and d_fine, read: names of the hub's files and those of version 5 in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on only
 
 from flexdetr.classes import ClassError, Classes
+from flexdetr.weights import transformers_dfine
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
@@ -96,7 +97,8 @@ def rename_transformers(tensors: Mapping[str, Deferred]) -> Renamed:
         raise WeightsError(
             f"its backbone is none that FlexDETR has (its first tensor is {next(iter(trunk), 'missing')})"
         )
-    whole = rename(body, _BODY)
+    fine = any(name.startswith("decoder.pre_bbox_head.") for name in body)
+    whole = rename(body, [*transformers_dfine.READ, *_BODY] if fine else _BODY)
     whole.unknown = [f"model.{name}" for name in whole.unknown]
     whole.unknown.extend(f"model.backbone.model.{name}" for name in backbone.unknown)
     whole.unknown.extend(name for name in top if not name.startswith(_COPIES))
@@ -182,12 +184,14 @@ def refuse_foreign(config: Mapping[str, Any]) -> None:
     Raises:
         WeightsError: naming the entry and its value.
     """
-    for key, values in _FIXED.items():
+    fine = config.get("model_type") == transformers_dfine.MODEL_TYPE
+    for key, values in {**_FIXED, **(transformers_dfine.FIXED if fine else {})}.items():
         if key in config and config[key] not in values:
             raise WeightsError(f"its config.json sets {key}={config[key]!r}; FlexDETR has {values[0]!r} only")
     levels = config.get("num_feature_levels", len(config.get("feat_strides", (8, 16, 32))))
     strides = list(config.get("feat_strides", (8, 16, 32)))
-    if strides != [8 << level for level in range(levels)]:  # its anchors begin at 0.05 whatever the stride
+    # Its anchors begin at 0.05 whatever the stride; so do ours of D-FINE's head, and RT-DETR's at 8.
+    if strides != [(strides[0] if fine else 8) << level for level in range(levels)]:
         raise WeightsError(
             f"its config.json has {levels} levels of strides {strides}; FlexDETR reads 8, 16, 32 and so on"
         )
@@ -213,6 +217,8 @@ def known_values(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     head["points"] = tuple(points) if isinstance(points, list) else points
     head["sampling"] = "discrete" if config.get("decoder_method") == "discrete" else "bilinear"
     head["eval_layers"] = None  # transformers runs all layers
+    if config.get("model_type") == transformers_dfine.MODEL_TYPE:
+        head |= transformers_dfine.known_options(config)
     known: dict[str, Any] = {"head": head, "encoder": {}}
     if "encoder_attention_heads" in config:
         known["encoder"]["heads"] = config["encoder_attention_heads"]

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config
+from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
+from flexdetr.weights import transformers_dfine
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.renaming import Rules, rules
 from flexdetr.weights.store import Metadata, replacing
@@ -122,8 +124,12 @@ def to_transformers(
     else:
         tensors = _absorb_eps(tensors, eps)
     layers = described["decoder_layers"]
-    renamed = renamed_state(tensors, layers, frozen=described["freeze_backbone_batch_norms"])
-    if described["model_type"] == "rt_detr_v2":
+    fine = isinstance(config.head, DFINEOptions)
+    table = [*transformers_dfine.WRITE, *_RULES] if fine else _RULES
+    renamed = renamed_state(tensors, layers, frozen=described["freeze_backbone_batch_norms"], table=table)
+    if isinstance(config.head, DFINEOptions):
+        renamed.update(transformers_dfine.constants(config, config.head, layers))
+    elif described["model_type"] == "rt_detr_v2":
         renamed.update(_point_scales(config, layers))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,13 +146,16 @@ def to_transformers(
     return folder
 
 
-def renamed_state(state: Mapping[str, Tensor], layers: int, *, frozen: bool) -> dict[str, Tensor]:
+def renamed_state(
+    state: Mapping[str, Tensor], layers: int, *, frozen: bool, table: Rules = _RULES
+) -> dict[str, Tensor]:
     """A state dict under transformers' names.
 
     Args:
         state: a detector's state dict.
         layers: decoder layers that are written.
         frozen: the backbone's norms have no counters.
+        table: what our names are called there.
 
     Raises:
         WeightsError: where a tensor has no place there.
@@ -154,7 +163,7 @@ def renamed_state(state: Mapping[str, Tensor], layers: int, *, frozen: bool) -> 
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not _is_dropped(name, layers, frozen=frozen):
-            renamed |= _renamed(name, tensor)
+            renamed |= _renamed(name, tensor, table)
     return renamed
 
 
@@ -166,14 +175,14 @@ def _is_dropped(name: str, layers: int, *, frozen: bool) -> bool:
     return frozen and parts[0] == "backbone" and parts[-1] == "num_batches_tracked"
 
 
-def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def _renamed(name: str, tensor: Tensor, table: Rules) -> dict[str, Tensor]:
     """One tensor under transformers' name; queries and keys apart."""
-    for pattern, target in _RULES:
+    for pattern, target in table:
         if (match := pattern.match(name)) is not None and target is not None:
             theirs = match.expand(target) + name[match.end() :]
             break
     else:
-        raise WeightsError(f"transformers' RT-DETR has no place for {name}")
+        raise WeightsError(f"transformers has no place for {name}")
     if theirs.startswith(_TRUNK):
         theirs = theirs.replace(".conv.", ".convolution.").replace(".norm.", ".normalization.")
     if ".query_key." in theirs:
@@ -208,9 +217,9 @@ def _point_scales(config: Config, layers: int) -> dict[str, Tensor]:
     }
 
 
-def _head(config: Config) -> RTDETROptions:
-    if not isinstance(config.head, RTDETROptions):
-        raise WeightsError(f"transformers' RT-DETR has no counterpart of head={config.head.name}")
+def _head(config: Config) -> RTDETROptions | DFINEOptions:
+    if not isinstance(config.head, RTDETROptions | DFINEOptions):
+        raise WeightsError(f"transformers has no counterpart of head={config.head.name}")
     return config.head
 
 
@@ -220,21 +229,30 @@ def _points(config: Config) -> int:
 
 
 def _refuse(config: Config) -> None:
-    """What transformers' RT-DETR does not have."""
-    encoder, points = config.encoder, _head(config).points
+    """What transformers does not have."""
+    encoder, head = config.encoder, _head(config)
     problems = {
         f"backbone {config.backbone.name}": config.backbone.name not in _BACKBONES,
         "attention inserts": bool(config.attention),
-        f"encoder.intra={encoder.intra}": encoder.intra == "sppf",
-        f"encoder.fusion={encoder.fusion}": encoder.fusion != "csprep",
-        f"encoder.depth={encoder.depth}": round(3 * encoder.depth) != 3,
-        f"encoder.strides={list(encoder.strides)}": encoder.strides[0] != 8 or len(encoder.strides) > 3,
-        f"head.points={points}": not isinstance(points, int) and len(set(points)) > 1,
+        f"encoder.intra={encoder.intra}": encoder.intra not in ("aifi", "none"),
         "backbone.options.pool_padding=paddle": config.backbone.options.get("pool_padding") == "paddle",
     }
+    if isinstance(head, DFINEOptions):
+        family = "D-FINE"
+        problems |= transformers_dfine.refusals(config, head)
+    else:
+        family, points = "RT-DETR", head.points
+        problems |= {
+            f"encoder.fusion={encoder.fusion}": encoder.fusion != "csprep",
+            f"encoder.depth={encoder.depth}": round(3 * encoder.depth) != 3,
+            f"encoder.strides={list(encoder.strides)}": encoder.strides[0] != 8 or len(encoder.strides) > 3,
+            f"head.points={points}": not isinstance(points, int) and len(set(points)) > 1,
+            f"head.activation={head.activation}": head.activation != "relu",
+            f"head.position_layers={head.position_layers}": head.position_layers != 2,
+        }
     found = [what for what, problem in problems.items() if problem]
     if found:
-        raise WeightsError(f"transformers' RT-DETR has no counterpart of {', '.join(found)}")
+        raise WeightsError(f"transformers' {family} has no counterpart of {', '.join(found)}")
 
 
 def describe(config: Config, classes: Classes) -> dict[str, Any]:
@@ -242,14 +260,16 @@ def describe(config: Config, classes: Classes) -> dict[str, Any]:
     encoder, decoder = config.encoder, _head(config)
     levels = len(encoder.strides)
     second = decoder.sampling == "discrete" or config.model.startswith("rtdetrv2")
+    first = encoder.strides[0].bit_length() - 2  # stage 1 has stride 4
+    last = first + levels - 1
     # Stages behind the last level do not exist in our backbones either.
     backbone = {
-        key: value[: levels + 1] if isinstance(value, list) and len(value) == _STAGES else value
+        key: value[:last] if isinstance(value, list) and len(value) == _STAGES else value
         for key, value in _BACKBONES[config.backbone.name](config).items()
     }
-    last = [f"stage{stage}" for stage in range(2, 2 + levels)]
-    backbone |= {"out_features": last, "out_indices": list(range(2, 2 + levels))}
-    widths = backbone["hidden_sizes"][1 : 1 + levels]
+    stages = range(first, last + 1)
+    backbone |= {"out_features": [f"stage{stage}" for stage in stages], "out_indices": list(stages)}
+    widths = backbone["hidden_sizes"][first - 1 : last]
     content: dict[str, Any] = {
         "architectures": ["RTDetrV2ForObjectDetection" if second else "RTDetrForObjectDetection"],
         "model_type": "rt_detr_v2" if second else "rt_detr",
@@ -289,6 +309,8 @@ def describe(config: Config, classes: Classes) -> dict[str, Any]:
         "dtype": "float32",
         _OURS: {"config": config.model_dump(mode="json"), "classes": classes.to_json()},
     }
+    if isinstance(decoder, DFINEOptions):
+        return content | transformers_dfine.describe(config, decoder)
     if second:
         content |= {
             "decoder_n_levels": levels,
