@@ -85,7 +85,13 @@ class Detector:
         return f"<Detector {self.config.model}, {described(self.classes, self.config.image_size)}>"
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:  # noqa: ANN401 - keys of Config
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        source: str | None = None,
+        **changes: Any,  # noqa: ANN401 - keys of Config
+    ) -> Self:
         """A detector with the configuration, classes and weights of a checkpoint; see ``load``."""
         from flexdetr.engine.checkpoint import restore
         from flexdetr.engine.rebuilt import module_apart
@@ -93,7 +99,7 @@ class Detector:
         detector = cls.__new__(cls)
         changes, module = module_apart(changes)
         untouched = copy.deepcopy(module)
-        detector._take(restore(path, changes, module), untouched)
+        detector._take(restore(path, changes, module, source=source), untouched)
         return detector
 
     def train(self, data: str | Path, /, *, out: str | Path, quiet: bool = False, **changes: Any) -> Run:  # noqa: ANN401
@@ -397,7 +403,13 @@ class Detector:
         return push(repository, self.model.state_dict(), self.metadata, private=private)
 
 
-def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector | ArtifactDetector:  # noqa: ANN401
+def load(
+    path: str | Path,
+    *,
+    runtime: str = "auto",
+    source: str | None = None,
+    **changes: Any,  # noqa: ANN401 - keys of Config, or options of ArtifactDetector
+) -> Detector | ArtifactDetector:
     """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
 
     Args:
@@ -405,6 +417,7 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
             hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
         runtime: what computes; see ``Detector.runtime`` and ``ArtifactDetector``. "auto" is decided here: PyTorch for a
             checkpoint, the format's own runtime for an artifact.
+        source: what a checkpoint must be, like ``convert --from``: "paddle", "deim" ...; None tells by its content.
         **changes: of a checkpoint, configuration keys that do not change a weight's shape, like
             ``head={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
@@ -418,12 +431,12 @@ def load(path: str | Path, *, runtime: str = "auto", **changes: Any) -> Detector
     if is_artifact(path):
         from flexdetr.deployed import ArtifactDetector, check_options
 
-        check_options(path, changes)
+        check_options(path, changes if source is None else {**changes, "source": source})
         return ArtifactDetector(path, runtime=runtime, **changes)  # type: ignore[arg-type]  # it answers others
     from flexdetr.engine.device import check_runtime
 
     check_runtime(runtime)
-    detector = Detector.from_checkpoint(path, **changes)
+    detector = Detector.from_checkpoint(path, source=source, **changes)
     detector.runtime = "torch" if runtime == "auto" else runtime
     _log.info("%s computes with %s, runtime %s", path, detector.runtime, runtime)
     return detector

@@ -105,6 +105,45 @@ def test_golden_weights_through_transformers(golden: ModuleType, tmp_path: Path)
     assert difference["boxes"] <= limit["boxes"]
 
 
+@pytest.mark.parametrize("case", ["dfine_n", "dfine_m"])
+def test_dfine_through_transformers(case: str, golden: ModuleType, tmp_path: Path) -> None:
+    """D-FINE's file -> ours -> transformers' d_fine and back, bit for bit; its model gives D-FINE's answer."""
+    loaded = load_any(golden.write(case, tmp_path))
+    state = loaded.state()
+    folder = to_transformers(state, loaded.config, loaded.classes, tmp_path / "folder")
+    model = theirs(folder)
+    with torch.inference_mode():
+        output = model(torch.from_numpy(golden.inputs(case)))
+    difference = golden.compare_queries(output.logits[0].numpy(), output.pred_boxes[0].numpy(), case)
+    limit = golden.cases()[case]["tolerance"]
+    assert difference["hit"] == 300
+    assert difference["logits"] <= limit["logits"]
+    assert difference["boxes"] <= limit["boxes"]
+    model.save_pretrained(tmp_path / "theirs")
+    for again in (load_any(folder), load_any(tmp_path / "theirs")):
+        read = again.state()
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[name], state[name]) for name in state)
+        assert (again.config.encoder, again.config.head) == (loaded.config.encoder, loaded.config.head)
+        assert again.report.title == "transformers D-FINE"
+    assert load_any(folder).config == loaded.config
+
+
+def test_what_transformers_dfine_does_not_have(golden: ModuleType, tmp_path: Path) -> None:
+    loaded = load_any(golden.write("deim_n", tmp_path))
+    with pytest.raises(WeightsError, match=r"head.activation=silu \(it computes with relu\)"):
+        to_transformers(loaded.state(), loaded.config, loaded.classes, tmp_path / "folder")
+    folder = tmp_path / "folder"
+    assert not folder.exists()
+    plain = load_any(golden.write("dfine_n", tmp_path))
+    to_transformers(plain.state(), plain.config, plain.classes, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in {"lqe_hidden_dim": 32, "layer_scale": 2, "reg_scale": 0}.items():
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(WeightsError, match=key):
+            load_any(folder)
+
+
 def test_other_eps_become_the_same_function(dialects: SimpleNamespace, tmp_path: Path) -> None:
     model = dialects.make_model()
     for eps in ({"": 1e-3}, {"encoder": 2e-3, "head": 2e-3}, {"backbone.stem": 1e-2, "backbone": 1e-4}):

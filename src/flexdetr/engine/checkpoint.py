@@ -200,18 +200,25 @@ def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
 
 
 @torch.inference_mode(False)
-def restore(path: str | Path, changes: Mapping[str, Any], backbone: nn.Module | None = None) -> Start:
+def restore(
+    path: str | Path,
+    changes: Mapping[str, Any],
+    backbone: nn.Module | None = None,
+    *,
+    source: str | None = None,
+) -> Start:
     """The detector of a checkpoint.
 
     Args:
         path: ours, or one of another project.
         changes: configuration keys that do not change a weight's shape.
         backbone: the module that the checkpoint was made with, where the user has it as an object.
+        source: what the file must be, a key of ``recognise.KINDS``; None tells by its content.
 
     Raises:
         WeightsError: where the file cannot be used.
     """
-    loaded = load_any(path, overrides=changes)
+    loaded = load_any(path, kind=source, overrides=changes)
     model = loaded.build(backbone=backbone)
     return Start(
         model,

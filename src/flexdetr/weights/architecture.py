@@ -253,7 +253,8 @@ def config_of(
         facts["image_size"] = known["image_size"]
     count = _side(shapes, "head.encoder_score.weight")
     if own is not None:
-        return build(merge(own, facts)), count
+        written = build(own)
+        return build(merge(written.model_dump(), _as(written, facts))), count
     inside = {
         name.removeprefix("backbone."): shape
         for name, shape in shapes.items()
@@ -265,7 +266,7 @@ def config_of(
     base = nearest.model_dump()
     if nearest.backbone.name != facts["backbone"]["name"]:
         base = {**Config(model="custom").model_dump(), "backbone": facts["backbone"]}
-    elif nearest.head.model_dump()["layers"] != facts["head"]["layers"]:
+    elif nearest.head.model_dump().get("layers") != facts["head"]["layers"]:
         facts["head"].setdefault("eval_layers", None)
     return build(merge(base, facts)), count
 

@@ -27,7 +27,7 @@ KINDS: Final = {
     "flexdetr": "FlexDETR",
     "paddle": "PaddleDetection RT-DETR",
     "lyuwenyu": "RT-DETR (lyuwenyu), PyTorch",
-    "transformers": "transformers RT-DETR",
+    "transformers": "transformers RT-DETR or D-FINE",
     "ultralytics": "Ultralytics RT-DETR",
     "backbone": "a backbone (PaddleClas, timm, D-FINE, lyuwenyu)",
     "dfine": "D-FINE",
@@ -209,7 +209,7 @@ class _Reader:
         else:
             source = self._of_timm(path, tensors)
         source.branch = branch
-        if source.kind in _UNTOLD:
+        if source.kind in _UNTOLD and dfine.is_dfine(tensors):
             _tell_apart(source, self.kind, self.path)
         if any(tensor.dtype in ("float16", "bfloat16") for tensor in tensors.values()):
             source.notes.append("its weights are in half precision and become float32")
@@ -307,7 +307,8 @@ def _tell_apart(source: Source, asked: str | None, path: Path) -> None:
     if project is None:
         raise WeightsError(
             f"{path} is a detector of D-FINE or of DEIM, which differ in their activations only, and neither the "
-            "file nor its name tells which: say --from dfine or --from deim (in Python source=...)"
+            f"file nor its name tells which: `flexdetr convert {path.name} --from dfine` or `--from deim` says it "
+            "(in Python load(..., source=...))"
         )
     head["activation"] = dfine.activation_of(project, name)
     source.kind, source.title, source.family = project, KINDS[project], f"{project}_"
@@ -354,6 +355,8 @@ def _lyuwenyu(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
     if points is None and "decoder.enc_output.proj.weight" not in tensors:
         return source
     source.family, source.title = "rtdetrv2_", "RT-DETRv2 (lyuwenyu), PyTorch"
+    if "decoder.query_pos_head.layers.2.weight" in tensors:
+        source.kind, source.family, source.title = "deim", "deim_rtdetrv2_", "DEIM's RT-DETRv2"
     if points is not None:
         source.known["head"] = {"points": points}
     if re.search(r"(^|[_.-])dsp\d?([_.-]|$)", path.stem):
