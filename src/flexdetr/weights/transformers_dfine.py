@@ -62,6 +62,20 @@ FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
     "lqe_layers": (2,),
 }
 
+# DEIMv2's options of the head, as D-FINE has them.
+_PLAIN: Final[Mapping[str, Any]] = {
+    key: DFINEOptions.model_fields[key].default
+    for key in (
+        "norm",
+        "feed_forward",
+        "gate",
+        "project_tokens",
+        "position_layers",
+        "position_once",
+        "shared_boxes",
+    )
+}
+
 
 def known_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the head that shapes do not show, from ``config.json``.
@@ -89,6 +103,7 @@ def refusals(config: Config, head: DFINEOptions) -> dict[str, bool]:
         f"encoder.fusion={encoder.fusion}": encoder.fusion != "gelan",
         f"encoder.strides={list(encoder.strides)}": encoder.strides[0] < 4 or encoder.strides[-1] > 32,
         f"head.activation={head.activation} (it computes with relu)": head.activation != "relu",
+        **{f"head.{key}={getattr(head, key)}": getattr(head, key) != value for key, value in _PLAIN.items()},
     }
 
 
