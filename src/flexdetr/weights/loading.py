@@ -317,7 +317,7 @@ def _departures(config: Config) -> str:
         f"{section}.{key}={value}"
         for section in ("backbone", "encoder", "head")
         for key, value in ours[section].items()
-        if theirs[section][key] != value
+        if theirs[section].get(key) != value  # another head has other options
     ]
     if ours["image_size"] != theirs["image_size"]:
         changes.append(f"image_size={config.image_size[0]}x{config.image_size[1]}")
