@@ -118,3 +118,11 @@ def test_the_documented_plan(tmp_path: Path) -> None:
     assert (read.split, read.seeds) == ("test", (0, 1, 2))
     built = configurations(read)
     assert built["inner"].loss.box_options == {"ratio": 0.8}
+
+
+def test_the_plan_of_heads_swaps_them_on_one_backbone() -> None:
+    built = configurations(read_plan(EXAMPLES / "heads.yaml"))
+    assert [config.head.name for config in built.values()] == ["rtdetr", "dfine", "dfine"]
+    assert [config.recipe for config in built.values()] == ["auto", "auto", "deim"]
+    assert len({config.backbone.model_dump_json(exclude={"lr_mult"}) for config in built.values()}) == 1
+    assert {config.train.batch_size for config in built.values()} == {8}
