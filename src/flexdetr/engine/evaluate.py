@@ -64,7 +64,8 @@ def detect(
         # What is scored is what "predict" and an artifact answer.
         answers = model.head.answer(output.final, sizes, MAX_DETECTIONS)
         boxes, scores, labels = (part.cpu().numpy() for part in answers)
-        there = scores > 0  # a batch is filled up where suppression left fewer boxes of an image
+        # A batch is filled up with 0 where suppression left fewer boxes of an image; a NaN stays, to be reported.
+        there = ~(scores <= 0)
         for i, image_id in enumerate(batch.image_ids):
             found[image_id] = boxes[i, there[i]], scores[i, there[i]], labels[i, there[i]]
         if progress is not None:
