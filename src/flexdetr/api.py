@@ -14,6 +14,7 @@ from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
 from flexdetr.runtime.thresholds import Threshold, limits
+from flexdetr.sliced import SlicedDetector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
     from flexdetr.runtime.computation import Computation
+    from flexdetr.runtime.slicing import Slicing
     from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
     from flexdetr.weights.store import Metadata
 
@@ -209,6 +211,7 @@ class Detector:
         precision: str = ...,
         decoder_layers: int | None = ...,
         queries: int | None = ...,
+        slice: int | Slicing | None = ...,
     ) -> Detections: ...
 
     @overload
@@ -221,6 +224,7 @@ class Detector:
         precision: str = ...,
         decoder_layers: int | None = ...,
         queries: int | None = ...,
+        slice: int | Slicing | None = ...,
     ) -> list[Detections]: ...
 
     def predict(
@@ -232,6 +236,7 @@ class Detector:
         precision: str = "auto",
         decoder_layers: int | None = None,
         queries: int | None = None,
+        slice: int | Slicing | None = None,  # noqa: A002 - as on the command line
     ) -> Detections | list[Detections]:
         """Find objects.
 
@@ -242,6 +247,7 @@ class Detector:
             precision: "fp32", "bf16", "fp16" (on a GPU), or "auto": bf16 where the device multiplies it in hardware.
             decoder_layers: run fewer layers than were trained.
             queries: select another number of queries.
+            slice: look at each picture in tiles of so many pixels on a side, and at the whole; see ``Slicing``.
 
         Returns:
             Detections in pixels of the original image and the data set's own class ids; a list for a list.
@@ -253,6 +259,14 @@ class Detector:
         from flexdetr.deployed import items_of
         from flexdetr.engine.predict import detect_images
 
+        if slice is not None:
+            options = {
+                "device": device,
+                "precision": precision,
+                "decoder_layers": decoder_layers,
+                "queries": queries,
+            }
+            return SlicedDetector(self, slice).predict(source, threshold, **options)
         pictures = source if isinstance(source, list) else [source]
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         if self.runtime == "openvino":

@@ -22,6 +22,7 @@ from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, resize
+from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import (
     Camera,
     Item,
@@ -34,6 +35,8 @@ from flexdetr.runtime.sources import (
 )
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
+from flexdetr.scored import score_answers
+from flexdetr.sliced import SlicedDetector
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
@@ -140,6 +143,7 @@ class ArtifactDetector:
         *,
         device: str = ...,
         precision: Asked | None = ...,
+        slice: int | Slicing | None = ...,
     ) -> Detections: ...
 
     @overload
@@ -150,6 +154,7 @@ class ArtifactDetector:
         *,
         device: str = ...,
         precision: Asked | None = ...,
+        slice: int | Slicing | None = ...,
     ) -> list[Detections]: ...
 
     def predict(
@@ -159,6 +164,7 @@ class ArtifactDetector:
         *,
         device: str = "auto",
         precision: Asked | None = None,
+        slice: int | Slicing | None = None,  # noqa: A002 - as on the command line
     ) -> Detections | list[Detections]:
         """Find objects.
 
@@ -167,6 +173,7 @@ class ArtifactDetector:
             threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
+            slice: look at each picture in tiles of so many pixels on a side, and at the whole; see ``Slicing``.
 
         Returns:
             Detections in pixels of the original image and the data set's own class ids; a list for a list.
@@ -174,6 +181,12 @@ class ArtifactDetector:
         Raises:
             ImageError: where a file cannot be read as an image, after the others were read; ``predict_many`` goes on.
         """
+        if slice is not None:
+            sliced = SlicedDetector(self, slice)
+            in_tiles: Detections | list[Detections] = sliced.predict(
+                source, threshold, device=device, precision=precision
+            )
+            return in_tiles
         given = source if isinstance(source, list) else [source]
         found: list[Detections] = []
         failed: list[str] = []
@@ -285,26 +298,18 @@ class ArtifactDetector:
         """
         del batch_size
         from flexdetr.data.detect import read as read_data
-        from flexdetr.metrics.coco_map import evaluate as score
 
         config = self.metadata.made.get("config", {})
         options = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
         dataset = read_data(data, **{key: value for key, value in options.items() if value is not None})
         records = dataset.with_classes(self.classes).split(split)
-        found = {}
         if precision is None and self._asked == "auto" and self._engine == "openvino":
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
         answers = self.predict_many(items, 0.0, device=device, precision=precision, frames=False)
-        for record, answer in zip(records, answers, strict=True):
-            if isinstance(answer, Unreadable):
-                raise ImageError(answer.reason)
-            boxes = answer[1]
-            found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
-            if progress is not None:
-                progress(len(found), len(records))
+        scored, found = score_answers(answers, records, self.classes, progress)
         how = self.computation(device=device, precision=precision, items=items)
-        metrics = replace(score(records, found, self.classes), computation=how)
+        metrics = replace(scored, computation=how)
         if report is not None:
             from flexdetr.report.make import Subject, write_report
 

@@ -41,6 +41,8 @@ RANKS = {
     "report": 5,
     "runtimes": 5,
     "deployed": 5,
+    "scored": 5,
+    "sliced": 5,
     "api": 6,
     "serve": 6,
     "ablate": 7,

@@ -24,6 +24,7 @@ from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
+from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import Unreadable, find
 
 Exported = Callable[[str], Artifact]
@@ -66,6 +67,16 @@ def test_a_detectors_repr_says_what_it_is(exported: Exported, detector: Detector
     assert repr(detector) == f"<Detector flexdetr_pico, {classes}"
     shown = repr(opened(exported, "openvino"))
     assert shown == f"<ArtifactDetector flexdetr_pico, openvino fp32 on openvino, {classes}"
+
+
+def test_an_artifact_looks_in_tiles_where_it_is_asked_to(exported: Exported) -> None:
+    detector = opened(exported, "openvino")
+    image = draw_scene(np.random.default_rng(3), (128, 192)).image
+    found = detector.predict(image, 0.1, slice=96)
+    (again,) = detector.predict([image], 0.1, slice=Slicing(96))
+    assert found.boxes_xyxy.tolist() == again.boxes_xyxy.tolist()
+    assert found.size == (128, 192)
+    assert found.boxes_xyxy.tolist() != detector.predict(image, 0.1).boxes_xyxy.tolist()
 
 
 def test_runs_without_torch(exported: Exported, photos: Path, data_of_two: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
+from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint or an artifact.")]
 Layers = Annotated[
@@ -84,6 +85,9 @@ def evaluate(
     score: Score = None,
     iou: Iou = None,
     max_detections: MaxDetections = None,
+    tile: Side = None,
+    overlap: Overlap = 0.2,
+    merge: Merge = "nms",
     report: Annotated[
         bool,
         typer.Option(
@@ -104,7 +108,8 @@ def evaluate(
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
-    detector = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
+    loaded = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
+    detector = in_tiles(loaded, tile, overlap, merge)
     options: dict[str, Any] = {} if precision is None else {"precision": precision}
     with answers.counting("evaluating") as show_count:
         metrics = detector.evaluate(

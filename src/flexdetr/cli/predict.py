@@ -24,6 +24,7 @@ from flexdetr.cli.evaluate import (
     Score,
     inference,
 )
+from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
 if TYPE_CHECKING:
     from flexdetr.cli.results import Results
@@ -64,6 +65,9 @@ def predict(
             metavar="DATA", help="The data set of the pictures, whose ids the COCO files then have."
         ),
     ] = None,
+    tile: Side = None,
+    overlap: Overlap = 0.2,
+    merge: Merge = "nms",
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
@@ -82,7 +86,7 @@ def predict(
     options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
     try:
         changes = inference(decoder_layers, queries, score, iou, max_detections)
-        detector = load(file, runtime=runtime, **changes)
+        detector = in_tiles(load(file, runtime=runtime, **changes), tile, overlap, merge)
         how = detector.computation(items=items, **options)
         answers.note(f"computing with {how.describe()}")
         if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):

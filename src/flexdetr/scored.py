@@ -1,0 +1,49 @@
+"""COCO's numbers of what a detector answered, picture by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from flexdetr.classes import Classes
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import ImageError
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.sources import Picture, Unreadable
+
+if TYPE_CHECKING:
+    from flexdetr.metrics.coco_map import Metrics
+    from flexdetr.metrics.gathering import FoundByImage
+
+
+def score_answers(
+    answers: Iterable[tuple[Picture, Detections] | Unreadable],
+    records: Sequence[Record],
+    classes: Classes,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Metrics, FoundByImage]:
+    """Score what ``predict_many`` gave for a split.
+
+    Args:
+        answers: one for each record, in their order, of every score.
+        records: of the split, with the detector's classes.
+        classes: of the detector.
+        progress: told how many images of how many are done.
+
+    Returns:
+        The numbers, and by image id what they were counted from: boxes_xyxy, scores and head indices.
+
+    Raises:
+        ImageError: where a picture could not be read.
+    """
+    from flexdetr.metrics.coco_map import evaluate
+
+    found = {}
+    for record, answer in zip(records, answers, strict=True):
+        if isinstance(answer, Unreadable):
+            raise ImageError(answer.reason)
+        boxes = answer[1]
+        found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
+        if progress is not None:
+            progress(len(found), len(records))
+    return evaluate(records, found, classes), found

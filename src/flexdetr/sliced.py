@@ -1,0 +1,132 @@
+"""A detector that looks at pictures in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexdetr.classes import Classes
+from flexdetr.data.images import pixels
+from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.slicing import Slicing, detect_sliced
+from flexdetr.runtime.sources import Item, Picture, Source, Unreadable, read
+from flexdetr.scored import score_answers
+
+if TYPE_CHECKING:
+    from flexdetr.metrics.coco_map import Metrics
+
+
+class SlicedDetector:
+    """A detector that looks at each picture in overlapping tiles, and at the whole: small objects keep their pixels.
+
+    It predicts and is scored like the detector itself, and takes the same options; the tiles of a picture are given to
+    the detector as one list.
+
+    Args:
+        detector: what ``flexdetr.load`` gives.
+        slicing: how pictures are cut, or the tiles' side in pixels.
+
+    Raises:
+        ValueError: if the slicing is out of its range.
+
+    Example:
+        >>> detector = SlicedDetector(flexdetr.load("cells-openvino"), 640)  # doctest: +SKIP
+        >>> detector.predict("slide.jpg", threshold=0.4).names  # doctest: +SKIP
+        ['RBC', 'WBC']
+    """
+
+    def __init__(self, detector: Any, slicing: Slicing | int = 640) -> None:  # noqa: ANN401 - either kind of detector
+        self.detector = detector
+        self.slicing = Slicing(slicing) if isinstance(slicing, int) else slicing
+
+    def __repr__(self) -> str:
+        tall, wide = self.slicing.sides
+        return f"<SlicedDetector {wide}x{tall}, overlap {self.slicing.overlap:g}, of {self.detector!r}>"
+
+    @property
+    def classes(self) -> Classes:
+        """Names and data-set ids, in the head's order."""
+        classes: Classes = self.detector.classes
+        return classes
+
+    def computation(self, **options: Any) -> Any:  # noqa: ANN401 - as the detector's own
+        """What ``predict`` computes with; as the detector's own."""
+        return self.detector.computation(**options)
+
+    def predict(self, source: Source | list[Source], *threshold: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Find objects; as the detector's own ``predict``: Detections, or a list for a list.
+
+        Raises:
+            ImageError: where a file cannot be read as an image.
+        """
+        given = source if isinstance(source, list) else [source]
+        found = [
+            detect_sliced(
+                lambda images: self.detector.predict(images, *threshold, **options), pixels(one), self.slicing
+            )
+            for one in given
+        ]
+        return found if isinstance(source, list) else found[0]
+
+    def predict_many(
+        self,
+        items: Iterable[Item],
+        *threshold: Any,  # noqa: ANN401 - as the detector's own
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
+        """Find objects in what ``flexdetr.runtime.sources.find`` lists; as the detector's own ``predict_many``."""
+        for picture in read(items, pixels):
+            if isinstance(picture, Unreadable):
+                yield picture
+            else:
+                yield picture, self.predict(picture.image, *threshold, **options)
+
+    def evaluate(
+        self,
+        data: str | Path,
+        split: str = "test",
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        report: str | Path | None = None,
+        **options: Any,  # noqa: ANN401 - as the detector's own ``predict``
+    ) -> Metrics:
+        """The 12 COCO numbers on a split of a data set, of what is found in tiles.
+
+        Args:
+            data: folder (or a file inside it) in COCO, VOC or YOLO format, with classes of the same names.
+            split: "train", "val" or "test".
+            batch_size: unused, for the same call as the detectors' own: a picture's tiles are computed together.
+            progress: told how many images of how many are done.
+            report: a page to write; see ``Detector.evaluate``.
+            **options: of the detector's ``predict``; ``precision`` is "fp32" unless it is named.
+
+        Raises:
+            DataError: where the data cannot be used, or has no such split.
+            ImageError: where a picture cannot be read.
+        """
+        del batch_size
+        from flexdetr.data.detect import read as read_data
+
+        options = {"precision": "fp32"} | options
+        dataset = read_data(data, **self._cut()).with_classes(self.classes)
+        records = dataset.split(split)
+        # Of a file of several frames the first is labelled, which pixels() reads.
+        images = (Picture(str(one.path), pixels(one.path)) for one in records)
+        answers = ((picture, self.predict(picture.image, 0.0, **options)) for picture in images)
+        metrics, found = score_answers(answers, records, self.classes, progress)
+        if report is not None:
+            from flexdetr.report.make import Subject, write_report
+
+            lead = f"The {split} split of {data}, in tiles."
+            about = Subject(repr(self), lead, records, found, self.classes, metrics, dataset.splits)
+            write_report(Path(report), about)
+        return metrics
+
+    def _cut(self) -> dict[str, Any]:
+        """How the training cut a validation split off, which must be the same images here."""
+        own = getattr(self.detector, "config", None)
+        config = self.detector.metadata.made.get("config", {}) if own is None else own.model_dump()
+        given = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
+        return {key: value for key, value in given.items() if value is not None}
