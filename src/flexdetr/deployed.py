@@ -242,6 +242,26 @@ class ArtifactDetector:
             while waiting:
                 yield from _answers(pool, *waiting.popleft(), detect, ahead)
 
+    def track(
+        self,
+        frames: str | Path | Iterable[Source],
+        tracker: str = "bytetrack",
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[Detections]:
+        """Follow objects through a film: the Detections of each frame, with ``tracker_id`` (-1: no track yet).
+
+        Args:
+            frames: a film's path, or pictures in their order.
+            tracker: "bytetrack", "ocsort", "sort" or "cbiou".
+            **options: ``threshold`` (0.1: low scores hold tracks), ``frame_rate`` (30), and the tracker's own.
+
+        Raises:
+            TrackingError: where the film cannot be read, or there is no such tracker.
+        """
+        from flexdetr.tracking import follow
+
+        return follow(self, frames, tracker, **options)
+
     def predict_batch(
         self,
         images: Sequence[Source],

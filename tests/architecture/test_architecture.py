@@ -43,6 +43,7 @@ RANKS = {
     "deployed": 5,
     "scored": 5,
     "sliced": 5,
+    "tracking": 5,
     "api": 6,
     "serve": 6,
     "ablate": 7,

@@ -83,7 +83,8 @@ def test_commands_exist(page: str, line: str) -> None:
         verb = f"{verb} {words[2]}"
         assert words[2] in command.commands, f"{page} names a verb that does not exist: {verb}"
         command = command.commands[words[2]]
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    given = [option for one in command.params for option in (*one.opts, *one.secondary_opts)]
+    known = {*given, "--help"}
     used = {word for word in words[2:] if word.startswith("--")}
     assert used <= known, f"{page} names options that {verb} does not have"
 

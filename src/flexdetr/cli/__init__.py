@@ -25,6 +25,7 @@ from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.export import export
 from flexdetr.cli.predict import predict
 from flexdetr.cli.serve import serve
+from flexdetr.cli.track import track
 from flexdetr.cli.train import train
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "config": describe.config,
     "ablate": ablate,
     "serve": serve,
+    "track": track,
     "demo": demo,
 }
 # Verbs of two words, by the first: what it is about, and its verbs.

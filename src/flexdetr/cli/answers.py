@@ -47,6 +47,9 @@ _EXTRAS = {
     "executorch": "executorch",
     **dict.fromkeys(("litert_torch", "ai_edge_litert"), "litert"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
+    "cv2": "video",
+    "trackers": "track",
+    "supervision": "supervision",
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}
