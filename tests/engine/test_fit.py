@@ -20,6 +20,7 @@ from flexdetr.data.dataset import DataError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit, validation
 from flexdetr.engine import state as run_state
+from flexdetr.engine.device import choose_precision, precision_name
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.presets import resolve
 from flexdetr.weights import store
@@ -82,6 +83,16 @@ def test_a_run_leaves_a_whole_folder(uninterrupted):
     assert metadata.image_size == (64, 64)
     assert metadata.training["epochs"] == 3
     assert metadata.training["validation"]["ap"] == pytest.approx(uninterrupted.metrics.ap)
+
+
+def test_a_run_names_the_precision_of_its_evaluations(data, uninterrupted, tmp_path):
+    usual = precision_name(choose_precision("auto", torch.device("cpu")))
+    wide = fit.train(data, settings(precision="fp32", epochs=1), out=tmp_path / "run", quiet=True)
+    for run, name in ((uninterrupted, usual), (wide, "fp32")):
+        log = (run.folder / "log.txt").read_text(encoding="utf-8")
+        assert f"steps on cpu in {name}, evaluations too, into" in log
+        assert f"on the validation split, computed in {name}" in log
+        assert store.read_metadata(run.best).training["validation"]["precision"] == name
 
 
 def test_the_seed_gives_the_same_run(data, uninterrupted, tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flexdetr.config import Config
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.heads import HEADS
+from flexdetr.model.heads import HEADS, shared_options
 from flexdetr.model.outputs import Targets
 from flexdetr.model.precision import precisely, widen, without_autocast
 
@@ -26,7 +26,9 @@ def detector(
     image: Callable[..., Tensor],
 ) -> DetectionModel:
     torch.manual_seed(0)
-    model = randomise(DetectionModel(small(head={"name": request.param}), 4), image(2)).eval()
+    config = small()
+    options = HEADS[request.param].options(**shared_options(config.head.model_dump(), request.param))
+    model = randomise(DetectionModel(config.model_copy(update={"head": options}), 4), image(2)).eval()
     assert isinstance(model, DetectionModel)
     return model
 
@@ -37,7 +39,7 @@ def rounded(x: Tensor) -> float:
 
 
 def in_layers(model: DetectionModel, run: Callable[[], object]) -> dict[str, set[torch.dtype]]:
-    """The types that each linear layer of the head was given and gave."""
+    """The types that each layer of the head was given and gave."""
     seen: dict[str, set[torch.dtype]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -46,7 +48,7 @@ def in_layers(model: DetectionModel, run: Callable[[], object]) -> dict[str, set
     handles = [
         layer.register_forward_hook(watch(name))
         for name, layer in model.head.named_modules()  # type: ignore[attr-defined]  # a Head is a module
-        if isinstance(layer, nn.Linear)
+        if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
     run()
     for handle in handles:
@@ -68,10 +70,11 @@ def test_what_a_head_calls_sensitive_is_computed_in_float32(
     types = in_layers(detector, both)
     patterns = detector.head.sensitive()
     precise = {name for name in types if any(re.fullmatch(pattern, name) for pattern in patterns)}
-    assert {detector.head.selector} < precise
+    assert any(re.fullmatch(pattern, detector.head.selector) for pattern in patterns)
+    assert len(precise) > 3
     assert all(types[name] == {torch.float32} for name in precise)
     others = [kinds for name, kinds in types.items() if name not in precise]
-    assert len(others) > 10
+    assert len(others) > 3
     assert all(BF16 in kinds for kinds in others), "the rest is what bf16 makes faster"
 
 

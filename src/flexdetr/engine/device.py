@@ -83,6 +83,11 @@ def check_precision(name: str) -> Asked:
     return cast("Asked", name)
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """What ``choose_precision`` calls a type: "fp32", "bf16" or "fp16"."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
+
+
 def check_openvino(device: str, precision: str) -> Asked:
     """The precision for a checkpoint's detector on OpenVINO, where it can compute there.
 
@@ -98,9 +103,8 @@ def check_openvino(device: str, precision: str) -> Asked:
 
 def computation(device: torch.device, dtype: torch.dtype) -> Computation:
     """What PyTorch computes with."""
-    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
     where = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
-    return Computation.here(f"PyTorch {torch.__version__}", where, name)
+    return Computation.here(f"PyTorch {torch.__version__}", where, precision_name(dtype))
 
 
 def check_runtime(name: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from flexdetr.data.check import LabelCount, count_labels, crowd_warnings, shared_images
 from flexdetr.draw import annotate, contact_sheet
 from flexdetr.engine import state as run_state
+from flexdetr.engine.device import precision_name
 from flexdetr.engine.recipe import phase
 from flexdetr.runtime.detections import Detections
 from flexdetr.weights.store import replacing
@@ -49,7 +50,7 @@ def introduce(run: Trainer) -> None:
         *run.dataset.notes,
         *run.begun.notes,
         *run.recipe.reasons,
-        f"{run.steps} steps on {run.device} in {str(run.dtype).removeprefix('torch.')}, into {run.folder}",
+        f"{run.steps} steps on {run.device} in {precision_name(run.dtype)}, evaluations too, into {run.folder}",
     ]
     if resumed:
         lines.append(f"resumed at epoch {run.epoch + 1}, step {run.batch_index}")

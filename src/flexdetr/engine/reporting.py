@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
+from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import Found, detect, found_by_all
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.detector import DetectionModel
@@ -68,7 +69,8 @@ def _write(run: Trainer, metrics: Metrics, found: Found, state: State, metadata:
     best = run.folder / "best.safetensors"
     subject = Subject(
         title=f"{run.config.model} on {run.dataset.root.name}",
-        lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on the validation split.",
+        lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on the validation split, "
+        f"computed in {precision_name(run.dtype)}.",
         records=run.val_records,
         found=found,
         classes=run.classes,
@@ -77,7 +79,7 @@ def _write(run: Trainer, metrics: Metrics, found: Found, state: State, metadata:
         config=to_yaml(run.config),
         facts={
             "device": str(run.device),
-            "precision": str(run.dtype).removeprefix("torch."),
+            "precision": precision_name(run.dtype),
             "processes": str(run.ranks.size),
             "training time": f"{run.seconds / 60:.1f} min",
             "steps": f"{run.steps:,}",

@@ -421,12 +421,15 @@ class Trainer:
     def _finish(self) -> Run:
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
         best_of = self.ranks.by_first(lambda: store.read_metadata(best).training["validation"], None)
-        metrics = Metrics.from_json(self.ranks.from_first(best_of))
+        validation = self.ranks.from_first(best_of)
+        metrics = Metrics.from_json(validation)
         if self.config.train.report:
             report_run(self, metrics)
         self.trackers.finish({**metrics.numbers(), "epoch": self.best_epoch})
+        precision = validation.get("precision")  # older checkpoints do not name it
+        computed = f", computed in {precision}," if precision else ""
         self.display.line(
             f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "
-            f"split at epoch {self.best_epoch}; {best}"
+            f"split{computed} at epoch {self.best_epoch}; {best}"
         )
         return Run(self.folder, best, last, metrics, self.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.model.fuse import fuse
 from flexdetr.weights import store
@@ -41,8 +42,12 @@ def validate(run: Trainer) -> dict[str, float]:
         "steps": run.steps,
         "seed": run.config.seed,
         "seconds": round(run.seconds, 1),
-        "validation": {"epoch": run.epoch, **metrics.to_json()},
+        "validation": {"epoch": run.epoch, "precision": precision_name(run.dtype), **metrics.to_json()},
     }
+    run.say(
+        f"epoch {run.epoch}: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation split, computed in "
+        f"{precision_name(run.dtype)}"
+    )
     metadata = run.begun.describe(run.config, training)
     weights = run.ema.model.state_dict()
     if run.ranks.first:
