@@ -36,9 +36,7 @@ class Novel(nn.Identity):
 def novel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module that a row can name, as if it were a new file of the package."""
     module = ModuleType("novel_part")
-    block = Fusion(
-        lambda config: nn.Conv2d(2 * config.width, config.width, 1), Novel, lambda _: nn.MaxPool2d(2)
-    )
+    block = Fusion(lambda _, before, after: nn.Conv2d(before, after, 1), Novel, lambda _: nn.MaxPool2d(2))
     vars(module).update(
         Novel=Novel, FUSION=block, LOSS=ClassLoss(lambda x: x, lambda x, _: x), Tracker=lambda story: story
     )

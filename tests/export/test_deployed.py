@@ -124,12 +124,12 @@ def test_finds_what_the_model_finds(
 
 @needs_bf16
 def test_in_bf16_it_finds_nearly_that(
-    exported: Exported, detector: Detector, photos: Path, in_float32: InFloat32
+    settled: Detector, settled_artifact: Artifact, photos: Path, in_float32: InFloat32
 ) -> None:
-    artifact = opened(exported, "openvino")
+    artifact = ArtifactDetector(settled_artifact.path, cache=False)
     assert artifact.runtime().description == "OpenVINO on CPU in bf16"
     pictures = [photos / f"{i}.jpg" for i in (0, 1, 2, 4, 5)]
-    expected = [in_float32(detector, picture, 0.0) for picture in pictures]
+    expected = [in_float32(settled, picture, 0.0) for picture in pictures]
     found = artifact.predict(pictures, 0.0)
     tolerance = artifact.metadata.precisions["bf16"].tolerance
     assert drift("", expected, found, tolerance).passed

@@ -68,7 +68,7 @@ def test_says_what_it_is(exported: Exported, detector: Detector, kind: str) -> N
     assert document["input"]["normalisation"] == detector.metadata.normalisation
     assert document["outputs"]["box_format"] == "xyxy pixels of the original picture"
     assert document["made"]["decoder_layers"] == 2
-    assert document["made"]["queries"] == 30
+    assert document["made"]["queries"] == 20
     assert document["parity"]["drifts"][0]["compared"] > 0
     assert all(len(entry["sha256"]) == 64 for entry in document["files"].values())
     assert open_artifact(exported(kind).path).metadata.seal == document["seal"]
@@ -150,7 +150,7 @@ def test_fewer_layers_and_queries_and_what_they_cost(make: Callable[..., Detecto
     proven(artifact)
     assert artifact.parity is not None
     whole, less, exported = artifact.parity.accuracies
-    assert whole.case == "PyTorch, 2 layers, 30 queries"
+    assert whole.case == "PyTorch, 2 layers, 20 queries"
     assert whole.agreement == 1.0
     assert less.case == "PyTorch, 1 layers, 10 queries"
     assert less.agreement == exported.agreement < 1

@@ -24,7 +24,7 @@ def test_export_beside_the_checkpoint(checkpoint: Path, capsys: pytest.CaptureFi
     assert str(folder) in shown.out
     assert "a batch of 4" in shown.out
     assert "score drift 0.001" in shown.out
-    assert "PyTorch, 2 layers, 30 queries" in shown.out
+    assert "PyTorch, 2 layers, 20 queries" in shown.out
     assert "comparing with the model" in shown.err
     assert open_artifact(folder).metadata.made["queries"] == 10
 

@@ -81,8 +81,10 @@ def test_boxes_scores_and_places_stay_in_float32(
     assert others.count("bf16") == len(others) > 30, "the rest is computed in bf16"
 
 
-def test_proofs_are_stored_with_where_they_were_made(exported: Callable[[str], Artifact]) -> None:
-    metadata = exported("openvino").metadata
+def test_proofs_are_stored_with_where_they_were_made(
+    exported: Callable[[str], Artifact], settled_artifact: Artifact
+) -> None:
+    metadata = settled_artifact.metadata
     assert set(metadata.precisions) == {"fp32", *(["bf16"] if bf16_supported() else [])}
     for one in metadata.precisions.values():
         assert one.passed
@@ -188,6 +190,6 @@ def test_an_artifact_from_a_cpu_without_bf16_is_tried_once(
 
 @needs_bf16
 @pytest.mark.parametrize("quiet", ["model", "gather"])
-def test_both_forms_of_sampling_pass(subject: Subject, tmp_path: Path, quiet: Any) -> None:
-    artifact = export(subject, "openvino", tmp_path / quiet, sampling=quiet)
+def test_both_forms_of_sampling_pass(settled: Detector, tmp_path: Path, quiet: Any) -> None:
+    artifact = settled.export("openvino", tmp_path / quiet, sampling=quiet)
     assert artifact.metadata.precisions["bf16"].passed

@@ -68,7 +68,7 @@ def test_a_preset_has_its_published_size(built: tuple[str, DetectionModel]) -> N
     name, model = built
     size, deploy = measure_module(model, (640, 640)), measure_module(fuse(model), (640, 640))
     assert deploy.params < size.params
-    assert deploy.gflops < size.gflops
+    assert deploy.gflops <= size.gflops
     if name not in PUBLISHED:  # a model of our own
         return
     whole, in_buffers, folded, giga = PUBLISHED[name]
@@ -88,14 +88,16 @@ def test_a_preset_answers_for_any_size(
     built: tuple[str, DetectionModel], image: Callable[..., Tensor]
 ) -> None:
     name, model = built
-    queries = preset(name).head.queries
     strides = preset(name).encoder.strides
     tokens = sum(-(-64 // stride) * -(-96 // stride) for stride in strides)
+    rows = min(getattr(preset(name).head, "queries", tokens), tokens)  # a dense head answers for every token
     with torch.no_grad():
         answer = model(image(1)).final
-    assert answer.logits.shape == (1, min(queries, tokens), 80)
-    assert answer.boxes.shape == (1, min(queries, tokens), 4)
-    assert ((answer.boxes >= 0) & (answer.boxes <= 1)).all()
+    assert answer.logits.shape == (1, rows, 80)
+    assert answer.boxes.shape == (1, rows, 4)
+    inside = (answer.boxes >= 0) & (answer.boxes <= 1)
+    # Dense boxes are cut to the image when they are chosen.
+    assert inside.all() if model.head.limits is None else answer.boxes.isfinite().all()
 
 
 def test_a_preset_fuses(

@@ -381,6 +381,8 @@ def _transformers(path: Path, tensors: Mapping[str, Deferred], folder: Path) -> 
         source.family, source.title = "dfine_", "transformers D-FINE"
     elif second or config.get("model_type") == "rt_detr_v2":
         source.family, source.title = "rtdetrv2_", "transformers RT-DETRv2"
+    else:
+        source.title = "transformers RT-DETR"
     if config:
         source.known = transformers.known_values(config, folder)
         source.names = transformers.class_names(config)
