@@ -304,6 +304,8 @@ class Config(Part):
         recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim" take a published
             run; see ``flexdetr.recipes``.
         weights: "none", "coco", "backbone", or a checkpoint file.
+        weights_part: which parts of a detector's weights are taken, like "backbone,encoder" where its head is another
+            one; left out, all of them.
         seed: of everything random in the run.
         log: where a run's numbers go besides ``metrics.csv``: any of "tensorboard", "mlflow" and "wandb".
     """
@@ -319,6 +321,7 @@ class Config(Part):
     train: TrainConfig = TrainConfig()
     recipe: Literal["auto", "coco", "dfine", "deim"] = "auto"
     weights: str = "none"
+    weights_part: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
     log: tuple[str, ...] = ()
 
@@ -326,6 +329,11 @@ class Config(Part):
     @classmethod
     def _known_log(cls, value: object) -> object:
         return parse_names(value, TRACKERS, "log")
+
+    @field_validator("weights_part", mode="before")
+    @classmethod
+    def _known_parts(cls, value: object) -> object:
+        return parse_names(value, ("backbone", "encoder", "head"), "part")
 
     @field_validator("backbone", mode="before")
     @classmethod

@@ -102,3 +102,26 @@ def test_a_larger_backbone_of_the_same_names_is_refused(tmp_path):
     file = store.save(tmp_path / "part.safetensors", state, replace(whole.metadata, part="backbone"))
     with pytest.raises(WeightsError, match="is a resnet34_vd, and the detector's backbone is resnet18_vd"):
         start(resolve("rtdetr_r18", image_size=64, weights=str(file)), Classes.of(["a"]))
+
+
+def test_parts_of_a_detector_with_another_head_are_taken_where_they_are_asked_for(tmp_path):
+    classes = Classes(("a", "b"), (1, 2))
+    small = {"image_size": 64, "backbone": "hgnetv2_atto"}
+    begun = blank(resolve("flexdetr_pico", **small), classes)
+    file = store.save(tmp_path / "rtdetr.safetensors", begun.model.state_dict(), begun.metadata)
+    with pytest.raises(WeightsError, match=r"--weights-part backbone,encoder\)"):
+        start(resolve("flexdetr_pico", head="dfine", weights=str(file), **small), classes)
+    config = resolve(
+        "flexdetr_pico", head="dfine", weights=str(file), weights_part="backbone,encoder", **small
+    )
+    made = start(config, classes)
+    assert made.trained == TrainedParts(trained=("backbone", "encoder"), random=("head",))
+    for name, value in made.model.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(value, begun.model.state_dict()[name]), name
+    assert any("taken of it: backbone, encoder" in note for note in made.notes)
+
+
+def test_an_unknown_part_is_answered_with_the_nearest():
+    with pytest.raises(flexdetr.config.ConfigError, match="did you mean 'backbone'"):
+        resolve("flexdetr_pico", weights_part="backbon")

@@ -37,6 +37,12 @@ def train(
     weights: Annotated[
         str | None, typer.Option(metavar="coco|backbone|none|FILE", help="What the training starts from.")
     ] = None,
+    weights_part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="backbone,encoder", help="What of a detector's weights is taken [default: all]."
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0,1|mps", help="Where it computes.")
     ] = None,
@@ -63,6 +69,7 @@ def train(
     options: dict[str, Any] = {
         "image_size": image_size,
         "weights": weights,
+        "weights_part": weights_part,
         "seed": seed,
         "train": _given(epochs=epochs, batch_size=batch_size, device=device, precision=precision),
     }

@@ -105,13 +105,15 @@ def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[
         loaded = load_any(file, backbone=begun.config.backbone)
         loaded.metadata = credited(loaded, published)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
-        names |= _placed(loaded, begun.model)
+        names |= _placed(loaded, begun.model, begun.config.weights_part)
     return replace(begun, trained=TrainedParts.of(begun.model, names))
 
 
-def _placed(loaded: Loaded, model: DetectionModel) -> set[str]:
-    """The parameters of a model that came from a file."""
+def _placed(loaded: Loaded, model: DetectionModel, parts: Collection[str]) -> set[str]:
+    """The parameters of a model that came from a file; of a detector's file, those of ``parts`` if any are named."""
     own = {name for name, _ in model.named_parameters()}
+    if parts and not loaded.is_backbone:
+        own = {name for name in own if _part(name) in parts}
     prefix = "backbone." if loaded.is_backbone else ""
     return own & {prefix + name.removeprefix(prefix) for name in loaded.tensors}
 
@@ -167,24 +169,46 @@ def _behind(
 
 
 def _with_detector(begun: Start, loaded: Loaded) -> Start:
-    """The detector with another one's weights; rows of the heads go along with the names of the classes."""
+    """The detector with another one's weights, or those of some parts; rows go along with the names of the classes."""
     transfer = match_classes(loaded.classes, begun.classes)
     fresh = begun.model.state_dict()
     state = carry_over(loaded.state(), fresh, transfer, begun.model.head.class_rows())
     for name, value in fresh.items():
         if is_addition(name):
             state.setdefault(name, value)
-    strange = sorted(state.keys() ^ fresh.keys()) or [
-        name for name in state if state[name].shape != fresh[name].shape
-    ]
-    if strange:
+    parts = begun.config.weights_part or tuple(name for name, _ in begun.model.named_children())
+    strange = sorted(
+        name
+        for name in state.keys() | fresh.keys()
+        if name not in state or name not in fresh or state[name].shape != fresh[name].shape
+    )
+    wrong = [name for name in strange if _part(name) in parts]
+    if wrong:
+        fitting_parts = ",".join(sorted({_part(name) for name in fresh} - {_part(name) for name in strange}))
+        offer = (
+            f"; take what fits alone with weights_part={fitting_parts} (--weights-part {fitting_parts})"
+            if fitting_parts
+            else ""
+        )
         raise WeightsError(
             f"{loaded.report.file} is a {loaded.config.model}, which does not fit a {begun.config.model} with this "
-            f"configuration: {len(strange)} tensors differ, the first is {strange[0]}"
+            f"configuration: {len(wrong)} tensors differ, the first is {wrong[0]}{offer}"
         )
-    begun.model.load_state_dict(state)
+    begun.model.load_state_dict(
+        {name: state[name] if _part(name) in parts else value for name, value in fresh.items()}
+    )
     set_norm_eps(begun.model, loaded.metadata.norm_eps)
-    return _descended(begun, loaded, (str(loaded.report), str(transfer)))
+    notes = [str(loaded.report)]
+    if begun.config.weights_part:
+        notes.append(f"taken of it: {', '.join(parts)}; the rest begins anew")
+    if "head" in parts:
+        notes.append(str(transfer))
+    return _descended(begun, loaded, tuple(notes))
+
+
+def _part(name: str) -> str:
+    """The part of the detector that a tensor belongs to."""
+    return name.partition(".")[0]
 
 
 def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
