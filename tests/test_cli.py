@@ -93,7 +93,7 @@ def test_config_prints_what_it_can_read_back(flexdetr, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["trian"], "Did you mean 'train'?"),
+        (["trian"], "Did you mean 'train'"),
         (["models", "--jsno"], "--json"),
         (["info", "rtdetr_r81"], "did you mean 'rtdetr_r18'"),
         (["config", "--model", "rtdetr_r18", "--set", "train.epoches=3"], "'train.epochs'"),
