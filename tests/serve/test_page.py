@@ -120,6 +120,7 @@ def test_a_picture_is_dropped_and_its_boxes_are_seen(detector, picture, tmp_path
         try:
             browser.open(address)
             assert browser.value("document.title") == "FlexDETR"
+            assert browser.value("document.querySelector('#picture').getBoundingClientRect().width") == 0
             browser.choose(tmp_path / "dog.png")
             browser.until("document.querySelector('#message.failed')?.textContent.includes('token')")
             enter = "(x => { x.value = 'secret'; x.dispatchEvent(new Event('change')); })"
