@@ -17,7 +17,7 @@ from flexdetr.boxes import iou
 from flexdetr.config import LossConfig
 from flexdetr.loss.criterion import Criterion
 from flexdetr.loss.distribution_focal import two_bins_loss
-from flexdetr.loss.matcher import Match, full_precision
+from flexdetr.loss.matcher import Match, full_precision, to_device
 from flexdetr.loss.supervision import Part, Supervised, on_device, segment_sums
 from flexdetr.model.distances import bin_distances
 from flexdetr.model.heads.dfine.options import DFINEOptions
@@ -95,7 +95,7 @@ class FineGrainedLocalization:
             )
         )
         wanted = torch.cat(targets.boxes)[pairs.objects].to(boxes.dtype)
-        bins = self.bins.to(boxes)
+        bins = to_device(self.bins.to(boxes.dtype), boxes.device)
         lower, share = between_bins(distances_to(reference, wanted, self.reg_scale), bins)
         losses = two_bins_loss(torch.unflatten(corners, -1, (4, -1)), lower, share)
         loss = losses.sum(-1) * iou(boxes, wanted).detach()
@@ -128,12 +128,23 @@ class LocalizationDistillation:
         matched = len(final.match.objects)
         others = math.prod(final.prediction.logits.shape[:2]) - matched
         roots = math.sqrt(matched), math.sqrt(others)
-        students = [(student, final) for student in free[1:]]
-        students += [(student, noisy[-1]) for student in noisy[:-1]]
+        groups = [(final, free[1:])]
+        if noisy:
+            groups.append((noisy[-1], noisy[:-1]))
+        students = [student for _, own in groups for student in own]
         if not students:
             return
-        values = [_divergence(student, teacher, targets, roots) for student, teacher in students]
-        names = [student.name for student, _ in students]
+        pairs = on_device([one.match for one in students], [0] * len(students), final.corners.device)
+        parts = (torch.split(part, list(pairs.sizes)) for part in (pairs.images, pairs.rows, pairs.objects))
+        places = zip(*parts, strict=True)
+        boxes = torch.cat(targets.boxes)
+        values = []
+        for teacher, own in groups:
+            lesson = _lesson(teacher)
+            for student in own:
+                images, rows, objects = next(places)
+                values.append(_divergence(student, lesson, (images, rows), boxes[objects], roots))
+        names = [student.name for student in students]
         yield Part(
             "ddf", names, torch.stack(values), [self.weight * max(targets.num_objects, 1)] * len(names)
         )
@@ -176,20 +187,38 @@ def _with_distributions(layers: Sequence[Supervised]) -> list[_Distributed]:
     ]
 
 
+class _Lesson(NamedTuple):
+    """What all students of a teacher learn from, without gradient.
+
+    Attributes:
+        corners: (B, Q, 4, bins) logarithms of its softened probabilities.
+        belief: (B, Q) its largest class probability.
+    """
+
+    corners: Tensor
+    belief: Tensor
+
+
+def _lesson(teacher: _Distributed) -> _Lesson:
+    logits = full_precision(teacher.prediction.logits.detach())
+    return _Lesson(_tempered(teacher.corners.detach()), logits.sigmoid().amax(-1))
+
+
 def _divergence(
-    student: _Distributed, teacher: _Distributed, targets: Targets, roots: tuple[float, float]
+    student: _Distributed,
+    lesson: _Lesson,
+    matched_queries: tuple[Tensor, Tensor],
+    objects: Tensor,
+    roots: tuple[float, float],
 ) -> Tensor:
     """The distillation of one layer; ``roots`` weigh the means over matched and over other queries."""
     likely = _tempered(student.corners)
-    wanted = _tempered(teacher.corners.detach())
-    divergence = F.kl_div(likely, wanted, reduction="none", log_target=True).sum((-1, -2))  # (B, Q)
-    pairs = on_device([student.match], [0], divergence.device)
-    boxes = full_precision(student.prediction.boxes.detach())[pairs.images, pairs.rows]
-    objects = torch.cat(targets.boxes)[pairs.objects].to(boxes.dtype)
-    weights = full_precision(teacher.prediction.logits.detach()).sigmoid().amax(-1).to(divergence.dtype)
-    weights[pairs.images, pairs.rows] = iou(boxes, objects).to(divergence.dtype)
+    divergence = F.kl_div(likely, lesson.corners, reduction="none", log_target=True).sum((-1, -2))  # (B, Q)
+    boxes = full_precision(student.prediction.boxes.detach())[matched_queries]
+    weights = lesson.belief.to(divergence.dtype, copy=True)
+    weights[matched_queries] = iou(boxes, objects.to(boxes.dtype)).to(divergence.dtype)
     values = divergence * weights * (TEMPERATURE**2 / 4)  # a mean over edges, of which a query has four
-    matched = values[pairs.images, pairs.rows].sum()
+    matched = values[matched_queries].sum()
     count = len(student.match.objects)
     inside = matched / max(count, 1)
     outside = (values.sum() - matched) / max(values.numel() - count, 1)
