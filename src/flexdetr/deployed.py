@@ -35,7 +35,7 @@ from flexdetr.runtime.sources import (
 )
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
-from flexdetr.scored import score_answers
+from flexdetr.scored import cut_of, score_answers
 from flexdetr.sliced import SlicedDetector
 
 if TYPE_CHECKING:
@@ -319,9 +319,7 @@ class ArtifactDetector:
         del batch_size
         from flexdetr.data.detect import read as read_data
 
-        config = self.metadata.made.get("config", {})
-        options = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
-        dataset = read_data(data, **{key: value for key, value in options.items() if value is not None})
+        dataset = read_data(data, **cut_of(self.metadata.made.get("config", {})))
         records = dataset.with_classes(self.classes).split(split)
         if precision is None and self._asked == "auto" and self._engine == "openvino":
             precision = "fp32"

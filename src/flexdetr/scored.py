@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
@@ -14,6 +14,16 @@ from flexdetr.runtime.sources import Picture, Unreadable
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.metrics.gathering import FoundByImage
+
+
+def cut_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a training cut its validation split off, so that the same images are read again: options of ``detect.read``.
+
+    Args:
+        config: the detector's, as nested values; what it does not say is left to ``read``.
+    """
+    given = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def score_answers(

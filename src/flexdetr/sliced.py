@@ -11,7 +11,7 @@ from flexdetr.data.images import pixels
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.slicing import Slicing, detect_sliced
 from flexdetr.runtime.sources import Item, Picture, Source, Unreadable, read
-from flexdetr.scored import score_answers
+from flexdetr.scored import cut_of, score_answers
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
@@ -110,7 +110,9 @@ class SlicedDetector:
         from flexdetr.data.detect import read as read_data
 
         options = {"precision": "fp32"} | options
-        dataset = read_data(data, **self._cut()).with_classes(self.classes)
+        own = getattr(self.detector, "config", None)
+        config = self.detector.metadata.made.get("config", {}) if own is None else own.model_dump()
+        dataset = read_data(data, **cut_of(config)).with_classes(self.classes)
         records = dataset.split(split)
         # Of a file of several frames the first is labelled, which pixels() reads.
         images = (Picture(str(one.path), pixels(one.path)) for one in records)
@@ -123,10 +125,3 @@ class SlicedDetector:
             about = Subject(repr(self), lead, records, found, self.classes, metrics, dataset.splits)
             write_report(Path(report), about)
         return metrics
-
-    def _cut(self) -> dict[str, Any]:
-        """How the training cut a validation split off, which must be the same images here."""
-        own = getattr(self.detector, "config", None)
-        config = self.detector.metadata.made.get("config", {}) if own is None else own.model_dump()
-        given = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
-        return {key: value for key, value in given.items() if value is not None}
