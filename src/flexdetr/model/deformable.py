@@ -144,3 +144,15 @@ class DeformableAttention(nn.Module):
 def _exporting() -> bool:
     """Whether a graph is being made, whose reader knows GridSample but not how a CPU does without."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def attentions(layers: nn.Module) -> list[DeformableAttention]:
+    """The deformable attentions of a decoder's layers, first to last."""
+    return [part for part in layers.modules() if isinstance(part, DeformableAttention)]
+
+
+def sample_with(layers: nn.Module, sampling: Sampling) -> None:
+    """Sample in another way; discrete sampling stays, whose results have no other way."""
+    for attention in attentions(layers):
+        if attention.sampling != "discrete":
+            attention.sampling = sampling

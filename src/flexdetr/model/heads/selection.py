@@ -41,6 +41,23 @@ def flatten(levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1), shapes
 
 
+def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height, width, 2) centres (x, y) of a level's cells as shares of the image.
+
+    Args:
+        height: of the level.
+        width: of the level.
+        like: gives the device, and the type where that is wider than float32.
+    """
+    options: dict[str, Any] = {
+        "device": like.device,
+        "dtype": torch.promote_types(like.dtype, torch.float32),
+    }
+    rows = (torch.arange(height, **options) + 0.5) / height
+    columns = (torch.arange(width, **options) + 0.5) / width
+    return torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
+
+
 def anchors(shapes: Sequence[tuple[int, int]], sides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
     """One square box a token, around its cell's centre.
 
@@ -53,14 +70,8 @@ def anchors(shapes: Sequence[tuple[int, int]], sides: Sequence[float], like: Ten
         box logits (1, S, 4) and validity (1, S, 1): cells too near the border to start a box are not valid.
     """
     boxes = []
-    options: dict[str, Any] = {
-        "device": like.device,
-        "dtype": torch.promote_types(like.dtype, torch.float32),
-    }
     for (height, width), side in zip(shapes, sides, strict=True):
-        rows = (torch.arange(height, **options) + 0.5) / height
-        columns = (torch.arange(width, **options) + 0.5) / width
-        centre = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
+        centre = cell_centres(height, width, like)
         boxes.append(torch.cat([centre, torch.full_like(centre, side)], -1).flatten(0, 1))
     box = torch.cat(boxes)[None]
     valid = ((box > 0.01) & (box < 0.99)).all(-1, keepdim=True)

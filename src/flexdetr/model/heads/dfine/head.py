@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.model.blocks import ConvBNAct
-from flexdetr.model.deformable import DeformableAttention, Sampling
+from flexdetr.model.deformable import Sampling, attentions, sample_with
 from flexdetr.model.denoising import Denoising, inverse_sigmoid
 from flexdetr.model.distances import EdgeDistributions
 from flexdetr.model.heads.base import Probes, Shapes
@@ -103,16 +103,11 @@ class DFINEHead(nn.Module):
     @property
     def sampling(self) -> str:
         """How the memory is sampled."""
-        return self._attentions()[0].sampling
+        return attentions(self.layers)[0].sampling
 
     def sample_with(self, sampling: Sampling) -> None:
         """Sample in another way; discrete sampling stays, whose results have no other way."""
-        for attention in self._attentions():
-            if attention.sampling != "discrete":
-                attention.sampling = sampling
-
-    def _attentions(self) -> list[DeformableAttention]:
-        return [part for part in self.layers.modules() if isinstance(part, DeformableAttention)]
+        sample_with(self.layers, sampling)
 
     def fold(self, layers: int | None = None) -> None:
         """Drop denoising, the layers behind the first ``layers``, and the scores before the last of these.
@@ -122,8 +117,7 @@ class DFINEHead(nn.Module):
         self.denoising = None
         if layers is None:
             return
-        if not 1 <= layers <= len(self.layers):
-            raise ValueError(f"decoder_layers must be between 1 and {len(self.layers)}; got {layers}")
+        layers = layer_count(layers, default=layers, trained=len(self.layers), training=False)
         self.layers, self.boxes = self.layers[:layers], self.boxes[:layers]
         last = str(layers - 1)
         self.scores = nn.ModuleDict({last: self.scores[last]})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.model.blocks import ConvBNAct
-from flexdetr.model.deformable import DeformableAttention, Sampling
+from flexdetr.model.deformable import DeformableAttention, Sampling, attentions, sample_with
 from flexdetr.model.denoising import Denoising, inverse_sigmoid
 from flexdetr.model.heads.base import Probes, Shapes
 from flexdetr.model.heads.denoised import assemble, with_denoising
@@ -114,24 +114,18 @@ class RTDETRHead(nn.Module):
     @property
     def sampling(self) -> str:
         """How the memory is sampled."""
-        return self._attentions()[0].sampling
+        return attentions(self.layers)[0].sampling
 
     def sample_with(self, sampling: Sampling) -> None:
         """Sample in another way; discrete sampling stays, whose results have no other way."""
-        for attention in self._attentions():
-            if attention.sampling != "discrete":
-                attention.sampling = sampling
-
-    def _attentions(self) -> list[DeformableAttention]:
-        return [part for part in self.layers.modules() if isinstance(part, DeformableAttention)]
+        sample_with(self.layers, sampling)
 
     def fold(self, layers: int | None = None) -> None:
         """Drop denoising, and the decoder layers behind the first ``layers``."""
         self.denoising = None
         if layers is None:
             return
-        if not 1 <= layers <= len(self.layers):
-            raise ValueError(f"decoder_layers must be between 1 and {len(self.layers)}; got {layers}")
+        layers = layer_count(layers, default=layers, trained=len(self.layers), training=False)
         self.layers, self.scores, self.boxes = self.layers[:layers], self.scores[:layers], self.boxes[:layers]
         self.eval_layers = min(self.eval_layers, layers)
 
@@ -164,7 +158,7 @@ class RTDETRHead(nn.Module):
     def encode(self, levels: Sequence[Tensor], constants: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Levels to memory, tokens, and scores and boxes of all tokens."""
         memory, _ = self.memory(levels)
-        tokens = self.memory_norm(self.memory_proj(memory * constants["valid"]))
+        tokens = self.tokens(memory, constants["valid"])
         boxes = (precisely(self.encoder_box, tokens) + constants["anchors"]).sigmoid()
         return memory, tokens, precisely(self.encoder_score, tokens), boxes
 
@@ -227,10 +221,14 @@ class RTDETRHead(nn.Module):
         """Encoder levels -> memory (B, S, D) and each level's (height, width)."""
         return flatten([project(level) for project, level in zip(self.input_proj, levels, strict=True)])
 
+    def tokens(self, memory: Tensor, valid: Tensor) -> Tensor:
+        """What scores, boxes and queries are read from: (B, S, D), cells near the border without content."""
+        return self.memory_norm(self.memory_proj(memory * valid.to(memory.dtype)))
+
     def select(self, memory: Tensor, shapes: Shapes, queries: int) -> Selection:
         """The tokens with the highest class score become queries."""
         boxes, valid = anchors(shapes, self.anchor_sides, memory)
-        tokens = self.memory_norm(self.memory_proj(memory * valid.to(memory.dtype)))
+        tokens = self.tokens(memory, valid)
         return select(tokens, precisely(self.encoder_score, tokens), boxes, self.encoder_box, queries)
 
     def refine(

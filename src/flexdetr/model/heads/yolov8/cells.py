@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flexdetr.model.heads.selection import cell_centres
+
 
 def cell_boxes(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """The cells of all levels as boxes.
@@ -19,12 +21,9 @@ def cell_boxes(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
         (N, 4) cxcywh fractions of the image: level after level, rows first.
     """
     parts = []
-    dtype = torch.promote_types(like.dtype, torch.float32)
     for height, width in shapes:
-        rows = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / height
-        columns = (torch.arange(width, device=like.device, dtype=dtype) + 0.5) / width
-        centre = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
-        side = torch.tensor([1 / width, 1 / height], device=like.device, dtype=dtype).expand(height, width, 2)
+        centre = cell_centres(height, width, like)
+        side = centre.new_tensor([1 / width, 1 / height]).expand(height, width, 2)
         parts.append(torch.cat([centre, side], -1).flatten(0, 1))
     return torch.cat(parts)
 
