@@ -190,6 +190,9 @@ class DataConfig(Part):
         copy_blend: probability of blending objects of another image in, in the mosaic phase, where there was no mixup.
         multi_scale: draw the size of each batch around ``image_size``.
         cache: keep decoded images in memory; None decides by size.
+        repeat_threshold: show images with classes that a smaller share of the images has more often (repeat-factor
+            sampling of LVIS, which takes 0.001); None shows every image once an epoch.
+        class_weights: what the class loss of a class is multiplied by, by its name; 1 where none is given.
     """
 
     skip_bad: bool = False
@@ -204,6 +207,8 @@ class DataConfig(Part):
     copy_blend: float = Field(default=0.0, ge=0, le=1)
     multi_scale: bool = True
     cache: bool | None = None
+    repeat_threshold: float | None = Field(default=None, gt=0, le=1)
+    class_weights: Frozen[Mapping[str, Annotated[float, Field(gt=0, le=1e4)]]] = Field(default_factory=dict)
 
 
 class TrainConfig(Part):
@@ -393,7 +398,7 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 # Sections whose keys are not ours to list.
-_OPEN = ("attention", "backbone.options", "loss.box_options")
+_OPEN = ("attention", "backbone.options", "loss.box_options", "data.class_weights")
 
 
 def _key(location: Sequence[int | str]) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fakes.gpu import GPU, FakeGPU, on_gpu
+from flexdetr.config import ConfigError
 from flexdetr.data.detect import read
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit, trainer
@@ -77,3 +78,19 @@ def test_a_step_on_a_mac_asks_for_nothing_that_its_gpu_lacks(run):
     detect(run.ema.model, run.val_loader, device=run.device)
     assert run.gpu.copies
     assert run.sums["steps"] == 2
+
+
+def test_class_weights_and_repeats_reach_the_run(data, tmp_path):
+    def trainer_of(**changes):
+        settings = {"workers": 0, **changes}
+        config = resolve("flexdetr_pico", image_size=64, data=settings, train={"batch_size": 4})
+        dataset = read(data, val_fraction=0.15, seed=0)
+        return fit.Trainer(dataset, config, fit.start(config, dataset.classes), tmp_path / "run", quiet=True)
+
+    rare = read(data).classes.names[1]
+    run = trainer_of(class_weights={rare: 3.0}, repeat_threshold=1.0)
+    assert run.criterion.class_weights.tolist()[:2] == [1, 3]
+    assert run.steps_per_epoch == run.recipe.steps_per_epoch > 2
+    assert any("data.repeat_threshold" in reason for reason in run.recipe.reasons)
+    with pytest.raises(ConfigError, match="did you mean"):
+        trainer_of(class_weights={f"{rare}s": 3.0})

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flexdetr.classes import Classes
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.class_losses import CLASS_LOSSES
-from flexdetr.loss.criterion import Criterion, Losses
+from flexdetr.loss.criterion import Criterion, Losses, class_weights
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.loss.supervision import supervised_layers
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
@@ -330,3 +331,37 @@ def test_nan_predictions_are_refused() -> None:
     with pytest.raises(NonFiniteError, match="aux0") as caught:
         Criterion(LossConfig(), 4)(output, targets)
     assert caught.value.image_ids == (1,)
+
+
+def test_class_weights_multiply_what_a_class_adds() -> None:
+    """Each class alone, weighted, adds up to the whole; weights of 1 change nothing."""
+    torch.manual_seed(0)
+    output = Output(Prediction(torch.randn(2, 7, 3), torch.rand(2, 7, 4) * 0.3 + 0.2))
+    targets = Targets(
+        [torch.tensor([0, 2]), torch.tensor([1])],
+        [torch.rand(2, 4) * 0.2 + 0.3, torch.rand(1, 4) * 0.2 + 0.3],
+    )
+
+    def of(weights: list[float] | None) -> dict[str, float]:
+        criterion = Criterion(LossConfig(), 3)
+        criterion.class_weights = None if weights is None else torch.tensor(weights)
+        return {name: value.item() for name, value in criterion(output, targets).terms.items()}
+
+    plain = of(None)
+    assert of([1, 1, 1]) == pytest.approx(plain)
+    parts = [of([float(index == one) for index in range(3)]) for one in range(3)]
+    weighted = of([2, 1, 5])
+    assert weighted["varifocal"] == pytest.approx(
+        2 * parts[0]["varifocal"] + parts[1]["varifocal"] + 5 * parts[2]["varifocal"]
+    )
+    assert weighted["l1"] == plain["l1"]
+
+
+def test_class_weights_go_by_name() -> None:
+    classes = Classes.of(["cat", "dog", "a bird"])
+    assert class_weights({}, classes) is None
+    found = class_weights({"a bird": 4.0}, classes)
+    assert found is not None
+    assert found.tolist() == [1, 1, 4]
+    with pytest.raises(ConfigError, match=r"data\.class_weights: unknown class 'dogs'; did you mean 'dog'\?"):
+        class_weights({"dogs": 2.0}, classes)

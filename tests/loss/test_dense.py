@@ -125,3 +125,16 @@ def test_losses_that_the_head_does_not_have_are_refused(changes: dict[str, objec
 def test_a_run_may_derive_encoder_copies() -> None:
     config = build({"head": "yolov8", "loss": {"encoder_copies": 4}})
     assert build_criterion(config.loss, config.head, 3).own_divisor
+
+
+def test_class_weights_multiply_what_a_class_adds() -> None:
+    answer, targets = drawn([3, 1])
+
+    def bce(weights: list[float] | None) -> float:
+        criterion = DenseCriterion(YOLOv8Options(), 3)
+        criterion.class_weights = None if weights is None else torch.tensor(weights)
+        return criterion(answer, targets).terms["bce"].item()
+
+    assert bce([1, 1, 1]) == pytest.approx(bce(None))
+    parts = [bce([float(index == one) for index in range(3)]) for one in range(3)]
+    assert bce([2, 1, 5]) == pytest.approx(2 * parts[0] + parts[1] + 5 * parts[2], rel=1e-5)

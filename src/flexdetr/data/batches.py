@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.images import covering, read_reduced
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.mosaic import copy_blend, mixup, mosaic
+from flexdetr.data.sampling import draw, epoch_length, turns
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.model.outputs import Targets
 
@@ -68,6 +69,7 @@ class BatchPlan:
         size: (height, width) of the batch.
         indices: of the records.
         partners: for each of ``indices``, records to draw a mosaic's other tiles from; None draws from all.
+        turns: for each of ``indices``, how often the epoch showed it before; empty where no image is repeated.
     """
 
     epoch: int
@@ -75,6 +77,11 @@ class BatchPlan:
     size: tuple[int, int]
     indices: tuple[int, ...]
     partners: tuple[tuple[int, ...], ...] | None
+    turns: tuple[int, ...] = ()
+
+    def turn(self, slot: int) -> int:
+        """How often the epoch showed the image of a place of the batch before."""
+        return self.turns[slot] if self.turns else 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Planner:
     """Plans the batches of an epoch.
 
     Attributes:
-        count: training images.
+        count: samples of an epoch: the training images, or more where some are repeated.
         batch_size: images of a step, over all ranks.
         image_size: (height, width) that multi-scale varies.
         seed: of the run.
@@ -90,6 +97,7 @@ class Planner:
         neighbours: draw a mosaic's tiles from neighbours in the epoch's order, not from all images.
         rank: which part of each batch is planned.
         world_size: how many parts there are.
+        factors: how often each image is shown in an epoch, on average; None shows each once.
     """
 
     count: int
@@ -100,6 +108,13 @@ class Planner:
     neighbours: bool
     rank: int = 0
     world_size: int = 1
+    factors: NDArray[np.float64] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.factors is not None and epoch_length(self.factors) != self.count:
+            raise ValueError(
+                f"{self.count} samples of an epoch, but the factors give {epoch_length(self.factors)}"
+            )
 
     def __len__(self) -> int:
         """Batches of an epoch; the last incomplete one is left out, unless it is the only one."""
@@ -107,7 +122,9 @@ class Planner:
 
     def epoch(self, epoch: int, phase: Phase) -> list[BatchPlan]:
         """The batches of an epoch for this rank, in order."""
-        order = np.random.default_rng([self.seed, epoch, _ORDER_STREAM]).permutation(self.count)
+        rng = np.random.default_rng([self.seed, epoch, _ORDER_STREAM])
+        order = rng.permutation(self.count) if self.factors is None else draw(self.factors, rng)
+        seen = None if self.factors is None else turns(order)
         plans = []
         for number in range(len(self)):
             positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
@@ -122,6 +139,7 @@ class Planner:
                     self._size(epoch, number, phase),
                     tuple(order[mine].tolist()),
                     tuple(self._neighbours(order, int(place)) for place in mine) if self.neighbours else None,
+                    () if seen is None else tuple(seen[mine].tolist()),
                 )
             )
         return plans
@@ -195,7 +213,7 @@ class SampleMaker:
             if observe is not None:
                 observe(index)
             partners = range(len(self.records)) if plan.partners is None else plan.partners[slot]
-            sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners)
+            sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
             images[slot].numpy()[...] = sample.image
             labels.append(torch.from_numpy(sample.labels))
             boxes.append(torch.from_numpy(fractions(sample.boxes_xyxy, plan.size)))
@@ -207,10 +225,17 @@ class SampleMaker:
         return Batch(images.permute(0, 3, 1, 2), Targets(labels, boxes, list(ids)), sizes, ids)
 
     def sample(
-        self, index: int, epoch: int, phase: Phase, size: tuple[int, int], partners: Sequence[int]
+        self,
+        index: int,
+        epoch: int,
+        phase: Phase,
+        size: tuple[int, int],
+        partners: Sequence[int],
+        turn: int = 0,
     ) -> Sample:
         """One augmented sample of exactly (height, width) ``size``; the same for the same arguments, always."""
-        rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
+        place = [index, turn] if turn else [index]  # without repeats, runs of before stay what they were
+        rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, *place])
         if phase == "plain":
             return plain(self._source(index), size, rng, self.config)
         if phase == "strong":

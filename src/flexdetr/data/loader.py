@@ -21,6 +21,7 @@ from flexdetr.config import Config
 from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker, fractions
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError, read_image
+from flexdetr.data.sampling import repeat_factors, samples_of_an_epoch
 from flexdetr.model.outputs import Targets
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import prepare
@@ -103,8 +104,10 @@ class TrainingLoader:
         maker = SampleMaker(records, config.data, config.image_size, seed)
         needed = maker.cache_bytes()
         cached = needed <= _CACHE_BYTES if config.data.cache is None else config.data.cache
+        threshold = config.data.repeat_threshold
+        factors = None if threshold is None else repeat_factors(records, threshold)
         self.planner = Planner(
-            len(records),
+            samples_of_an_epoch(records, threshold),
             batch_size,
             config.image_size,
             seed,
@@ -112,6 +115,7 @@ class TrainingLoader:
             neighbours=not cached,
             rank=rank,
             world_size=world_size,
+            factors=factors,
         )
         self._samples = _Samples(maker, cached, self.workers)
         self._pin_memory = pin_memory
@@ -176,7 +180,7 @@ class TrainingLoader:
         self._samples.fill()
         for plan in self.planner.epoch(epoch, phase):
             cut = None if plan.partners is None else plan.partners[:count]
-            plan = replace(plan, indices=plan.indices[:count], partners=cut)
+            plan = replace(plan, indices=plan.indices[:count], partners=cut, turns=plan.turns[:count])
             count -= len(plan.indices)
             yield self._deliver(self._samples[plan])
             if not count:

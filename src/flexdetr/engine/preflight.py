@@ -103,7 +103,8 @@ def label_warnings(classes: Classes, counts: Sequence[LabelCount]) -> list[str]:
     if rare:
         found.append(
             f"strong imbalance: {classes.names[most]} has {objects[most]} training objects, and less than "
-            f"1/{_IMBALANCE} of that have {_some(rare)}; label more images that show these, or expect a low AP of them"
+            f"1/{_IMBALANCE} of that have {_some(rare)}; label more images that show these, show them more often "
+            "(data.repeat_threshold), or expect a low AP of them"
         )
     return found
 

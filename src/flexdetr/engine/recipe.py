@@ -38,7 +38,9 @@ class Recipe(NamedTuple):
         return self.steps_per_epoch * (self.config.train.epochs or 0)
 
 
-def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float) -> Recipe:
+def derive(
+    config: Config, num_images: int, parts: TrainedParts, own_rate: float, *, samples: int | None = None
+) -> Recipe:
     """Fill what the configuration leaves open.
 
     Args:
@@ -46,6 +48,7 @@ def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float
         num_images: training images.
         parts: what starts from trained weights.
         own_rate: a trained backbone's own learning rate relative to the detector's; the configuration's wins.
+        samples: what an epoch shows, where that is not each image once.
 
     Returns:
         The recipe. Values that the user set are kept.
@@ -58,8 +61,13 @@ def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float
         other = "" if run == config.model else f"; none of {config.model} was published"
         reasons.append(f"recipe {config.recipe}: the published run of {run}{other}")
     wanted = (8 if few else 16) if train.batch_size is None else int(train.batch_size)
-    batch = min(wanted, num_images)
-    steps_per_epoch = max(1, num_images // batch)
+    samples = samples or num_images
+    if samples != num_images:
+        reasons.append(
+            f"{samples} samples an epoch: images with rare classes are shown again (data.repeat_threshold)"
+        )
+    batch = min(wanted, samples)
+    steps_per_epoch = max(1, samples // batch)
     train_changes: dict[str, object] = {"batch_size": batch}
     data_changes: dict[str, object] = {}
     loss_changes: dict[str, object] = {}
@@ -74,7 +82,7 @@ def derive(config: Config, num_images: int, parts: TrainedParts, own_rate: float
             )
 
     low, high = _EPOCHS
-    epochs = min(high, max(low, math.ceil(_VIEWS / num_images)))
+    epochs = min(high, max(low, math.ceil(_VIEWS / samples)))
     settle(
         train_changes, "epochs", train.epochs, epochs, f"about {_VIEWS:,} image views, {low} to {high} epochs"
     )

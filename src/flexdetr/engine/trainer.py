@@ -18,6 +18,7 @@ from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Dataset
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
+from flexdetr.data.sampling import samples_of_an_epoch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.checkpoint import Start
@@ -51,7 +52,7 @@ from flexdetr.engine.sums import TermSums
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
-from flexdetr.loss.criterion import Losses, build_criterion
+from flexdetr.loss.criterion import Losses, build_criterion, class_weights
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.weights import store
@@ -106,6 +107,7 @@ class Trainer:
         self.dataset, self.begun, self.folder, self.ranks = dataset, begun, folder, ranks
         self.quiet = quiet or not ranks.first
         self.classes = begun.classes
+        weights = class_weights(config.data.class_weights, begun.classes)  # an unknown class is told first
         skip_bad = config.data.skip_bad
         self.train_records = usable_records(dataset, "train", skip_bad=skip_bad)
         self.val_records = usable_records(dataset, "val", skip_bad=skip_bad)
@@ -116,7 +118,11 @@ class Trainer:
             fits = ranks.size * int(min(row[0] for row in ranks.table([fits])))
             config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": fits})})
         self.recipe: Recipe = derive(
-            config, len(self.train_records), begun.trained, begun.model.backbone.lr_mult
+            config,
+            len(self.train_records),
+            begun.trained,
+            begun.model.backbone.lr_mult,
+            samples=samples_of_an_epoch(self.train_records, config.data.repeat_threshold),
         )
         self.config = config = self.recipe.config
         if ranks.size > 1:  # --resume starts as many again
@@ -126,6 +132,7 @@ class Trainer:
         self.model = begun.model.to(self.device).to(memory_format=self.format)
         freeze(self.model, config, begun.trained)
         self.criterion = build_criterion(config.loss, config.head, len(self.classes)).to(self.device)
+        self.criterion.class_weights = None if weights is None else weights.to(self.device)
         self.optimizer = build_optimizer(self.model, config, begun.trained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)

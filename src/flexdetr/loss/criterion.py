@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.boxes import compare
+from flexdetr.classes import ClassError, Classes
 from flexdetr.config import ConfigError, LossConfig, nearest
 from flexdetr.loss.box_family import box_loss, known_options, option_names, unknown_option
 from flexdetr.loss.class_losses import CLASS_LOSSES
@@ -59,12 +60,14 @@ class Criterion(nn.Module):
 
     Attributes:
         own_divisor: whether the losses of a part of a step come with a share of the step's divisor.
+        class_weights: (C,) what the class loss of each class is multiplied by, on the predictions' device; None is 1.
 
     Raises:
         ConfigError: where a loss or one of its options is unknown.
     """
 
     own_divisor = False
+    class_weights: Tensor | None = None
 
     def __init__(
         self, config: LossConfig, num_classes: int, *, terms: Iterable[Term] = (), unite: bool = False
@@ -136,7 +139,11 @@ class Criterion(nn.Module):
         positive = logits[pairs.images, pairs.rows, wanted_labels[pairs.objects]]
         class_loss = self.class_loss
         correction = class_loss.positive(positive, pair.iou.detach()) - class_loss.negative(positive)
-        dense = class_loss.negative(logits).sum((0, 2))
+        dense = class_loss.negative(logits)
+        if self.class_weights is not None:
+            correction = correction * self.class_weights[wanted_labels[pairs.objects]]
+            dense = dense * self.class_weights
+        dense = dense.sum((0, 2))
         class_sums = segment_sums(dense, queries) + segment_sums(correction, pairs.sizes)
 
         if any(layer.box_match is not layer.match for layer in layers):
@@ -165,9 +172,11 @@ class Objective(Protocol):
 
     Attributes:
         own_divisor: whether the losses of a part of a step come with a share of the step's divisor.
+        class_weights: (C,) what the class loss of each class is multiplied by, on the predictions' device; None is 1.
     """
 
     own_divisor: bool
+    class_weights: Tensor | None
 
     def __call__(
         self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None
@@ -199,6 +208,23 @@ class Objective(Protocol):
 def objective(config: LossConfig, options: HeadOptions, num_classes: int) -> Criterion:  # noqa: ARG001 - of every head
     """The loss of heads that have class, L1 and box terms alone."""
     return Criterion(config, num_classes)
+
+
+def class_weights(weights: Mapping[str, float], classes: Classes) -> Tensor | None:
+    """``data.class_weights`` as a tensor (C,); None where there are none.
+
+    Raises:
+        ConfigError: for a class that the detector does not have, with the nearest one.
+    """
+    if not weights:
+        return None
+    values = torch.ones(len(classes))
+    for name, weight in weights.items():
+        try:
+            values[classes.index_of_name(name)] = weight
+        except ClassError as error:
+            raise ConfigError(f"data.class_weights: {error}") from None
+    return values
 
 
 def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) -> Objective:

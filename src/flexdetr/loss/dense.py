@@ -28,12 +28,14 @@ class DenseCriterion(nn.Module):
 
     Attributes:
         own_divisor: see ``Criterion``.
+        class_weights: see ``Criterion``.
 
     Raises:
         ConfigError: where the box loss or one of its options is unknown.
     """
 
     own_divisor = True
+    class_weights: Tensor | None = None
 
     def __init__(self, options: YOLOv8Options, num_classes: int) -> None:
         super().__init__()
@@ -105,7 +107,11 @@ class DenseCriterion(nn.Module):
         chosen, wanted = boxes[found.images, found.cells] * across, objects[found.objects]
         score = found.scores
         positive = logits[found.images, found.cells, labels[found.objects]]
-        class_sum = softplus(logits).sum() - (score * positive).sum()
+        negative, agreed = softplus(logits), score * positive
+        if self.class_weights is not None:
+            negative = negative * self.class_weights
+            agreed = agreed * self.class_weights[labels[found.objects]]
+        class_sum = negative.sum() - agreed.sum()
         # Losses that measure in fractions of the image get those of its longer side.
         longer = across.max()
         box_sum = (score * self.box_loss(chosen / longer, wanted / longer)).sum()
