@@ -279,6 +279,25 @@ _ROWS: Final[tuple[Config, ...]] = (
         EncoderConfig(width=192, ffn=768, expansion=0.5, depth=0.67),
         RTDETROptions(width=192, layers=3, ffn=768),
     ),
+    # On backbones whose ImageNet weights come in a package; without squeeze-excitation and with ReLU6, for int8.
+    _ours(
+        "flexdetr_lite0",
+        "efficientnet_lite0",
+        EncoderConfig(strides=(16, 32), width=128, ffn=512, expansion=0.5, depth=0.67),
+        RTDETROptions(width=128, layers=3, ffn=512, queries=150, denoising=50),
+    ),
+    _ours(
+        "flexdetr_lite1",
+        "efficientnet_lite1",
+        EncoderConfig(width=128, ffn=512, expansion=0.5, depth=0.34),
+        RTDETROptions(width=128, layers=3, ffn=512, queries=200, denoising=50),
+    ),
+    _ours(
+        "flexdetr_lite2",
+        "efficientnet_lite2",
+        EncoderConfig(width=192, ffn=768, expansion=0.5, depth=0.67),
+        RTDETROptions(width=192, layers=3, ffn=768),
+    ),
     # Dense, with suppression after the network: what the end-to-end detectors are compared with.
     _yolov8("n", 0.34),
     _yolov8("s", 0.34),

@@ -18,6 +18,7 @@ from flexdetr.weights.ancestry import credited
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
 from flexdetr.weights.manifest import Published
+from flexdetr.weights.published import backbone_entry, detector_entry
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
@@ -95,15 +96,15 @@ def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[
     Raises:
         WeightsError: where the weights cannot be used.
     """
-    files: list[tuple[str | Path, Published | None]] = []
+    files: list[str | Published] = []
     if backbone != "auto":
-        files.append((backbone, None))
+        files.append(backbone)
     if weights != "none":
-        files.append(_file(begun.config, weights))
+        files.append(_source(begun.config, weights))
     names = set(trained)
-    for file, published in files:
+    for file in files:
         loaded = load_any(file, backbone=begun.config.backbone)
-        loaded.metadata = credited(loaded, published)
+        loaded.metadata = credited(loaded)
         begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
         names |= _placed(loaded, begun.model, begun.config.weights_part)
     return replace(begun, trained=TrainedParts.of(begun.model, names))
@@ -118,14 +119,11 @@ def _placed(loaded: Loaded, model: DetectionModel, parts: Collection[str]) -> se
     return own & {prefix + name.removeprefix(prefix) for name in loaded.tensors}
 
 
-def _file(config: Config, weights: str) -> tuple[str | Path, Published | None]:
-    """The checkpoint that ``weights`` names, fetched where it is a published one."""
-    if weights not in ("coco", "backbone"):
-        return weights, None
-    from flexdetr.weights import hub
-
-    name = config.model if weights == "coco" else config.backbone.name
-    return hub.fetch(name), hub.entry_of(name)
+def _source(config: Config, weights: str) -> str | Published:
+    """The checkpoint that ``weights`` names: a published one, or a file."""
+    if weights == "coco":
+        return detector_entry(config.model, config.backbone.name)
+    return backbone_entry(config.backbone.name) if weights == "backbone" else weights
 
 
 def _with_backbone(begun: Start, loaded: Loaded) -> Start:

@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flexdetr.weights.hub import digest
 from flexdetr.weights.loading import Loaded
-from flexdetr.weights.manifest import Published
+from flexdetr.weights.packaged import digest
 from flexdetr.weights.recognise import KINDS
 from flexdetr.weights.store import Metadata
 
 
-def credited(loaded: Loaded, published: Published | None = None) -> Metadata:
+def credited(loaded: Loaded) -> Metadata:
     """A checkpoint's metadata with the checkpoint itself as the nearest ancestor.
 
     Args:
         loaded: what training starts from.
-        published: the manifest's entry where it was fetched; it knows the licence, which few files name.
     """
     path = Path(loaded.report.file)
     nearest, *others = loaded.metadata.provenance or [{}]
@@ -30,7 +28,4 @@ def credited(loaded: Loaded, published: Published | None = None) -> Metadata:
             "licence": loaded.metadata.licence,
         }
     facts: dict[str, Any] = {"sha256": digest(path)} if path.is_file() else {}
-    if published is not None:
-        facts |= {"licence": published.licence, "address": published.address}
-    licence = published.licence if published is not None else loaded.metadata.licence
-    return replace(loaded.metadata, licence=licence, provenance=[{**nearest, **facts}, *others])
+    return replace(loaded.metadata, provenance=[{**nearest, **facts}, *others])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
@@ -16,7 +16,10 @@ from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
-from flexdetr.weights.hub import digest, local
+from flexdetr.weights.hub import local
+from flexdetr.weights.manifest import Published
+from flexdetr.weights.packaged import digest
+from flexdetr.weights.published import fetch, preset_entry
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
 from flexdetr.weights.report import Report, some_of
@@ -41,6 +44,8 @@ class Loaded:
         tensors: by our module path.
         partial: whether missing and unknown tensors are accepted.
         blank: a detector that was built to check against, until ``build`` takes it.
+        classifier: of a backbone's file, the tensors of its classifier by timm's names, where the reader keeps them
+            (EfficientNet-Lite: ``conv_head``, ``bn2``, ``classifier``).
     """
 
     config: Config
@@ -51,6 +56,7 @@ class Loaded:
     tensors: dict[str, Deferred] = field(repr=False)
     partial: bool = False
     blank: DetectionModel | None = field(default=None, repr=False)
+    classifier: dict[str, Deferred] = field(default_factory=dict, repr=False)
 
     @property
     def is_backbone(self) -> bool:
@@ -101,7 +107,7 @@ class Loaded:
 
 
 def load_any(
-    path: str | Path,
+    path: str | Path | Published,
     *,
     kind: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -112,7 +118,8 @@ def load_any(
     """Understand a checkpoint: ours, or one of another project.
 
     Args:
-        path: a file, a folder that transformers saved, or ``hf://user/name[@revision]``.
+        path: a file, a folder that transformers saved, ``hf://user/name[@revision]``, or published weights: a preset's
+            name, or an entry of the manifest. Those are fetched unless they are here.
         kind: what it should be (a key of ``recognise.KINDS``); anything else is refused then.
         overrides: nested values of the configuration that win over what the file says, like
             ``{"head": {"sampling": "discrete"}}``.
@@ -124,8 +131,11 @@ def load_any(
         WeightsError: where the file cannot be used; one sentence says why.
         ConfigError: where an override is wrong.
     """
-    path = local(path)
+    published = path if isinstance(path, Published) else preset_entry(path)
+    path = fetch(published) if published is not None else local(cast("str | Path", path))
     source = recognise(path, kind=kind, prefer=prefer, backbone=backbone)
+    if published is not None:  # the manifest knows the licence, which few files name
+        source.licence, source.address = published.licence, published.address
     if source.metadata is not None:
         return _ours(source, source.metadata, overrides or {}, backbone, partial=partial)
     try:
@@ -207,7 +217,9 @@ def _backbone(source: Source, tensors: dict[str, Deferred]) -> Loaded:
         provenance=[_origin(source)],
     )
     report = _report(source, f"backbone {config.backbone.name}", "none", config, len(tensors), ())
-    return Loaded(config, Classes((), ()), metadata, report, "backbone", tensors)
+    loaded = Loaded(config, Classes((), ()), metadata, report, "backbone", tensors)
+    loaded.classifier = source.renamed.classifier
+    return loaded
 
 
 def _checked(
@@ -304,7 +316,8 @@ def _report(
 def _origin(source: Source) -> dict[str, Any]:
     """What our metadata says about an ancestor."""
     origin = {"source": source.title, "file": source.path.name, "licence": source.licence}
-    return {**origin, "branch": source.branch} if source.branch else origin
+    told = {"branch": source.branch, "address": source.address}
+    return {**origin, **{key: value for key, value in told.items() if value}}
 
 
 def _departures(config: Config) -> str:

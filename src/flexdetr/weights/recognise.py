@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import BackboneConfig, nearest
-from flexdetr.weights import deimv2, dfine, lyuwenyu, paddle, timm_names, transformers, ultralytics
+from flexdetr.weights import (
+    deimv2,
+    dfine,
+    efficientnet_lite,
+    lyuwenyu,
+    paddle,
+    timm_names,
+    transformers,
+    ultralytics,
+)
 from flexdetr.weights.backbone_names import rename_backbone
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import Deferred
@@ -70,6 +79,7 @@ class Source:
         norm_eps: batch-norm eps by our module path, where they are not 1e-5.
         metadata: of our own files.
         licence: where the file names one.
+        address: of published weights.
         ancestors: of the weights, where the file tells them.
         notes: sentences for the report.
     """
@@ -87,6 +97,7 @@ class Source:
     norm_eps: dict[str, float] = field(default_factory=dict)
     metadata: Metadata | None = None
     licence: str = "unknown"
+    address: str = ""
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -216,6 +227,11 @@ class _Reader:
         return source
 
     def _of_timm(self, path: Path, tensors: Mapping[str, Deferred]) -> Source:
+        if efficientnet_lite.is_lite(tensors):
+            try:
+                tensors = efficientnet_lite.as_timm(tensors)
+            except WeightsError as error:
+                raise WeightsError(f"{path} cannot be used: {error}") from None
         name = timm_names.shipped_name(tensors)
         wanted = BackboneConfig(name=name) if name is not None else self.backbone
         renamed = timm_names.rename_timm(tensors, wanted) if wanted is not None else None

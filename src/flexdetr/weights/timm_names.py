@@ -9,6 +9,13 @@ from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.renaming import Renamed
 
 _BODY = "body.net."
+# What timm's EfficientNets, MobileNets and GhostNets have behind their blocks.
+_CLASSIFIER = ("conv_head.", "bn2.", "classifier.")
+_LITE = {
+    (2, 40, 320): "efficientnet_lite0",
+    (3, 40, 320): "efficientnet_lite1",
+    (3, 48, 352): "efficientnet_lite2",
+}
 
 
 def shipped_name(tensors: Mapping[str, Deferred]) -> str | None:
@@ -21,6 +28,8 @@ def shipped_name(tensors: Mapping[str, Deferred]) -> str | None:
         if "blocks.2.0.ghost1.short_conv.0.weight" in tensors:
             return {16: "ghostnetv2_100", 20: "ghostnetv2_130", 24: "ghostnetv2_160"}.get(width)
         return {8: "ghostnet_050", 16: "ghostnet_100", 20: "ghostnet_130"}.get(width)
+    if (name := _lite_name(tensors)) is not None:
+        return name
     first = tensors.get("blocks.0.0.conv_pw.weight")
     if (
         first is not None
@@ -29,6 +38,15 @@ def shipped_name(tensors: Mapping[str, Deferred]) -> str | None:
     ):
         return {(32, 64): "mobilenetv1_100", (40, 80): "mobilenetv1_125"}.get((width, first.shape[0]))
     return None
+
+
+def _lite_name(tensors: Mapping[str, Deferred]) -> str | None:
+    """Which EfficientNet-Lite it is, by the blocks of its second stage and the channels of two others."""
+    widths = [tensors.get(f"blocks.{stage}.0.conv_pwl.weight") for stage in (2, 6)]
+    if any(width is None for width in widths) or any(".se." in name for name in tensors):
+        return None
+    blocks = sum(f"blocks.1.{block}.conv_pwl.weight" in tensors for block in range(4))
+    return _LITE.get((blocks, *(width.shape[0] for width in widths if width is not None)))  # type: ignore[arg-type]
 
 
 def rename_timm(tensors: Mapping[str, Deferred], config: BackboneConfig) -> Renamed | None:
@@ -62,6 +80,7 @@ def rename_timm(tensors: Mapping[str, Deferred], config: BackboneConfig) -> Rena
             return None
         done.state[name] = tensors[theirs]
         taken.add(theirs)
+    done.classifier = {name: tensors[name] for name in tensors if name.startswith(_CLASSIFIER)}
     done.left = dict.fromkeys(tensors.keys() - taken, "the classifier, and layers behind the last level")
     return done if done.state else None
 

@@ -28,6 +28,7 @@ SMALL = {
     "cspdarknet_c2f_n",
     "ghostnet_050",
     "mobilenetv1_100",
+    "efficientnet_lite0",
 }
 
 

@@ -66,6 +66,9 @@ BACKBONES: dict[str, Callable[..., Trunk | WrappedBackbone]] = {
     "ghostnetv2_160": partial(timm_backbone, "ghostnetv2_160"),
     "mobilenetv1_100": partial(timm_backbone, "mobilenetv1_100"),
     "mobilenetv1_125": partial(timm_backbone, "mobilenetv1_125"),
+    "efficientnet_lite0": partial(timm_backbone, "tf_efficientnet_lite0"),
+    "efficientnet_lite1": partial(timm_backbone, "tf_efficientnet_lite1"),
+    "efficientnet_lite2": partial(timm_backbone, "tf_efficientnet_lite2"),
 }
 
 NO_INSERTS: Mapping[int, str] = MappingProxyType({})

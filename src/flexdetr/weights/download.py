@@ -1,0 +1,172 @@
+"""A file from its address: resumed where it broke, checked, by one process at a time, with progress."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from flexdetr.weights.container import WeightsError, sniff
+from flexdetr.weights.packaged import digest
+
+_log = logging.getLogger(__name__)
+
+_BLOCK: Final = 1 << 20
+_TIMEOUT: Final = 30.0
+_YES: Final = ("1", "on", "yes", "true")  # as huggingface_hub reads its switch
+
+
+class NoAnswerError(Exception):
+    """No connection, or a server that does not answer with the file."""
+
+
+def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
+    """Fetch a file, unless it is there; a broken download goes on where it stopped.
+
+    Of several processes one fetches, and the others wait for it.
+
+    Args:
+        url: http or https address.
+        place: where the whole file is to be; ``place.part`` holds what has come so far.
+        sha256: what the whole file must have; None checks its size only.
+
+    Returns:
+        ``place``.
+
+    Raises:
+        NoAnswerError: where there is no connection, or the server has no such file.
+        WeightsError: where what came is not the file.
+    """
+    with _alone(place):
+        return place if place.is_file() else _download(url, place, sha256)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Inside, no other process on this machine fetches the same file; the system frees the lock of one that dies."""
+    lock = place.parent / ".locks" / f"{place.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock, timeout=0)
+        try:
+            held.acquire()
+        except Timeout:
+            _log.warning("another process fetches %s: waiting for it", place.name)
+            held.acquire(timeout=-1)
+    except OSError as error:
+        raise WeightsError(f"cannot write {lock}: {error}") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _download(url: str, place: Path, sha256: str | None) -> Path:
+    part = place.with_name(place.name + ".part")
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
+        raise NoAnswerError("HF_HUB_OFFLINE is set")
+    try:
+        total = _receive(url, part)
+    except (http.client.HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            raise NoAnswerError(f"{url} answered {error.code} {error.reason}") from None
+        raise NoAnswerError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    except OSError as error:
+        raise WeightsError(f"cannot write {part}: {error}") from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise NoAnswerError(
+            f"the connection broke after {size} of {total} bytes; the next try goes on from there"
+        )
+    if sha256 is not None and (found := digest(part)) != sha256:
+        part.unlink()
+        raise WeightsError(
+            f"{url} is not the published file: its sha256 is {found}, and {sha256} was published"
+        )
+    try:
+        sniff(part)
+    except WeightsError:
+        part.unlink()
+        raise
+    part.replace(place)
+    return place
+
+
+def _receive(url: str, part: Path) -> int | None:
+    """Append what is missing of a file; returns the size of the whole where the server tells it."""
+    have = part.stat().st_size if part.exists() else 0
+    if not url.startswith(("http://", "https://")):
+        raise WeightsError(f"{url} is no http or https address")
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was checked
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310 - the scheme was checked
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # all of it is here already
+            match = re.search(r"/(\d+)$", error.headers.get("Content-Range") or "")
+            return int(match[1]) if match else have
+        raise
+    with answer:
+        resumed = answer.status == 206
+        length = answer.headers.get("Content-Length")
+        total = int(length) + (have if resumed else 0) if length else None
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            _bar(part.name.removesuffix(".part"), total) as bar,
+        ):
+            bar.advance(have if resumed else 0)
+            while block := answer.read(_BLOCK):
+                file.write(block)
+                bar.advance(len(block))
+    return total
+
+
+class _bar:  # noqa: N801 - used like a function
+    """A progress bar on a terminal, a line elsewhere."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self.console = Console(stderr=True)
+        self.name, self.total = name, total
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> _bar:
+        if not self.console.is_terminal:
+            size = f" ({self.total / 1e6:.0f} MB)" if self.total else ""
+            self.console.print(f"fetching {self.name}{size}", highlight=False)
+        self.task = self.progress.add_task(self.name, total=self.total)
+        self.progress.start()
+        return self
+
+    def advance(self, count: int) -> None:
+        """So many bytes have come."""
+        self.progress.update(self.task, advance=count)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()

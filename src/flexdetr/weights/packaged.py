@@ -1,0 +1,48 @@
+"""Published weights in an installed package: found by its metadata, never imported, checked by their sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.manifest import Published
+
+
+def packaged(entry: Published) -> Path | None:
+    """The file of an entry's package; None where the package is not installed.
+
+    Raises:
+        WeightsError: where the package lacks the file, or its file is not the published one.
+    """
+    try:
+        place = Path(str(distribution(entry.package).locate_file(entry.inside)))
+    except PackageNotFoundError:
+        return None
+    if not place.is_file():
+        raise WeightsError(
+            f"the package {entry.package} is installed without {entry.inside}: install it again"
+        )
+    return checked(place, entry)
+
+
+def checked(place: Path, entry: Published) -> Path:
+    """The file itself.
+
+    Raises:
+        WeightsError: where its sha256 is not the published one.
+    """
+    found = digest(place)
+    if entry.sha256 is not None and found != entry.sha256:
+        raise WeightsError(
+            f"{place} is not the published file of {entry.name}, and is not used: its sha256 is {found}, and "
+            f"{entry.sha256} was published"
+        )
+    return place
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

