@@ -90,11 +90,17 @@ def _opened(file: str, size: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
+def installed_files() -> tuple[Path, ...]:
+    """The files of all fonts that are installed, sorted by name."""
+    found = {path for folder in _folders() for path in _below(folder)}
+    return tuple(sorted(found, key=lambda path: (path.name, str(path))))
+
+
 @functools.cache
 def _files() -> tuple[str, ...]:
     """Files of fonts, the most fitting first."""
     named = os.environ.get(VARIABLE, "")
-    found = sorted({path for folder in _folders() for path in _below(folder)}, key=_order)[:_TRIED]
+    found = sorted(installed_files(), key=_order)[:_TRIED]
     return ((named,) if named else ()) + tuple(map(str, found))
 
 
