@@ -15,6 +15,8 @@ from PIL import Image
 from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.metrics.latency import END_TO_END, STAGES
+from flexdetr.runtime import layers
+from flexdetr.runtime.layers import Rates
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,26 @@ raise SystemExit(main(["bench", {str(tiny[1])!r}, "--rounds", "1", "--threads", 
     assert "times as fast" in done.stdout
 
 
+def test_layers_of_an_artifact(
+    tiny: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = Rates({"fp32": 50.0, "int8": 90.0}, 20.0, 9.0)
+    monkeypatch.setattr(layers, "measure_rates", lambda _: rates)
+    words = ["bench", str(tiny[1]), "--layers", "--rounds", "1", "--threads", "1", "--precision", "fp32"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "GFLOP/s fp32 50, int8 90" in said
+    assert "share of it reached" in said
+    assert "loses most" in said
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rates"]["gflops"] == {"fp32": 50.0, "int8": 90.0}
+    (one,) = document["files"]
+    assert len(one["worst"]) == 10
+    assert set(one["worst"]) <= {layer["name"] for layer in one["layers"]}
+    assert one["floors"]["fp32"]["milliseconds"] > one["floors"]["int8"]["milliseconds"]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
@@ -98,6 +120,8 @@ raise SystemExit(main(["bench", {str(tiny[1])!r}, "--rounds", "1", "--threads", 
         (["ARTIFACT", "--runtime", "onnxruntime"], 1, "format openvino, which onnxruntime does not run"),
         (["ARTIFACT", "--plot", "a.png"], 2, "--plot writes SVG"),
         (["ARTIFACT", "--images", "EMPTY"], 1, "holds no picture"),
+        (["flexdetr_nano", "--layers"], 2, "--layers is for artifacts"),
+        (["ARTIFACT", "--layers", "--plot", "a.svg"], 2, "--plot is for timing whole calls"),
         (["missing.safetensors"], 1, "missing.safetensors"),
         ([], 2, "Missing argument"),
     ],

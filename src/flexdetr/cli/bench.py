@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flexdetr.runtimes import Asked
 
 _DRAWN = 8
+# Runtimes that can be asked for with --layers.
+_LAYERED = ("auto", "openvino")
 # What a preset is timed with: COCO's number of classes.
 _CLASSES = 80
 # A first result in a process of its own: what is typed, but for the pictures on disk.
@@ -65,6 +67,12 @@ def bench(
     precision: Precision = "auto",
     runtime: Runtime = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the stages.")] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Show where an artifact's time goes on OpenVINO, layer by layer, instead."
+        ),
+    ] = False,
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
@@ -75,6 +83,12 @@ def bench(
         raise answers.UsageError(f"--plot writes SVG: give a name that ends in .svg, not {plot.name!r}")
     options: dict[str, Any] = {"threads": threads, "runtime": runtime}
     place = Place(device, cast("Asked", precision or "auto"))
+    if layers:
+        from flexdetr.cli.layers import bench_layers
+
+        _only_for_calls(images=images, plot=plot, device=device != "auto", runtime=runtime not in _LAYERED)
+        bench_layers(files, threads=threads, precision=place.precision, rounds=rounds, as_json=as_json)
+        return
     with _pictures(images) as paths:
         subjects = [subject_of(file, open_detector(file, **options), place) for file in files]
         with answers.counting("timing") as show_count:
@@ -107,6 +121,13 @@ def bench(
         )
         return
     show_timings(timings)
+
+
+def _only_for_calls(**given: object) -> None:
+    """Refuse options that ``--layers`` does not have."""
+    for name, value in given.items():
+        if value:
+            raise answers.UsageError(f"--{name} is for timing whole calls; leave it out with --layers")
 
 
 def show_timings(timings: Sequence[Timing]) -> None:

@@ -33,8 +33,9 @@ Asked = Literal["auto", "fp32", "bf16", "fp16"]
 Shape = tuple[int, int, int]  # of a batch: pictures, height, width
 
 VERSION: Final = f"OpenVINO {version('openvino')}"
-# OpenVINO's names for precisions: in its hint, and among a device's capabilities.
-_HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""OpenVINO's names for precisions in its hint."""
+# And among a device's capabilities.
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
 
@@ -247,10 +248,19 @@ class OpenVINORuntime:
     def _variant(self, shape: Shape | None) -> _Variant:
         with self._compiling:
             if shape not in self._variants:
-                self._variants[shape] = self._compile(shape)
+                self._variants[shape] = _variant_of(self.compile(shape))
             return self._variants[shape]
 
-    def _compile(self, shape: Shape | None) -> _Variant:
+    def compile(self, shape: Shape | None, **options: object) -> Any:  # noqa: ANN401 - openvino.CompiledModel
+        """The graph compiled as this runtime computes it.
+
+        Args:
+            shape: of the pictures (B, H, W); None leaves free what the artifact leaves free.
+            **options: of OpenVINO's, beyond those that the runtime has set.
+
+        Raises:
+            ArtifactError: where OpenVINO cannot.
+        """
         takes = self.artifact.metadata.input
         graph = self._graph
         if shape is not None:
@@ -261,14 +271,16 @@ class OpenVINORuntime:
             graph.reshape(shapes)
             _drop_idle_resize(graph)
         try:
-            options = {**self._options, "INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
-            compiled = self._core.compile_model(graph, self._device, options)
-            parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            own = {**self._options, "INFERENCE_PRECISION_HINT": HINTS[self.precision], **options}
+            return self._core.compile_model(graph, self._device, own)
         except RuntimeError as error:
             raise ArtifactError(
                 f"OpenVINO cannot compile {self.artifact.model_file} for {self._device}: {_first_line(error)}"
             ) from error
-        return _Variant(compiled, max(1, parallel))
+
+
+def _variant_of(compiled: Any) -> _Variant:  # noqa: ANN401 - openvino.CompiledModel
+    return _Variant(compiled, max(1, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))))
 
 
 def _drop_idle_resize(graph: Any) -> None:  # noqa: ANN401 - openvino.Model
