@@ -17,7 +17,7 @@ from flexdetr.cli import main
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
-from flexdetr.foreign_code import VARIABLE, allowed, backbones, objection
+from flexdetr.foreign_code import VARIABLE, allowed, named, objection
 from flexdetr.presets import resolve
 from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError
@@ -206,6 +206,26 @@ def test_what_is_allowed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ[VARIABLE] == "a:b"
 
 
-def test_the_backbone_of_nested_values() -> None:
-    assert backbones({"backbone": "x"}) == backbones({"backbone": {"name": "x"}}) == ("x",)
-    assert backbones({}) == backbones({"backbone": {"options": {}}}) == backbones({"backbone": 3}) == ()
+def test_the_code_that_nested_values_name() -> None:
+    assert named({"backbone": "x"}) == named({"backbone": {"name": "x"}}) == {"backbone": "x"}
+    assert named({}) == named({"backbone": {"options": {}}}) == named({"backbone": 3, "data": None}) == {}
+    assert named({"data": {"transforms": "a:b"}}) == {"data.transforms": "a:b"}
+
+
+def test_a_configuration_file_cannot_name_transforms_that_are_run(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("data: {transforms: 'os:getcwd'}\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"names the data\.transforms os:getcwd: .* data=\{\"transforms\": 'os:getcwd'\}"
+    ):
+        resolve("flexdetr_pico", tmp_path / "run.yaml")
+    typed = resolve("flexdetr_pico", tmp_path / "run.yaml", ["data.transforms=os:getcwd"])
+    assert typed.data.transforms == "os:getcwd"
+
+
+def test_a_checkpoint_does_not_bring_its_transforms_along(tmp_path: Path) -> None:
+    """Prediction needs none, and who trains on would run what the file's author wants."""
+    made = Detector("flexdetr_pico", classes=["a"], image_size=64, data={"transforms": "os:getcwd"})
+    path = made.save(tmp_path / "one.safetensors")
+    loaded = load(path)
+    assert loaded.config.data.transforms is None
+    assert load(path, data={"transforms": "os:getcwd"}).config.data.transforms == "os:getcwd"

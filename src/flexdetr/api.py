@@ -104,13 +104,24 @@ class Detector:
         detector._take(restore(path, changes, module, source=source), untouched)
         return detector
 
-    def train(self, data: str | Path, /, *, out: str | Path, quiet: bool = False, **changes: Any) -> Run:  # noqa: ANN401
+    def train(
+        self,
+        data: str | Path,
+        /,
+        *,
+        out: str | Path,
+        quiet: bool = False,
+        callbacks: Sequence[object] = (),
+        **changes: Any,  # noqa: ANN401 - keys of Config
+    ) -> Run:
         """Train on a data set; afterwards the detector holds the best weights.
 
         Args:
             data: folder (or a file inside it) in COCO, VOC or YOLO format.
             out: the run's folder.
             quiet: show no progress.
+            callbacks: objects with any of ``on_step``, ``on_epoch``, ``on_evaluation`` and ``on_end``, each of which
+                takes a ``flexdetr.engine.callbacks.Moment``.
             **changes: keys of the configuration's ``train`` section, like ``epochs=50``, or other sections, like
                 ``data={"mosaic": 0.0}``. Where they change the model (``head={"layers": 6}``), it is built anew; all
                 weights that have their place in it are carried over, and the run says which. ``weights`` loads a
@@ -120,13 +131,14 @@ class Detector:
             DataError: where the data cannot be used.
             ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
             WeightsError: where other weights are asked for and do not fit.
+            CallbackError: where a callback fails.
         """
         from flexdetr.engine.checkpoint import restore
         from flexdetr.engine.fit import train
         from flexdetr.engine.rebuilt import rebuilt
 
         config, begun, module = rebuilt(self._begun, self._module, changes)
-        run = train(data, config, out=out, begun=begun, quiet=quiet)
+        run = train(data, config, out=out, begun=begun, quiet=quiet, callbacks=callbacks)
         self._take(restore(run.best, {"backbone": config.backbone.name}, copy.deepcopy(module)), module)
         return run
 

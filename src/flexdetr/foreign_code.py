@@ -1,4 +1,4 @@
-"""A file may name Python code as its backbone; that code runs only where the person says so.
+"""A file may name Python code as its backbone or transforms; that code runs only where the person says so.
 
 ``my_pkg.my_mod:factory`` is fine where a person typed it. From a file (a checkpoint, a configuration, a run's folder, a
 plan) it could be any function of any installed package, with arguments of the file's choice: whoever reads the file
@@ -14,29 +14,41 @@ from pathlib import Path
 from typing import Any, Final
 
 VARIABLE: Final = "FLEXDETR_TRUST"
+_IN_PYTHON: Final = {"backbone": "backbone={name}", "data.transforms": 'data={{"transforms": {name}}}'}
 
 
-def objection(name: str, path: str | Path, typed: Collection[str] = ()) -> str | None:
-    """Why a backbone that a file names is not made, or None where there is nothing against it.
+def objection(name: str, path: str | Path, typed: Collection[str] = (), part: str = "backbone") -> str | None:
+    """Why a part that a file names is not made, or None where there is nothing against it.
 
     Args:
-        name: of the backbone.
+        name: of the backbone, or of the transforms' factory.
         path: of the file, for the message.
         typed: names that the person typed in this call: each is consent.
+        part: the key that names it, "backbone" or "data.transforms".
     """
     if ":" not in name or name.startswith("timm/") or name in typed or name in _trusted():
         return None
     return (
-        f"{path} names the backbone {name}: code outside of the file, which would be imported and run. If you trust "
-        f"it, say so: --allow-code {name}, in Python backbone={name!r}, or {VARIABLE}={name} in the environment"
+        f"{path} names the {part} {name}: code outside of the file, which would be imported and run. If you trust "
+        f"it, say so: --allow-code {name}, in Python {_IN_PYTHON[part].format(name=repr(name))}, or "
+        f"{VARIABLE}={name} in the environment"
     )
 
 
-def backbones(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The backbone that a configuration's nested values name, where they name one."""
-    part = values.get("backbone")
-    name = part.get("name") if isinstance(part, Mapping) else part
-    return (name,) if isinstance(name, str) else ()
+def first_objection(values: Mapping[str, Any], path: str | Path, typed: Collection[str] = ()) -> str | None:
+    """The first objection to what a configuration's nested values, which stand in a file, name."""
+    reasons = (objection(name, path, typed, part) for part, name in named(values).items())
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def named(values: Mapping[str, Any]) -> dict[str, str]:
+    """The backbone and the transforms that a configuration's nested values name, by their keys."""
+    backbone, data = values.get("backbone"), values.get("data")
+    found = {
+        "backbone": backbone.get("name") if isinstance(backbone, Mapping) else backbone,
+        "data.transforms": data.get("transforms") if isinstance(data, Mapping) else None,
+    }
+    return {part: name for part, name in found.items() if isinstance(name, str)}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from flexdetr.config import (
     parse_overrides,
     read_yaml,
 )
-from flexdetr.foreign_code import backbones, objection
+from flexdetr.foreign_code import first_objection, named
 from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
@@ -354,8 +354,8 @@ def resolve(
     values["model"] = str(name)
     config = build(values)
     if config_file is not None and calls_code:
-        known = [*backbones(changes), *backbones(typed)]
-        if (reason := objection(config.backbone.name, config_file, known)) is not None:
+        known = [*named(changes).values(), *named(typed).values()]
+        if (reason := first_objection(config.model_dump(), config_file, known)) is not None:
             raise ConfigError(reason)
     return config
 

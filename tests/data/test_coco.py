@@ -109,11 +109,12 @@ def test_crowds_and_areas_are_kept(tmp_path, write_coco):
     annotations = [
         {"id": 1, "image_id": 100, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 44.5, "iscrowd": 1},
         {"id": 2, "image_id": 100, "category_id": 1, "bbox": [3, 3, 9, 9]},
+        {"id": 3, "image_id": 100, "category_id": 1, "bbox": [5, 5, 9, 9], "ignore": 1},
     ]
     path = write_coco(tmp_path / "a.json", {"a.png": []}, {1: "c"}, annotations=annotations)
     (record,) = read(path).splits["train"]
-    assert record.iscrowd.tolist() == [True, False]
-    assert record.areas.tolist() == [44.5, 81]
+    assert record.iscrowd.tolist() == [True, False, True]  # what is to be ignored is passed over like a crowd
+    assert record.areas.tolist() == [44.5, 81, 81]
 
 
 def test_unknown_category_is_refused_with_line_and_range(tmp_path, write_coco):

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, parse_overrides, read_yaml
 from flexdetr.config_values import nest
-from flexdetr.foreign_code import backbones, objection
+from flexdetr.foreign_code import first_objection
 from flexdetr.presets import resolve
 
 BASE: Final = "base"
@@ -84,7 +84,7 @@ def read_plan(path: str | Path) -> Plan:
 
     Raises:
         ConfigError: where the file cannot be read, a key or value is wrong, with the nearest right one, or it names
-            code as a backbone that nobody has allowed.
+            code that nobody has allowed.
     """
     values = read_yaml(path)
     values.setdefault("title", Path(path).stem.replace("_", " ").capitalize())
@@ -95,9 +95,8 @@ def read_plan(path: str | Path) -> Plan:
                 raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
     plan = _checked(values, path)
     for changes in (plan.base, *plan.variants.values()):
-        for name in backbones(_nested(changes)):
-            if (reason := objection(name, path)) is not None:
-                raise ConfigError(reason)
+        if (reason := first_objection(_nested(changes), path)) is not None:
+            raise ConfigError(reason)
     return plan
 
 

@@ -33,7 +33,7 @@ AllowCode = Annotated[
     typer.Option(
         "--allow-code",
         metavar="PKG.MOD:NAME",
-        help="Let a file name this code as its backbone; may be repeated.",
+        help="Let a file name this code as its backbone or transforms; may be repeated.",
         callback=_allow_code,
         expose_value=False,
     ),

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import covering, read_reduced
+from flexdetr.data.degraded import degraded
+from flexdetr.data.images import covering, read_part, read_reduced
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.mosaic import copy_blend, mixup, mosaic
+from flexdetr.data.oriented import oriented
 from flexdetr.data.sampling import draw, epoch_length, turns
 from flexdetr.data.transforms import Sample, plain, strong
+from flexdetr.data.user_transforms import UserTransforms
 from flexdetr.model.outputs import Targets
 
 Phase = Literal["mosaic", "strong", "plain"]
@@ -180,12 +183,16 @@ class SampleMaker:
         config: what is done to them.
         image_size: (height, width) of the training, which decides the size at which images are kept.
         seed: of the run.
+
+    Raises:
+        ConfigError: where the user's transforms cannot be made.
     """
 
     def __init__(
         self, records: Sequence[Record], config: DataConfig, image_size: tuple[int, int], seed: int
     ) -> None:
         self.records, self.config, self.seed = records, config, seed
+        self.transforms = None if config.transforms is None else UserTransforms(config.transforms)
         self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
         self.kept = KeptImages()
 
@@ -196,7 +203,13 @@ class SampleMaker:
 
     def keep(self, index: int) -> None:
         """Decodes an image at the size at which it is kept, and at half of it."""
-        self.kept.add(index, read_reduced(self.records[index].path, self.at_least))
+        record = self.records[index]
+        self.kept.add(
+            index,
+            read_reduced(record.path, self.at_least)
+            if record.window is None
+            else read_part(record.path, record.window, self.at_least),
+        )
 
     def batch(self, plan: BatchPlan, *, forget: bool, observe: Callable[[int], None] | None = None) -> Batch:
         """The planned batch.
@@ -237,9 +250,14 @@ class SampleMaker:
         place = [index, turn] if turn else [index]  # without repeats, runs of before stay what they were
         rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, *place])
         if phase == "plain":
-            return plain(self._source(index), size, rng, self.config)
+            return plain(self._source(index, rng), size, rng, self.config)
         if phase == "strong":
-            return strong(self._source(index), size, rng, self.config)
+            return degraded(self._strong(index, size, rng), rng, self.config)
+        return degraded(self._blended(index, size, rng, partners), rng, self.config)
+
+    def _blended(
+        self, index: int, size: tuple[int, int], rng: np.random.Generator, partners: Sequence[int]
+    ) -> Sample:
         sample = self._mosaic_or_strong(index, size, rng, partners)
         if rng.random() < _share(self.config.mixup):
             other = partners[int(rng.integers(len(partners)))]
@@ -254,11 +272,25 @@ class SampleMaker:
         self, index: int, size: tuple[int, int], rng: np.random.Generator, partners: Sequence[int]
     ) -> Sample:
         if rng.random() >= _share(self.config.mosaic):
-            return strong(self._source(index), size, rng, self.config)
+            return self._strong(index, size, rng)
         tiles = [index, *(partners[choice] for choice in rng.integers(len(partners), size=3).tolist())]
-        return mosaic([self._source(tile, half=True) for tile in tiles], size, rng, self.config)
+        return mosaic(
+            [self._transformed(self._source(tile, rng, half=True), tile, rng) for tile in tiles],
+            size,
+            rng,
+            self.config,
+        )
 
-    def _source(self, index: int, *, half: bool = False) -> Sample:
+    def _strong(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> Sample:
+        return strong(self._transformed(self._source(index, rng), index, rng), size, rng, self.config)
+
+    def _transformed(self, sample: Sample, index: int, rng: np.random.Generator) -> Sample:
+        """What the user's transforms make of a record's image, where there are any."""
+        if self.transforms is None:
+            return sample
+        return self.transforms(sample, rng, str(self.records[index].path))
+
+    def _source(self, index: int, rng: np.random.Generator, *, half: bool = False) -> Sample:
         """A record's image as it is kept, or half as large, with its boxes in these pixels; crowds are no targets."""
         record = self.records[index]
         if index not in self.kept:
@@ -268,7 +300,8 @@ class SampleMaker:
             [image.shape[1] / record.width, image.shape[0] / record.height] * 2, dtype=np.float32
         )
         ordinary = ~record.iscrowd
-        return Sample(image, record.boxes_xyxy[ordinary] * scale, record.labels[ordinary])
+        sample = Sample(image, record.boxes_xyxy[ordinary] * scale, record.labels[ordinary])
+        return oriented(sample, rng, self.config)
 
 
 def fractions(boxes_xyxy: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -75,13 +75,16 @@ def _box(annotation: object, place: int, index: dict[int, int], classes: Classes
     crowd = flag(annotation.get("iscrowd"))
     if crowd is None:
         return f"{name}: iscrowd must be 0 or 1; got {shown(annotation['iscrowd'])}"
+    ignored = flag(annotation.get("ignore"))
+    if ignored is None:
+        return f"{name}: ignore must be 0 or 1; got {shown(annotation['ignore'])}"
     area = number(annotation.get("area"))
     return RawBox(
         corners,
         index[category],
         place,
         name,
-        crowd,
+        crowd or ignored,
         area if area is not None and 0 <= area <= _LARGEST_AREA else None,
     )
 

@@ -77,6 +77,8 @@ class Record:
         labels: (N,) int64 indices of the head's classes (not data-set ids).
         iscrowd: (N,) bool, COCO's crowd regions: ignored in evaluation, no training targets.
         areas: (N,) float32 square pixels from the annotation, or width times height of the box.
+        window: xyxy pixels of the oriented image, where the record is a part of it; width, height and boxes are then
+            those of the part.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class Record:
     labels: NDArray[np.int64]
     iscrowd: NDArray[np.bool_]
     areas: NDArray[np.float32]
+    window: tuple[int, int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,35 @@ def read_reduced(path: str | Path, at_least: tuple[int, int]) -> NDArray[np.uint
         ImageError: as ``read_image``.
     """
     return _read(Path(path), at_least)
+
+
+def read_part(
+    path: str | Path, window: tuple[int, int, int, int], at_least: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A part of an image no larger than needed; the last images are kept, since their other parts are read next.
+
+    Args:
+        path: the file.
+        window: xyxy pixels of the upright image.
+        at_least: (height, width) that both sides must still reach, unless the part itself is smaller.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        ImageError: as ``read_image``.
+    """
+    x0, y0, x1, y1 = window
+    cut = _recent(Path(path))[y0:y1, x0:x1]
+    size = covering((x1 - x0, y1 - y0), at_least)
+    if size == (cut.shape[1], cut.shape[0]):
+        return cut.copy()
+    return np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+@functools.lru_cache(maxsize=2)
+def _recent(path: Path) -> NDArray[np.uint8]:
+    return read_image(path)
 
 
 def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker,
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.sampling import repeat_factors, samples_of_an_epoch
+from flexdetr.data.user_transforms import TransformError
 from flexdetr.model.outputs import Targets
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import prepare
@@ -36,6 +37,9 @@ _CACHE_BYTES = 2 * 1024**3
 _EVALUATION_CACHE_BYTES = 1024**3
 _MOST_WORKERS = 8
 _AHEAD = 2
+
+
+Made = Batch | ImageError | TransformError
 
 
 class LoaderError(RuntimeError):
@@ -119,9 +123,9 @@ class TrainingLoader:
         )
         self._samples = _Samples(maker, cached, self.workers)
         self._pin_memory = pin_memory
-        self._loader: DataLoader[Batch | str] | None = None
+        self._loader: DataLoader[Made] | None = None
         self._plans = _Plans()
-        self._stream: Iterator[Batch | str] | None = None  # still makes the epoch that was promised
+        self._stream: Iterator[Made] | None = None  # still makes the epoch that was promised
         self._promised: list[BatchPlan] = []
         _log.debug("%d workers, cache %s (%.0f MB)", self.workers, cached, needed / 1e6)
 
@@ -146,6 +150,7 @@ class TrainingLoader:
 
         Raises:
             ImageError: where an image cannot be read.
+            TransformError: where the user's transforms fail.
             LoaderError: where a worker dies.
         """
         plans = self.planner.epoch(epoch, phase)[start_batch:]
@@ -194,13 +199,13 @@ class TrainingLoader:
         """Ends the worker processes; the next epoch starts new ones."""
         self._stream, self._loader = None, None
 
-    def _begin(self, plans: list[BatchPlan]) -> Iterator[Batch | str]:
+    def _begin(self, plans: list[BatchPlan]) -> Iterator[Made]:
         self._plans.waiting = deque(plans)
         if self._loader is None:
             self._loader = self._start()
         return iter(self._loader)
 
-    def _next(self, stream: Iterator[Batch | str]) -> Batch | str | None:
+    def _next(self, stream: Iterator[Made]) -> Made | None:
         try:
             return next(stream, None)
         except RuntimeError as error:
@@ -214,7 +219,7 @@ class TrainingLoader:
             return ""
         return '. A script that trains must do so under `if __name__ == "__main__":`, since its workers import it'
 
-    def _start(self) -> DataLoader[Batch | str]:
+    def _start(self) -> DataLoader[Made]:
         sampler: Any = (
             self._plans
         )  # torch declares batch samplers to yield lists, but takes whatever they yield
@@ -235,10 +240,12 @@ class TrainingLoader:
         )
 
     @staticmethod
-    def _deliver(made: Batch | str | None) -> Batch:
+    def _deliver(made: Made | None) -> Batch:
         if isinstance(made, Batch):
             return made
-        raise ImageError(made or "the loader's workers ended without a batch")
+        if made is None:
+            raise LoaderError("the loader's workers ended without a batch")
+        raise made
 
 
 class _Plans:
@@ -252,7 +259,7 @@ class _Plans:
             yield self.waiting.popleft()
 
 
-class _Samples(Dataset[Batch | str]):
+class _Samples(Dataset[Made]):
     """Makes batches from plans; lives in this process and, as a copy, in each worker."""
 
     def __init__(self, maker: SampleMaker, cached: bool, workers: int) -> None:
@@ -270,8 +277,8 @@ class _Samples(Dataset[Batch | str]):
                 pass  # the results matter only for what they raise
         self.filled = True
 
-    def __getitem__(self, plan: BatchPlan) -> Batch | str:
-        """The batch, or a sentence that names the unreadable image (raising would wrap it in a worker's traceback)."""
+    def __getitem__(self, plan: BatchPlan) -> Made:
+        """The batch, or why there is none: what a worker raises would come wrapped in its traceback."""
         worker = get_worker_info()
         slot = worker.id if worker else 0
 
@@ -280,15 +287,15 @@ class _Samples(Dataset[Batch | str]):
 
         try:
             return self.maker.batch(plan, forget=not self.cached, observe=observe)
-        except ImageError as error:
-            return str(error)
+        except (ImageError, TransformError) as error:
+            return error.with_traceback(None)
         except Exception as error:
             error.add_note(f"while making a sample of {self.maker.records[self.seen[slot]].path}")
             raise
         finally:
             self.seen[slot] = -1
 
-    def __getitems__(self, plan: BatchPlan) -> Batch | str:
+    def __getitems__(self, plan: BatchPlan) -> Made:
         """Torch's loader hands over what the batch sampler gave."""
         return self[plan]
 
@@ -305,7 +312,7 @@ def _prepare_worker(_worker: int) -> None:
         os.nice(5)  # the training's threads wait for each other: better that a batch ahead waits
 
 
-def _same(batch: Batch | str) -> Batch | str:
+def _same(batch: Made) -> Made:
     return batch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.snapshot import reading
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
-from flexdetr.foreign_code import objection
+from flexdetr.foreign_code import first_objection
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
@@ -42,7 +42,13 @@ __all__ = [
 
 
 def train(
-    data: str | Path, config: Config, *, out: str | Path, begun: Start | None = None, quiet: bool = False
+    data: str | Path,
+    config: Config,
+    *,
+    out: str | Path,
+    begun: Start | None = None,
+    quiet: bool = False,
+    callbacks: Sequence[object] = (),
 ) -> Run:
     """Train a detector on a data set.
 
@@ -52,6 +58,8 @@ def train(
         out: the run's folder; see INTERFACE "A run folder" in the documentation.
         begun: a detector to go on from; None builds one and loads what ``config.weights`` asks for.
         quiet: show no progress.
+        callbacks: objects with any of ``on_step``, ``on_epoch``, ``on_evaluation`` and ``on_end``, each of which takes
+            a ``flexdetr.engine.callbacks.Moment``; they are called in the first process.
 
     Returns:
         The finished run.
@@ -61,6 +69,7 @@ def train(
         ConfigError: where the configuration does not fit, or ``out`` holds another run.
         NonFiniteError: where losses or gradients are not finite for the second time; checkpoints of before are intact.
         MemoryExhaustedError: where not even a single image fits in memory.
+        CallbackError: where a callback fails.
         Interrupted: after Ctrl-C or SIGTERM; ``resume`` continues exactly there.
     """
     _refuse_while_starting()
@@ -70,6 +79,7 @@ def train(
             f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
         )
     if wanted_processes(config) > 1 and not among_others():
+        _refuse_callbacks(callbacks, config)
         return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
     ranks = join(config)
     folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
@@ -82,7 +92,7 @@ def train(
     begun = begun or start(config, dataset.classes)
     if ranks.first:
         ranks.wait()
-    return Trainer(dataset, config, begun, folder, quiet=quiet, ranks=ranks).run()
+    return Trainer(dataset, config, begun, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
 
 
 def overfit_one_batch(
@@ -116,6 +126,7 @@ def resume(
     parts: int | None = None,
     quiet: bool = False,
     typed: Collection[str] = (),
+    callbacks: Sequence[object] = (),
 ) -> Run:
     """Continue the run in a folder exactly where it stopped; everything else is read from the folder.
 
@@ -126,7 +137,8 @@ def resume(
             is the same but for the order of additions. None takes the run's own devices and processes.
         parts: micro-batches of a step from here on; None leaves them as they were.
         quiet: show no progress.
-        typed: code that the person named in this call: the folder's configuration may name it as its backbone.
+        typed: code that the person named in this call: the folder's configuration may name it.
+        callbacks: as for ``train``.
 
     Raises:
         ConfigError: where the folder's configuration names other code.
@@ -137,13 +149,14 @@ def resume(
     folder = Path(folder)
     state = run_state.load(folder)
     config = build(read_yaml(folder / "config.yaml"))
-    if (reason := objection(config.backbone.name, folder / "config.yaml", typed)) is not None:
+    if (reason := first_objection(config.model_dump(), folder / "config.yaml", typed)) is not None:
         raise ConfigError(reason)
     if device is not None:
         config = config.model_copy(
             update={"train": config.train.model_copy(update={"device": device, "processes": None})}
         )
     if wanted_processes(config) > 1 and not among_others():
+        _refuse_callbacks(callbacks, config)
         return launch.resume(folder, config, data=data, quiet=quiet, device=device)
     ranks = join(config)
     with reading(folder):
@@ -157,10 +170,25 @@ def resume(
     dataset = _read(place, config, ranks)
     begun = replace(blank(config, classes), metadata=metadata, trained=trained, notes=())
     set_norm_eps(begun.model, begun.metadata.norm_eps)
-    trainer = Trainer(dataset.with_classes(classes), config, begun, folder, quiet=quiet, ranks=ranks)
+    trainer = Trainer(
+        dataset.with_classes(classes), config, begun, folder, quiet=quiet, ranks=ranks, callbacks=callbacks
+    )
     trainer.restore(state)
     trainer.parts = trainer.parts if parts is None else parts
     return trainer.run()
+
+
+def _refuse_callbacks(callbacks: Sequence[object], config: Config) -> None:
+    """Processes that are started here do not see this one's objects.
+
+    Raises:
+        ConfigError: where there are callbacks.
+    """
+    if callbacks:
+        raise ConfigError(
+            f"callbacks are not seen by the {wanted_processes(config)} processes that this run would start; train in "
+            "one process, or start the script with torchrun: the first process calls them"
+        )
 
 
 def _refuse_while_starting() -> None:

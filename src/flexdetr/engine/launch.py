@@ -30,7 +30,7 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.distributed import device_indices, wanted_processes
 from flexdetr.engine.sentinels import MemoryExhaustedError
 from flexdetr.engine.stop import Interrupted, handling
-from flexdetr.foreign_code import allowed
+from flexdetr.foreign_code import allowed, named
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.backbones.wrapped import PROBE_SIZE
 from flexdetr.weights import store
@@ -163,8 +163,8 @@ def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
     # How the program begins processes is how its ranks begin theirs.
     task = {**task, "start_method": multiprocessing.get_start_method(allow_none=True)}
     (place / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    # Whoever started this has allowed the backbone's code.
-    with allowed([config.backbone.name]), ExitStack() as stack:
+    # Whoever started this has allowed the code that it names.
+    with allowed(named(config.model_dump()).values()), ExitStack() as stack:
         ranks = [_start_rank(rank, count, place, stack) for rank in range(count)]
         with _forwarding(place):
             _wait(ranks)

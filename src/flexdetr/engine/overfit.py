@@ -126,7 +126,7 @@ def _plain(config: Config, begun: Start, images: int) -> Config:
         "lr": config.train.lr or _RATES[begun.trained.all_trained],
         "processes": None,
     }
-    data = {"flip": 0.0, "multi_scale": False, "workers": 0, "repeat_threshold": None}
+    data = {"flip": 0.0, "multi_scale": False, "workers": 0, "repeat_threshold": None, "tiles": None}
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=train),

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Dataset
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
 from flexdetr.data.sampling import samples_of_an_epoch
+from flexdetr.data.tiled import tiled
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
+from flexdetr.engine.callbacks import Callbacks
 from flexdetr.engine.checkpoint import Start
 from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
@@ -92,6 +95,7 @@ class Trainer:
         folder: where the run writes.
         quiet: show no progress.
         ranks: this process among those that train together.
+        callbacks: the user's; see ``engine.callbacks``.
     """
 
     def __init__(
@@ -103,13 +107,16 @@ class Trainer:
         *,
         quiet: bool,
         ranks: Ranks = _ALONE,
+        callbacks: Sequence[object] = (),
     ) -> None:
+        self.callbacks = Callbacks(callbacks)
         self.dataset, self.begun, self.folder, self.ranks = dataset, begun, folder, ranks
         self.quiet = quiet or not ranks.first
         self.classes = begun.classes
         weights = class_weights(config.data.class_weights, begun.classes)  # an unknown class is told first
         skip_bad = config.data.skip_bad
         self.train_records = usable_records(dataset, "train", skip_bad=skip_bad)
+        shown = tiled(self.train_records, config.data, config.seed)
         self.val_records = usable_records(dataset, "val", skip_bad=skip_bad)
         self.device = choose_device(own_device(config.train.device, ranks))
         self.dtype = choose_precision(config.train.precision, self.device)
@@ -122,7 +129,7 @@ class Trainer:
             len(self.train_records),
             begun.trained,
             begun.model.backbone.lr_mult,
-            samples=samples_of_an_epoch(self.train_records, config.data.repeat_threshold),
+            samples=samples_of_an_epoch(shown, config.data.repeat_threshold),
         )
         self.config = config = self.recipe.config
         if ranks.size > 1:  # --resume starts as many again
@@ -154,7 +161,7 @@ class Trainer:
             "pin_memory": self.device.type == "cuda",
         }
         self.loader = TrainingLoader(
-            self.train_records, config, len(self.classes), batch_size=batch, seed=config.seed, **share
+            shown, config, len(self.classes), batch_size=batch, seed=config.seed, **share
         )
         at_once = min(batch, _MOST_EVALUATED)
         self.val_loader = EvaluationLoader(self.val_records, config.image_size, at_once, **share)
@@ -240,8 +247,9 @@ class Trainer:
         following = None if last else phase(self.config, self.epoch + 1)
         batches = self.loader.epoch(self.epoch, kind, start_batch=self.batch_index, following=following)
         for batch in batches:
-            self._step(batch)
+            loss = self._step(batch)
             self.batch_index += 1
+            self.callbacks.call("on_step", self, loss=loss)
             self.watchdog.beat("the next batch is made")
             if self.batch_index < self.steps_per_epoch:
                 if self.stopping:
@@ -254,8 +262,8 @@ class Trainer:
         self.epoch += 1
         return True
 
-    def _step(self, batch: Batch) -> None:
-        """One optimisation step: forward, match, backward, clip, update, average."""
+    def _step(self, batch: Batch) -> float:
+        """One optimisation step: forward, match, backward, clip, update, average; the loss before it."""
         number = self.epoch * self.steps_per_epoch + self.batch_index
         factor = rate_factor(self.config, number, self.steps)
         for group in self.optimizer.param_groups:
@@ -285,6 +293,7 @@ class Trainer:
         self.display.step(
             f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}"
         )
+        return loss.total
 
     def gradients(self, batch: Batch, number: int) -> None:
         """Add up the gradient of step ``number`` over micro-batches and ranks; ``batch`` is this rank's share."""
@@ -393,6 +402,7 @@ class Trainer:
         self.sums.clear()
         self.terms.clear()
         self._save_state()
+        self.callbacks.call("on_epoch", self, loss=row.get("loss", 0.0), numbers=row)
 
     def _score(self) -> str:
         return (
@@ -432,6 +442,7 @@ class Trainer:
         metrics = Metrics.from_json(validation)
         if self.config.train.report:
             report_run(self, metrics)
+        self.callbacks.call("on_end", self, metrics=metrics)
         self.trackers.finish({**metrics.numbers(), "epoch": self.best_epoch})
         precision = validation.get("precision")  # older checkpoints do not name it
         computed = f", computed in {precision}," if precision else ""

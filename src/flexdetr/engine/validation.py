@@ -56,4 +56,5 @@ def validate(run: Trainer) -> dict[str, float]:
         run.best_ap, run.best_epoch = metrics.ap, run.epoch
         if run.ranks.first:
             store.save(run.folder / "best.safetensors", weights, metadata)
+    run.callbacks.call("on_evaluation", run, metrics=metrics)
     return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
-from flexdetr.foreign_code import backbones, objection
+from flexdetr.foreign_code import named, objection
 from flexdetr.presets import PRESETS
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
@@ -162,7 +162,7 @@ def _check_code(
     config: Config, path: Path, overrides: Mapping[str, Any], wanted: BackboneConfig | None
 ) -> None:
     """Refuse a backbone that only the file names; the one that it is wanted for is about to be made anyway."""
-    typed = [*backbones(overrides), *([] if wanted is None else [wanted.name])]
+    typed = [*named(overrides).values(), *([] if wanted is None else [wanted.name])]
     if (reason := objection(config.backbone.name, path, typed)) is not None:
         raise WeightsError(reason)
 
@@ -177,7 +177,9 @@ def _ours(
 ) -> Loaded:
     """A file of ours: everything is in its metadata."""
     try:
-        config = build(merge(metadata.config, overrides))
+        # The transforms of the training that made the file are its author's: who trains on names them anew.
+        own = merge(metadata.config, {"data": {"transforms": None}} if "data" in metadata.config else {})
+        config = build(merge(own, overrides))
         classes = Classes.from_json(metadata.classes)
     except (ConfigError, ClassError) as error:
         if overrides and isinstance(error, ConfigError):
