@@ -14,10 +14,11 @@ from torch import Tensor
 from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
-from flexdetr.data.images import covering, read_part, read_reduced
+from flexdetr.data.images import covering
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.mosaic import copy_blend, mixup, mosaic
 from flexdetr.data.oriented import oriented
+from flexdetr.data.record_pixels import read_record_reduced
 from flexdetr.data.sampling import draw, epoch_length, turns
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.data.user_transforms import UserTransforms
@@ -203,13 +204,7 @@ class SampleMaker:
 
     def keep(self, index: int) -> None:
         """Decodes an image at the size at which it is kept, and at half of it."""
-        record = self.records[index]
-        self.kept.add(
-            index,
-            read_reduced(record.path, self.at_least)
-            if record.window is None
-            else read_part(record.path, record.window, self.at_least),
-        )
+        self.kept.add(index, read_record_reduced(self.records[index], self.at_least))
 
     def batch(self, plan: BatchPlan, *, forget: bool, observe: Callable[[int], None] | None = None) -> Batch:
         """The planned batch.

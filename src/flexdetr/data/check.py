@@ -14,12 +14,14 @@ import numpy as np
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
+from flexdetr.data.record_pixels import read_page
 from flexdetr.runtime.pool import Pool
 
 _log = logging.getLogger(__name__)
 
 _THREADS = 4
 _SHOWN = 10
+_SMALL = 64  # pixels at which a page of a PDF file is drawn to see whether it can be
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,12 @@ def broken_images(
 ) -> dict[Path, Defect]:
     """An error for each image that cannot be decoded to its end; warnings about ranges of values go to ``odd``."""
     bad: dict[Path, Defect] = {}
+    everything = list(records)
+    once = _once(everything)
+    if progress is not None:
+        progress(len(everything) - len(once))
     with Pool(_THREADS, "flexdetr-check") as pool:
-        for defect in pool.map(_image_defect, [record.path for record in records]):
+        for defect in pool.map(_image_defect, once):
             if defect is not None and defect.severity == "error":
                 bad[defect.file] = defect
             elif defect is not None and odd is not None:
@@ -269,8 +275,17 @@ def _summed(odd: list[Defect]) -> list[Defect]:
     return [replace(odd[0], message=f"{odd[0].message} ({len(odd)} images are like this)")]
 
 
-def _image_defect(path: Path) -> Defect | None:
+def _once(records: Iterable[Record]) -> list[Record]:
+    """A record of each picture: pages are there in four turns."""
+    return [record for record in records if record.view is None or record.view.turn == 0]
+
+
+def _image_defect(record: Record) -> Defect | None:
+    path = record.path
     try:
+        if record.view is not None:
+            read_page(record, (_SMALL, _SMALL))
+            return None
         odd = verify(path)
     except ImageError as error:
         return Defect("error", path, None, str(error).removeprefix(f"{path}: "))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import ClassError, Classes
 
-Format = Literal["coco", "voc", "yolo"]
+Format = Literal["coco", "voc", "yolo", "pages"]
 Severity = Literal["error", "warning"]
 SPLITS = ("train", "val", "test")
 
@@ -64,6 +64,19 @@ def in_split(defects: Iterable[Defect], split: str) -> list[Defect]:
     return [replace(defect, split=split) for defect in defects]
 
 
+@dataclass(frozen=True)
+class PageView:
+    """How a page of a document is looked at: as it is stored (EXIF is not applied), and turned.
+
+    Attributes:
+        turn: quarter turns clockwise.
+        number: of the page in its file, from 0.
+    """
+
+    turn: int
+    number: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """One image with its objects.
@@ -79,6 +92,7 @@ class Record:
         areas: (N,) float32 square pixels from the annotation, or width times height of the box.
         window: xyxy pixels of the oriented image, where the record is a part of it; width, height and boxes are then
             those of the part.
+        view: of a page of a document; None for a picture. ``flexdetr.data.record_pixels`` reads both.
     """
 
     path: Path
@@ -90,6 +104,7 @@ class Record:
     iscrowd: NDArray[np.bool_]
     areas: NDArray[np.float32]
     window: tuple[int, int, int, int] | None = None
+    view: PageView | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,7 +116,7 @@ class Dataset:
 
     Attributes:
         root: the folder (or the single annotation file).
-        format: "coco", "voc" or "yolo".
+        format: "coco", "voc" or "yolo"; "pages" of documents.
         classes: names and ids, in the head's order.
         splits: readable records by split; keys among "train", "val", "test".
         defects: all that was found wrong.

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from flexdetr.config import Config
 from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker, fractions
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import ImageError, read_image
+from flexdetr.data.images import ImageError
+from flexdetr.data.record_pixels import read_record
 from flexdetr.data.sampling import repeat_factors, samples_of_an_epoch
 from flexdetr.data.user_transforms import TransformError
 from flexdetr.model.outputs import Targets
@@ -375,7 +376,7 @@ class EvaluationLoader:
     def _image(self, index: int) -> Tensor:
         if self._kept is not None and index in self._kept:
             return self._kept[index]
-        image = torch.from_numpy(prepare(read_image(self.records[index].path), self.image_size))
+        image = torch.from_numpy(prepare(read_record(self.records[index]), self.image_size))
         if self._kept is not None:
             self._kept[index] = image
         return image

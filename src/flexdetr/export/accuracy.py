@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import read_image
+from flexdetr.data.record_pixels import read_record
 from flexdetr.export.formats import open_written
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.metrics.coco_map import evaluate
@@ -80,7 +80,7 @@ def average_precision(
         return None, None
     found = {}
     for record in records:
-        one = predict(read_image(record.path))
+        one = predict(read_record(record))
         found[record.image_id] = (one.boxes_xyxy, one.scores, one.indices)
     metrics = evaluate(records, found, classes)
     return finite(metrics.ap), finite(metrics.ap50)

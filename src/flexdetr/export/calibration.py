@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read as read_data
-from flexdetr.data.images import read_image
+from flexdetr.data.record_pixels import read_record
 from flexdetr.export.errors import ExportError
 from flexdetr.runtime.process import prepare
 
@@ -41,7 +41,7 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Feeds]:
         for record in self.records:
-            image = read_image(record.path)
+            image = read_record(record)
             feeds: Feeds = {
                 "images": np.ascontiguousarray(prepare(image, self.size).transpose(1, 2, 0)[None])
             }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read as read_data
-from flexdetr.data.images import read_image
+from flexdetr.data.record_pixels import read_record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import detections
@@ -66,7 +66,7 @@ def pictures_of(
     dataset = read_data(data).with_classes(classes)
     split = next(name for name in ("val", "test", "train") if dataset.splits.get(name))
     records = dataset.split(split)[:scored]
-    images = tuple(read_image(record.path) for record in records[:count])
+    images = tuple(read_record(record) for record in records[:count])
     return Pictures(images, records, f"{len(images)} pictures of {data}, split {split}")
 
 

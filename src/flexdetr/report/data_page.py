@@ -13,6 +13,7 @@ from PIL import Image
 
 from flexdetr.data.dataset import Dataset, Record
 from flexdetr.data.images import ImageError, read_reduced
+from flexdetr.data.record_pixels import read_record_reduced
 from flexdetr.data.statistics import LARGE, SMALL, Statistics, Twins
 from flexdetr.draw import annotate
 from flexdetr.metrics.mistakes import Kind, find_mistakes
@@ -209,7 +210,7 @@ def _twin(pair: Twins) -> str:
 
 def _entry(record: Record, classes: Classes) -> str:
     try:
-        image = Image.fromarray(read_reduced(record.path, (_SIDE, _SIDE)))
+        image = Image.fromarray(read_record_reduced(record, (_SIDE, _SIDE)))
     except ImageError as error:
         return f"<div><p>{escape(str(error))}</p></div>"
     image.thumbnail((_SIDE, _SIDE))

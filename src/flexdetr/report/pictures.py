@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from flexdetr.data.images import ImageError, read_image
+from flexdetr.data.images import ImageError
+from flexdetr.data.record_pixels import read_record
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
@@ -53,7 +54,7 @@ def cut_out(mistake: Mistake, record: Record) -> Image.Image:
     Raises:
         ImageError: where the image cannot be read.
     """
-    image = read_image(record.path)
+    image = read_record(record)
     x0, y0, x1, y1 = (float(side) for side in mistake.box_xyxy)
     margin = max(_LEAST, _AROUND * max(x1 - x0, y1 - y0))
     left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))

@@ -1,0 +1,64 @@
+"""From a record to its pixels: a picture's file, or a page of a document in one of its four turns. No torch here."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import ImageError, covering, read_image, read_part, read_reduced, to_rgb
+from flexdetr.runtime.documents import DocumentError, stored_page
+from flexdetr.runtime.orientation import middle, turned
+
+
+def read_record(record: Record) -> NDArray[np.uint8]:
+    """What a model is shown of a record: the picture upright, or the middle of a page in its turn.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: where the file cannot be read.
+    """
+    if record.view is None:
+        return read_image(record.path)
+    return middle(read_page(record, None))
+
+
+def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np.uint8]:
+    """All of a record's picture, or of the part that it is, no larger than needed; see ``images.read_reduced``.
+
+    Raises:
+        ImageError: where the file cannot be read.
+    """
+    if record.window is not None:
+        return read_part(record.path, record.window, at_least)
+    if record.view is None:
+        return read_reduced(record.path, at_least)
+    return read_page(record, at_least)
+
+
+def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """A page in its turn, all of it.
+
+    Args:
+        record: one with a view.
+        at_least: (height, width) that both sides must still reach; None takes it whole.
+
+    Raises:
+        ImageError: where it cannot be read.
+    """
+    view = record.view
+    if view is None:
+        raise ValueError(f"{record.path} is no page: its record has no view")
+    try:
+        page = stored_page(record.path, view.number, short_side=None if at_least is None else max(at_least))
+        rgb = to_rgb(page)
+        if at_least is not None:
+            size = covering(rgb.size, (max(at_least), max(at_least)))
+            if size != rgb.size:
+                rgb = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return turned(np.asarray(rgb, dtype=np.uint8), view.turn)
+    except DocumentError as error:
+        raise ImageError(str(error)) from error
