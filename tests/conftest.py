@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# No test fetches published weights, or finds any that lie on this machine: "auto" starts as it does without a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = os.environ["FLEXDETR_CACHE"] = str(
+    Path(tempfile.gettempdir()) / "flexdetr-tests"
+)
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

@@ -38,8 +38,9 @@ class Detector:
 
     Args:
         model: a preset's name.
-        classes: class names in the head's order, or ``{data-set id: name}``, or ``Classes``.
-        weights: a checkpoint file, "coco", "backbone", or None for random weights.
+        classes: class names in the head's order, or ``{data-set id: name}``, or ``Classes``; left out, those of a
+            trained detector's ``weights``.
+        weights: a checkpoint file, "coco", "backbone", "auto", or None for random weights.
         **changes: configuration keys, like ``backbone="timm/convnext_atto"`` or ``image_size=320``; ``backbone`` may
             also be a module of yours (an ``nn.Module``).
 
@@ -61,7 +62,7 @@ class Detector:
         self,
         model: str,
         *,
-        classes: Classes | Mapping[int, str] | Iterable[str],
+        classes: Classes | Mapping[int, str] | Iterable[str] | None = None,
         weights: str | Path | None = None,
         **changes: Any,  # noqa: ANN401 - keys of Config, checked when it is built
     ) -> None:
@@ -71,7 +72,8 @@ class Detector:
         changes, module = module_apart(changes)
         config = resolve(model, **changes, weights="none" if weights is None else str(weights))
         untouched = copy.deepcopy(module)
-        self._take(start(config, as_classes(classes), module), untouched)
+        named = None if classes is None else as_classes(classes)
+        self._take(start(config, named, module), untouched)
 
     def _take(self, begun: Start, module: nn.Module | None) -> None:
         self._begun = begun
@@ -459,8 +461,9 @@ def load(
     """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
 
     Args:
-        path: the checkpoint (a file, a folder that transformers saved, or ``hf://user/name[@revision]`` on the
-            hub), or the artifact's folder or a file in it; torch is imported for a checkpoint only.
+        path: the checkpoint (a file, a folder that transformers saved, ``hf://user/name[@revision]`` on the hub, or
+            a preset's name for its published detector, which is fetched once), or the artifact's folder or a file in
+            it; torch is imported for a checkpoint only.
         runtime: what computes; see ``Detector.runtime`` and ``ArtifactDetector``. "auto" is decided here: PyTorch for a
             checkpoint, the format's own runtime for an artifact.
         source: what a checkpoint must be, like ``convert --from``: "paddle", "deim" ...; None tells by its content.

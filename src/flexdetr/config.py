@@ -333,7 +333,8 @@ class Config(Part):
         train: see TrainConfig.
         recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim" take a published
             run; see ``flexdetr.recipes``.
-        weights: "none", "coco", "backbone", or a checkpoint file.
+        weights: "auto" (the published detector where the preset has one, else its trained backbone, else random; the
+            run says which), "coco", "backbone", "none", or a checkpoint file.
         weights_part: which parts of a detector's weights are taken, like "backbone,encoder" where its head is another
             one; left out, all of them.
         seed: of everything random in the run.
@@ -350,7 +351,7 @@ class Config(Part):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     recipe: Literal["auto", "coco", "dfine", "deim"] = "auto"
-    weights: str = "none"
+    weights: str = "auto"
     weights_part: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
     log: tuple[str, ...] = ()

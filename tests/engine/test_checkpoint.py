@@ -7,10 +7,12 @@ from safetensors.torch import save_file
 
 import flexdetr
 from flexdetr.classes import Classes
+from flexdetr.config import ConfigError, merge
 from flexdetr.engine.checkpoint import blank, restore, start
 from flexdetr.presets import resolve
-from flexdetr.weights import store
+from flexdetr.weights import packaged, store
 from flexdetr.weights.container import WeightsError
+from flexdetr.weights.manifest import PUBLISHED
 from flexdetr.weights.trained import TrainedParts
 
 TINY = {"image_size": 64, "head": {"denoising": 10}}
@@ -125,3 +127,75 @@ def test_parts_of_a_detector_with_another_head_are_taken_where_they_are_asked_fo
 def test_an_unknown_part_is_answered_with_the_nearest():
     with pytest.raises(flexdetr.config.ConfigError, match="did you mean 'backbone'"):
         resolve("flexdetr_pico", weights_part="backbon")
+
+
+@pytest.fixture
+def published_detector(tmp_path, monkeypatch):
+    """What is published for rtdetr_r18, placed by hand: a small detector of three classes."""
+    small = {
+        "image_size": 64,
+        "encoder": {"width": 32, "ffn": 32},
+        "head": {"width": 32, "layers": 1, "ffn": 32},
+    }
+    begun = blank(resolve("rtdetr_r18", **small), Classes(("cat", "dog", "owl"), (3, 5, 9)))
+    monkeypatch.setenv("FLEXDETR_CACHE", str(tmp_path))
+    store.save(tmp_path / PUBLISHED["rtdetr_r18"].file, begun.model.state_dict(), begun.metadata)
+    return small
+
+
+def test_auto_takes_the_published_detector(published_detector):
+    begun = start(resolve("rtdetr_r18", **published_detector), Classes.of(["dog"]))
+    assert begun.trained.all_trained
+    assert begun.config.weights == begun.metadata.config["weights"] == "coco"
+    assert begun.notes[0] == "weights: the published detector rtdetr_r18"
+
+
+def test_auto_says_what_was_not_reached(published_detector):
+    """A changed head does not fit what is published, and the backbone's file is not here."""
+    changed = merge(published_detector, {"head": {"ffn": 48}})
+    begun = start(resolve("rtdetr_r18", **changed), Classes.of(["dog"]))
+    assert begun.config.weights == "none"
+    assert not begun.trained.trained
+    (note,) = begun.notes
+    assert note.startswith("weights: random, since the published detector rtdetr_r18 does not fit: ")
+    assert "ResNet18_vd_pretrained_from_paddle.pth cannot be reached" in note
+    assert "place it at" in note
+    assert "learns" in note  # what it costs
+
+
+def test_auto_without_anything_published():
+    begun = start(resolve("flexdetr_atto", image_size=64), Classes.of(["dog"]))
+    assert "nothing is published for flexdetr_atto or its backbone hgnetv2_atto" in begun.notes[0]
+
+
+def test_auto_asks_for_no_detector_where_the_backbone_is_another(published_detector):
+    begun = start(resolve("rtdetr_r18", backbone="ghostnetv3_050", **published_detector), Classes.of(["dog"]))
+    assert "nothing is published for rtdetr_r18 or its backbone ghostnetv3_050" in begun.notes[0]
+
+
+def test_auto_refuses_a_changed_file(monkeypatch):
+    monkeypatch.setattr(packaged, "digest", lambda _: "0" * 64)
+    with pytest.raises(WeightsError, match=r"is not the published file|not installed"):
+        start(resolve("flexdetr_lite0", image_size=64, weights="backbone"), Classes.of(["dog"]))
+
+
+def test_a_backbones_own_file_leaves_auto_nothing_to_do(published_detector, tmp_path):
+    whole = blank(resolve("rtdetr_r18", image_size=64), Classes.of(["a"]))
+    state = {key: value for key, value in whole.model.state_dict().items() if key.startswith("backbone.")}
+    file = store.save(tmp_path / "part.safetensors", state, replace(whole.metadata, part="backbone"))
+    config = resolve("rtdetr_r18", **published_detector, backbone={"weights": str(file)})
+    assert start(config, Classes.of(["dog"])).trained.trained == ("backbone",)
+
+
+def test_a_published_detector_brings_its_classes(published_detector):
+    detector = flexdetr.Detector("rtdetr_r18", weights="coco", **published_detector)
+    assert (detector.classes.names, detector.classes.ids) == (("cat", "dog", "owl"), (3, 5, 9))
+    with pytest.raises(ConfigError, match="weights=none bring no classes: name them"):
+        flexdetr.Detector("rtdetr_r18", **published_detector)
+
+
+def test_a_presets_name_is_loaded_as_a_file_is(published_detector):
+    detector = flexdetr.load("rtdetr_r18")
+    assert detector.classes.names == ("cat", "dog", "owl")
+    with pytest.raises(WeightsError, match=r"rtdetrv2_r18vd_120e_coco\.pth cannot be reached .*place it at"):
+        flexdetr.load("rtdetrv2_s")

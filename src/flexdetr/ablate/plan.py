@@ -137,7 +137,8 @@ def configurations(plan: Plan) -> dict[str, Config]:
             model = values.pop("model", None)
             if model is None:
                 raise ConfigError("base.model says which preset the runs start from, like flexdetr_nano")
-            built[name] = resolve(str(model), **values)
+            # "auto" could give variants different starts, and the comparison would judge those.
+            built[name] = resolve(str(model), **{"weights": "none", **values})
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
         for key, place in _PLANS_OWN.items():

@@ -137,7 +137,9 @@ def describe(model: str) -> dict[str, Any]:
     if model not in PRESETS and is_artifact(path):
         return _of_artifact(path)
     if model in PRESETS or not (path.exists() or path.suffix or path.parent != Path()):
-        return _parts(preset(model))
+        config = preset(model)
+        published = _published(model, config.backbone.name)
+        return {**_parts(config), "weights": {word: row["address"] for word, row in published.items()}}
     return _of_file(path)
 
 

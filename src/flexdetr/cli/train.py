@@ -35,7 +35,8 @@ def train(
     image_size: Annotated[str | None, typer.Option(metavar="S|HxW", help="What the network sees.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Images of a step.")] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="coco|backbone|none|FILE", help="What the training starts from.")
+        str | None,
+        typer.Option(metavar="auto|coco|backbone|none|FILE", help="What the training starts from."),
     ] = None,
     weights_part: Annotated[
         str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,27 @@ import torch
 from torch import nn
 
 from flexdetr.classes import Classes
-from flexdetr.config import BackboneConfig, Config
+from flexdetr.config import BackboneConfig, Config, ConfigError
 from flexdetr.model.detector import DetectionModel
+from flexdetr.presets import PRESETS
 from flexdetr.weights.ancestry import credited
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
 from flexdetr.weights.manifest import Published
-from flexdetr.weights.published import backbone_entry, detector_entry
+from flexdetr.weights.published import (
+    UnreachedError,
+    backbone_entry,
+    detector_entry,
+    fetch,
+    find_entry,
+)
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
 from flexdetr.weights.transfer import carry_over, match_classes
 
 _RANDOM = ("weights: random",)
+_COST = "A start from trained weights learns faster"
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,33 @@ def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -
     return Start(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
 
 
-def start(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
+def start(config: Config, classes: Classes | None, backbone: nn.Module | None = None) -> Start:
     """Build the detector, on a module of the user's where one is given, and load what ``config.weights`` asks for.
 
+    Args:
+        config: of the detector.
+        classes: of its head; None takes those of the weights.
+        backbone: the user's module.
+
     Raises:
-        ConfigError: where the configuration does not fit.
+        ConfigError: where the configuration does not fit, or neither ``classes`` nor the weights name classes.
         WeightsError: where the weights cannot be used.
     """
+    if classes is None:
+        classes = _classes_of(config)
     return with_weights(blank(config, classes, backbone), config.weights, config.backbone.weights)
+
+
+def _classes_of(config: Config) -> Classes:
+    """The classes of the detector whose weights are asked for."""
+    source = None if config.weights in ("auto", "backbone", "none") else _source(config, config.weights)
+    classes = Classes((), ()) if source is None else load_any(source).classes
+    if not len(classes):
+        raise ConfigError(
+            f"weights={config.weights} bring no classes: name them, like classes=['cat', 'dog'], or take those of a "
+            "trained detector with weights='coco' or its file"
+        )
+    return classes
 
 
 @torch.inference_mode(False)
@@ -89,25 +116,77 @@ def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[
 
     Args:
         begun: the detector; its module is changed.
-        weights: as in the configuration; "none" loads nothing.
-        backbone: file of a trained backbone; "auto" loads nothing.
+        weights: as in the configuration; "none" loads nothing, "auto" what is published and can be had.
+        backbone: file of a trained backbone; "auto" leaves it to ``weights``, whose "auto" loads nothing more.
         trained: names of parameters that are trained already.
 
     Raises:
         WeightsError: where the weights cannot be used.
     """
-    files: list[str | Published] = []
-    if backbone != "auto":
-        files.append(backbone)
-    if weights != "none":
-        files.append(_source(begun.config, weights))
     names = set(trained)
-    for file in files:
-        loaded = load_any(file, backbone=begun.config.backbone)
-        loaded.metadata = credited(loaded)
-        begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
-        names |= _placed(loaded, begun.model, begun.config.weights_part)
+    if backbone != "auto":
+        begun, placed = _taken(begun, load_any(backbone, backbone=begun.config.backbone))
+        names |= placed
+        weights = "none" if weights == "auto" else weights
+    if weights == "auto":
+        begun, placed = _automatic(begun)
+        names |= placed
+    elif weights != "none":
+        source = _source(begun.config, weights)
+        begun, placed = _taken(begun, load_any(source, backbone=begun.config.backbone))
+        names |= placed
     return replace(begun, trained=TrainedParts.of(begun.model, names))
+
+
+def _taken(begun: Start, loaded: Loaded) -> tuple[Start, set[str]]:
+    """The detector with the weights of a file, and the names of the parameters that came from it."""
+    loaded.metadata = credited(loaded)
+    begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
+    return begun, _placed(loaded, begun.model, begun.config.weights_part)
+
+
+def _automatic(begun: Start) -> tuple[Start, set[str]]:
+    """The best published start that can be had and fits: a detector, a backbone, or none; the first note says which.
+
+    Raises:
+        WeightsError: where a file is there and is damaged, or is not the published one.
+    """
+    config = begun.config
+    missed = []
+    for word, entry, what in _starts(config):
+        try:
+            fetch(entry)
+        except UnreachedError as error:
+            missed.append(str(error))
+            continue
+        loaded = load_any(entry, backbone=config.backbone)
+        try:
+            made, placed = _taken(begun, loaded)
+        except WeightsError as error:
+            missed.append(f"{what} does not fit: {error}")
+            continue
+        return _settled(made, word, f"weights: {what}{''.join(f'; {one}' for one in missed)}"), placed
+    if not missed:
+        missed = [f"nothing is published for {config.model} or its backbone {config.backbone.name}"]
+    return _settled(begun, "none", f"weights: random, since {'; '.join(missed)}. {_COST}"), set()
+
+
+def _starts(config: Config) -> Iterator[tuple[str, Published, str]]:
+    """What is published for a configuration, the best first: the word for ``weights``, the entry, and what it is."""
+    own = PRESETS.get(config.model)
+    swapped = own is None or (config.backbone.name, config.head.name) != (own.backbone.name, own.head.name)
+    if not swapped and (entry := find_entry(config.model)) is not None:
+        yield "coco", entry, f"the published detector {config.model}"
+    if (entry := find_entry(config.backbone.name)) is not None:
+        yield "backbone", entry, f"the backbone {config.backbone.name} as trained on ImageNet"
+
+
+def _settled(begun: Start, weights: str, note: str) -> Start:
+    """The start with what "auto" has become, in its configuration and as its first note."""
+    config = begun.config.model_copy(update={"weights": weights})
+    metadata = replace(begun.metadata, config=config.model_dump(mode="json"))
+    notes = () if begun.notes == _RANDOM else begun.notes
+    return replace(begun, config=config, metadata=metadata, notes=(note, *notes))
 
 
 def _placed(loaded: Loaded, model: DetectionModel, parts: Collection[str]) -> set[str]:

@@ -92,6 +92,8 @@ def train(
     begun = begun or start(config, dataset.classes)
     if ranks.first:
         ranks.wait()
+    if config.weights == "auto":  # the run's configuration says what that was
+        config = config.model_copy(update={"weights": begun.config.weights})
     return Trainer(dataset, config, begun, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
 
 
