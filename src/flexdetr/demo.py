@@ -136,6 +136,7 @@ def _config(plan: Plan) -> Config:
     """
     return resolve(
         plan.model,
+        weights="none",  # the same with a network as without
         image_size=plan.image_size,
         seed=plan.seed,
         head={"queries": plan.queries, "denoising": plan.denoising},

@@ -105,6 +105,7 @@ def test_rates_are_printed_with_the_reason():
     assert "lr 0.0012: nothing is trained yet" in "\n".join(rates(NOTHING)[1].reasons)
     fresh = TrainedParts(trained=PARTS, fresh=frozenset({"backbone.inserts.16.conv.weight"}))
     assert "the whole detector is trained but for 1 new weight" in "\n".join(rates(fresh)[1].reasons)
+    assert "1 new weights in trained parts learn at lr, and are never frozen" in rates(fresh)[1].reasons
 
 
 def test_what_is_not_frozen_is_said():
@@ -132,9 +133,9 @@ def test_phases_are_shares_of_the_run():
 
 def test_random_weights_begin_calmly_and_with_more_positives():
     config = resolve("flexdetr_nano")
-    for parts in (NOTHING, BACKBONE):
+    for parts, copies in ((NOTHING, 4), (BACKBONE, 1)):
         random = derive(config, 500, parts, OWN).config
-        assert (phase(random, 0), random.loss.encoder_copies) == ("plain", 4)
+        assert (phase(random, 0), random.loss.encoder_copies) == ("plain", copies)
     trained = derive(config, 500, WHOLE, OWN).config
     assert (phase(trained, 0), trained.loss.encoder_copies) == ("mosaic", 1)
 

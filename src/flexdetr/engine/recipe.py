@@ -101,10 +101,14 @@ def derive(
     warmup = min(0.5, published / steps) if published else min(0.1, max(200, 0.02 * steps) / steps)
     settle(train_changes, "warmup", train.warmup, warmup, f"{warmup * steps:.0f} of {steps} steps")
     trained = parts.all_trained
-    calm, copies = (0.0, 1) if trained else (0.15, 4)
     why = "the weights are trained" if trained else "random weights learn faster on whole images first"
-    settle(train_changes, "augment_from", train.augment_from, calm, why)
-    why = "the weights are trained" if trained else "random weights learn faster from more positives"
+    settle(train_changes, "augment_from", train.augment_from, 0.0 if trained else 0.15, why)
+    if trained:
+        copies, why = 1, "the weights are trained"
+    elif "backbone" in parts.trained:  # measured on bccd: 0.212 AP after three epochs, with four copies 0.153
+        copies, why = 1, "on a trained backbone one answer for each object is learned faster"
+    else:
+        copies, why = 4, "random weights learn faster from more positives"
     settle(loss_changes, "encoder_copies", loss.encoder_copies, copies, why)
     horizon = max(10.0, 0.04 * steps)
     decay = min(0.9999, 1 - 1 / horizon)
@@ -144,8 +148,9 @@ def multipliers(parts: TrainedParts, backbone: float) -> dict[str, float]:
 
 
 def _rates(parts: TrainedParts, backbone: float, lr: float) -> list[str]:
-    """The peak rate of each part that does not learn at the detector's."""
-    return [
+    """The peak rate of each part that does not learn at the detector's, and what does in parts that are trained."""
+    fresh = f"{len(parts.fresh)} new weights in trained parts learn at lr, and are never frozen"
+    return ([fresh] if parts.fresh else []) + [
         f"rate of the {part} {lr * rate:.4g}: {rate:.3g} of lr, because it is trained"
         for part, rate in multipliers(parts, backbone).items()
         if rate != 1
