@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-slow bench sizes rknn litert test-litert clean
+.PHONY: setup demo check format test test-slow bench site sizes rknn litert test-litert clean
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# The documentation in build/site; a link that leads nowhere fails.
+site: $(READY)
+	PYTHONPATH=src $(BIN)/zensical build --strict
 
 # After a preset was added or changed.
 sizes: $(READY)

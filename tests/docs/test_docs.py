@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from flexdetr.cli import GROUPS, VERBS, make_app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOK = ROOT / "examples" / "finetune.ipynb"
+ZENSICAL = Path(sys.executable).with_name("zensical")
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 # The pages show lengths that are worth training; here the code runs at lengths that are worth waiting for.
 SHORTER = {
@@ -42,6 +47,36 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for shown, shorter in SHORTER.items():
         code = code.replace(shown, shorter)
     exec(compile(code, name(page), "exec"), {"__name__": "page"})
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for shown, shorter in SHORTER.items():
+        assert shown in code, f"{shown!r} is not in the notebook any more: it would run at its full length"
+        code = code.replace(shown, shorter)
+    exec(compile(code, NOTEBOOK.name, "exec"), {"__name__": "notebook"})
+    assert (tmp_path / "scenes-openvino" / "metadata.json").is_file()
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert not [cell for cell in cells if cell.get("outputs")]
+
+
+def test_every_page_is_in_the_site() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ZENSICAL.exists(), reason="zensical is missing: pip install 'flexdetr[docs]'")
+def test_the_site_builds_without_a_dead_link() -> None:
+    built = subprocess.run(
+        [ZENSICAL, "build", "--strict"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
 
 
 @pytest.mark.slow
