@@ -1,15 +1,15 @@
-"""Fixtures that all tests share: the folder of reference data beside the repository."""
+"""Fixtures that all tests share: reference outputs, and the folder of real data beside the repository."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import vectors
 
 # No test fetches published weights, or finds any that lie on this machine: "auto" starts as it does without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,22 +22,13 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder ``shared`` beside the repository; tests that need it are skipped where it is missing."""
+    """The folder ``shared`` beside the repository; tests that need it are skipped if it is missing."""
     if not SHARED.is_dir():
-        pytest.skip(f"no reference data: {SHARED} is missing")
+        pytest.skip(f"no real data: {SHARED} is missing")
     return SHARED
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> ModuleType:
-    """The module ``golden.py`` that rebuilds reference checkpoints, inputs and outputs."""
-    path = shared / "golden" / "golden.py"
-    if not path.is_file():
-        pytest.skip(f"no golden vectors: {path} is missing")
-    spec = importlib.util.spec_from_file_location("golden", path)
-    if spec is None or spec.loader is None:
-        pytest.fail(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["golden"] = module
-    spec.loader.exec_module(module)
-    return module
+def golden() -> ModuleType:
+    """The module that rebuilds reference checkpoints, inputs and outputs."""
+    return vectors

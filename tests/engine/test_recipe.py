@@ -1,11 +1,11 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vectors
 from flexdetr.config import ConfigError
 from flexdetr.engine.recipe import derive, multipliers, phase, rate_factor
 from flexdetr.presets import resolve
@@ -185,7 +185,7 @@ def test_without_a_published_run_the_recipe_is_refused():
         resolve("rtdetr_r18", recipe="cocoo")
 
 
-SHARED = Path(__file__).parents[3] / "shared" / "golden" / "recipes_deim.json"
+PUBLISHED = vectors.HERE / "recipes_deim.json"
 FAMILIES = {
     "dfine": ("dfine", {"N": "n", "S": "s", "M": "m", "L": "l", "X": "x"}),
     "deim_dfine": ("deim", {"N": "n", "S": "s", "M": "m", "L": "l", "X": "x"}),
@@ -198,11 +198,10 @@ FAMILIES = {
 PREFIXES = {"dfine": "dfine_", "deim_dfine": "deim_", "deim_rtdetrv2": "deim_rtdetrv2_", "deimv2": "deimv2_"}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f"no published numbers at {SHARED}")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_numbers_are_the_published_ones(family):
     recipe, sizes = FAMILIES[family]
-    for size, fields in json.loads(SHARED.read_text())["families"][family]["sizes"].items():
+    for size, fields in json.loads(PUBLISHED.read_text())["families"][family]["sizes"].items():
         if size not in sizes:
             continue
         want = {key: field["value"] for key, field in fields.items() if isinstance(field, dict)}

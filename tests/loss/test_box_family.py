@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import vectors
 from flexdetr.config import ConfigError
 from flexdetr.loss.box_family import BOX_LOSSES, BoxLoss, box_loss, box_loss_names, option_names, parse_name
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference vectors at {GOLDEN}")
 
 ROWS: dict[str, tuple[str, dict[str, float]]] = {
     "iou": ("iou", {}),
@@ -70,8 +67,7 @@ HARD_PAIRS = {
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "iou_losses.npz") as file:
-        return dict(file)
+    return vectors.arrays("iou_losses")
 
 
 def loss_and_gradient(
@@ -84,12 +80,10 @@ def loss_and_gradient(
     return values.detach().numpy(), boxes.grad.numpy()
 
 
-@needs_golden
 def test_every_reference_loss_is_compared() -> None:
-    assert set(ROWS) == set(json.loads((GOLDEN / "iou_losses.json").read_text())["losses"])
+    assert set(ROWS) == set(json.loads((vectors.HERE / "iou_losses.json").read_text())["losses"])
 
 
-@needs_golden
 @pytest.mark.parametrize("row", ROWS)
 def test_reference_values(row: str, golden: dict[str, np.ndarray]) -> None:
     name, options = ROWS[row]
@@ -103,7 +97,6 @@ def test_reference_values(row: str, golden: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(gradient[smooth], expected[smooth], rtol=5e-8, atol=5e-8)
 
 
-@needs_golden
 @pytest.mark.parametrize("row", ROWS)
 def test_reference_values_in_float32(row: str, golden: dict[str, np.ndarray]) -> None:
     name, options = ROWS[row]

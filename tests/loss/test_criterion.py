@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import vectors
 from flexdetr.classes import Classes
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.class_losses import CLASS_LOSSES
@@ -21,8 +21,6 @@ from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.loss.supervision import supervised_layers
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference vectors at {GOLDEN}")
 # The reference's class loss and its name there.
 REFERENCES = {"rtdetrv2": ("varifocal", "vfl"), "deim": ("mal", "mal")}
 BATCHES = ("losses", "losses_empty")
@@ -32,9 +30,8 @@ class Reference:
     """Predictions, targets and answers of one golden batch, in float64."""
 
     def __init__(self, batch: str) -> None:
-        with np.load(GOLDEN / f"{batch}.npz") as file:
-            self.arrays = dict(file)
-        description = json.loads((GOLDEN / f"{batch}.json").read_text())
+        self.arrays = vectors.arrays(batch)
+        description = json.loads((vectors.HERE / f"{batch}.json").read_text())
         self.results, info = description["results"], description["info"]
         self.counts = info["objects"]
         self.leaves = {
@@ -79,8 +76,6 @@ def reference_name(term: str, source: str) -> str:
 
 @pytest.fixture(params=BATCHES)
 def reference(request: pytest.FixtureRequest) -> Reference:
-    if not GOLDEN.is_dir():
-        pytest.skip(f"no reference vectors at {GOLDEN}")
     return Reference(request.param)
 
 
@@ -138,7 +133,6 @@ def test_assignments_and_costs_are_the_references(reference: Reference) -> None:
         np.testing.assert_allclose(costs[:, first[image] : first[image + 1]], expected, rtol=0, atol=1e-6)
 
 
-@needs_golden
 def test_float32_is_close() -> None:
     reference = Reference("losses")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+import vectors
 from flexdetr.boxes import xyxy_to_cxcywh
 from flexdetr.config import ConfigError, build
 from flexdetr.loss.criterion import build_criterion
@@ -27,9 +27,9 @@ def output(logits: Tensor, distributions: Tensor, cells: Tensor) -> Output:
 
 
 @pytest.mark.parametrize("case", ["tal", "tal_crowded"])
-def test_is_the_published_loss(case: str, golden: ModuleType, shared: Path) -> None:
+def test_is_the_published_loss(case: str, golden: ModuleType) -> None:
     arrays = golden.arrays(case)
-    want = json.loads((shared / "golden" / f"{case}.json").read_text(encoding="utf-8"))["losses"]["plain"]
+    want = json.loads((vectors.HERE / f"{case}.json").read_text(encoding="utf-8"))["losses"]["plain"]
     cells = cell_boxes([(24, 24), (12, 12), (6, 6)], torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close(cells[:, :2] * 192, torch.from_numpy(arrays["cells"]).double())
     logits = torch.from_numpy(arrays["logits"]).double().requires_grad_()

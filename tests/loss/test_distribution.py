@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import vectors
 from flexdetr.config import LossConfig
 from flexdetr.loss.criterion import Criterion, build_criterion
 from flexdetr.loss.distribution import between_bins, distances_to
@@ -21,8 +21,6 @@ from flexdetr.model.distances import bin_distances, boxes_at
 from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.outputs import DenoisingPlan, Output, Prediction, Targets
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference vectors at {GOLDEN}")
 # The published criterion, its class loss here and there, and whether it has the terms on distributions.
 REFERENCES = {
     "dfine": ("varifocal", "vfl", True),
@@ -36,9 +34,8 @@ class Reference:
     """Predictions, targets and answers of one batch of the published criteria."""
 
     def __init__(self, batch: str, dtype: torch.dtype = torch.float64) -> None:
-        with np.load(GOLDEN / f"{batch}.npz") as file:
-            self.arrays = dict(file)
-        description = json.loads((GOLDEN / f"{batch}.json").read_text())
+        self.arrays = vectors.arrays(batch)
+        description = json.loads((vectors.HERE / f"{batch}.json").read_text())
         self.results, info = description["results"], description["info"]
         self.counts = info["objects"]
         self.leaves = {
@@ -95,7 +92,6 @@ def reference_name(term: str, source: str) -> str:
     return f"loss_{theirs}{suffixes.get(layer, kinds + number)}"
 
 
-@needs_golden
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("source", REFERENCES)
 def test_terms_and_gradients_are_the_references(batch: str, source: str) -> None:
@@ -122,7 +118,6 @@ def test_terms_and_gradients_are_the_references(batch: str, source: str) -> None
             np.testing.assert_allclose(gradient[-1].numpy(), stored, rtol=1e-6, atol=1e-7)
 
 
-@needs_golden
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("late", [False, True])
 def test_matches_and_their_union_are_the_references(batch: str, late: bool) -> None:
@@ -162,7 +157,6 @@ def test_matches_and_their_union_are_the_references(batch: str, late: bool) -> N
         )
 
 
-@needs_golden
 @pytest.mark.parametrize("source", REFERENCES)
 def test_float32_is_close(source: str) -> None:
     reference = Reference("dfine_losses", torch.float32)
@@ -173,11 +167,9 @@ def test_float32_is_close(source: str) -> None:
         assert value.item() == pytest.approx(expected, rel=1e-5), term
 
 
-@needs_golden
 @pytest.mark.parametrize("key", ["dfine_pieces"])
 def test_distances_and_bins_are_the_references(key: str) -> None:
-    with np.load(GOLDEN / f"{key}.npz") as file:
-        arrays = dict(file)
+    arrays = vectors.arrays(key)
     points, boxes = torch.tensor(arrays["points"]), torch.tensor(arrays["boxes"])
     checked = 0
     for name in arrays:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+import vectors
 from flexdetr.loss.distribution_focal import distribution_focal_loss
 from flexdetr.model.heads.yolov8.cells import expectation
 
@@ -22,8 +22,8 @@ def test_are_the_published_values(golden: ModuleType, dtype: torch.dtype, limit:
     torch.testing.assert_close(expectation(arrays["logits"]), arrays["expectation"], atol=10 * limit, rtol=0)
 
 
-def test_a_distance_beyond_the_bins_is_moved_to_them(golden: ModuleType, shared: Path) -> None:
-    outside = json.loads((shared / "golden" / "dfl.json").read_text(encoding="utf-8"))["outside"]
+def test_a_distance_beyond_the_bins_is_moved_to_them(golden: ModuleType) -> None:
+    outside = json.loads((vectors.HERE / "dfl.json").read_text(encoding="utf-8"))["outside"]
     logits = torch.from_numpy(golden.arrays("dfl")["logits"][:4]).double()
     loss = distribution_focal_loss(logits, torch.tensor(outside["target"], dtype=torch.float64))
     assert loss.mean().item() == pytest.approx(outside["cell_loss"], abs=1e-10)

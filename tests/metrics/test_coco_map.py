@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vectors
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.metrics import matching
 from flexdetr.metrics.coco_map import Metrics, evaluate, evaluate_coco
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 # pycocotools' order of its twelve numbers is that of Metrics.numbers().
 SIZES = ("small", "medium", "large")
 NAMES = ["ap", "ap50", "ap75", *(f"ap_{size}" for size in SIZES), "ar1", "ar10", "ar100"]
@@ -27,9 +27,10 @@ NAMES += [f"ar_{size}" for size in SIZES]
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip("../shared/golden is not here")
-    return {name: json.loads((GOLDEN / f"coco_{name}.json").read_text()) for name in ("gt", "dt", "expected")}
+    return {
+        name: json.loads((vectors.HERE / f"coco_{name}.json").read_text())
+        for name in ("gt", "dt", "expected")
+    }
 
 
 def by_pycocotools(ground_truth: dict, detections: list[dict]) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vectors
 from flexdetr.config import BackboneConfig, ConfigError, EncoderConfig, build
 from flexdetr.model.backbones import build_backbone
 from flexdetr.model.csprep import CSPRepLayer, RepVggBlock
@@ -199,9 +199,9 @@ def test_sizes_of_deimv2s_smallest(cut: str, width: int, of_backbone: int, of_en
 
 
 @pytest.mark.parametrize(("size", "depth"), [("n", 0.34), ("s", 0.34), ("m", 0.67), ("l", 1.0), ("x", 1.0)])
-def test_pan_c2f_has_yolov8s_size(size: str, depth: float, shared: Path) -> None:
+def test_pan_c2f_has_yolov8s_size(size: str, depth: float) -> None:
     """On the backbone's own channels, with the same constants in every batch norm."""
-    row = json.loads((shared / "golden" / "yolov8_counts.json").read_text(encoding="utf-8"))["sizes"][size]
+    row = json.loads((vectors.HERE / "yolov8_counts.json").read_text(encoding="utf-8"))["sizes"][size]
     channels = [row["channels"][f"stride{stride}"] for stride in (8, 16, 32)]
     config = EncoderConfig(fusion="pan_c2f", project=False, intra="none", depth=depth)
     with torch.device("meta"):

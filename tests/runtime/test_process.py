@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import vectors
 from flexdetr.classes import Classes
 from flexdetr.runtime import host, process
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "losses.npz"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip("../shared/golden/losses.npz is not here")
-    return np.load(GOLDEN)
+    return vectors.arrays("losses")
 
 
 @pytest.mark.parametrize("image", range(3))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import vectors
 from flexdetr.config import BackboneConfig, ConfigError
 from flexdetr.model.backbones import Trunk, build_backbone
 from flexdetr.model.backbones.cspdarknet_c2f import CSPDARKNET_C2F, cspdarknet_c2f
@@ -21,8 +21,8 @@ def build(size: str, strides: tuple[int, ...] = (8, 16, 32)) -> Trunk:
 
 
 @pytest.mark.parametrize("size", CSPDARKNET_C2F)
-def test_has_the_published_size(size: str, shared: Path) -> None:
-    row = json.loads((shared / "golden" / "yolov8_counts.json").read_text(encoding="utf-8"))["sizes"][size]
+def test_has_the_published_size(size: str) -> None:
+    row = json.loads((vectors.HERE / "yolov8_counts.json").read_text(encoding="utf-8"))["sizes"][size]
     with torch.device("meta"):
         backbone = build_backbone(BackboneConfig(name=f"cspdarknet_c2f_{size}"), (4, 8, 16, 32))
     assert sum(parameter.numel() for parameter in backbone.parameters()) == row["trainable"]["backbone"]
