@@ -410,7 +410,7 @@ class Detector:
         """Write the detector for another runtime, and prove that the file does what the model does.
 
         Args:
-            format: "onnx", "openvino" or "torch".
+            format: one of ``flexdetr.runtime.formats.NAMED``: "onnx", "openvino" ...
             out: the artifact's folder; None is ``MODEL-FORMAT`` in the current one.
             **options: ``precision``, ``data``, ``raw``, ``decoder_layers``, ``queries``, ``dynamic_size`` or
                 ``sampling``: see ``flexdetr.export.make.export``.
@@ -481,7 +481,7 @@ def load(
         from flexdetr.deployed import ArtifactDetector, check_options
 
         check_options(path, changes if source is None else {**changes, "source": source})
-        return ArtifactDetector(path, runtime=runtime, **changes)  # type: ignore[arg-type]  # it answers others
+        return ArtifactDetector(path, runtime=runtime, **changes)
     from flexdetr.engine.device import check_runtime
 
     check_runtime(runtime)

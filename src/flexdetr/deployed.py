@@ -20,6 +20,9 @@ from flexdetr.data.images import ImageError, pixels
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.engines import Runtime, engine_of, precision_of, start
+from flexdetr.runtime.formats import ENGINES
+from flexdetr.runtime.parity import Asked
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, resize
 from flexdetr.runtime.slicing import Slicing
@@ -34,7 +37,6 @@ from flexdetr.runtime.sources import (
     read_one,
 )
 from flexdetr.runtime.thresholds import Threshold, limits
-from flexdetr.runtimes import Asked, Engine, Runtime, engine_of, precision_of, start
 from flexdetr.scored import cut_of, score_answers
 from flexdetr.sliced import SlicedDetector
 
@@ -55,8 +57,8 @@ class ArtifactDetector:
 
     Args:
         path: the artifact's folder, or a file inside it.
-        runtime: "openvino" (reads openvino and onnx), "onnxruntime" (onnx), "torch" (torch programs); "auto" takes
-            the format's own, and OpenVINO for onnx where onnxruntime is not installed.
+        runtime: one of ``flexdetr.runtime.formats.ENGINES`` that runs the format; "auto" takes the format's own, and
+            OpenVINO for onnx where onnxruntime is not installed.
         hint: "latency" or "throughput"; "auto" decides by the number of pictures.
         threads: CPU threads; None takes what the runtime chooses.
         precision: what is computed in: "fp32", "bf16", "fp16", or "auto", which takes bf16 where the CPU has it and the
@@ -83,7 +85,7 @@ class ArtifactDetector:
         self,
         path: str | Path,
         *,
-        runtime: Engine = "auto",
+        runtime: str = "auto",
         hint: Hint = "auto",
         threads: int | None = None,
         precision: Asked = "auto",
@@ -99,7 +101,8 @@ class ArtifactDetector:
         self._hint: Hint = hint
         self._asked = precision_of(self.artifact, self._engine, precision)
         self._options: dict[str, Any] = {"threads": threads}
-        if self._engine == "openvino":
+        self._chooses = ENGINES[self._engine].chooses
+        if self._chooses:
             self._options |= {"cache": cache}
         self._runtimes: dict[tuple[str, str, str], Runtime] = {}
         self._starting = threading.Lock()
@@ -121,7 +124,7 @@ class ArtifactDetector:
         """
         hint = self._hint if self._hint != "auto" else "throughput" if pictures >= MANY else "latency"
         asked = self._asked if precision is None else precision_of(self.artifact, self._engine, precision)
-        options = {"precision": asked} if self._engine == "openvino" else {}
+        options = {"precision": asked} if self._chooses else {}
         with self._starting:
             if (device, hint, asked) not in self._runtimes:
                 started = start(self._engine, self.artifact, hint, device=device, **options, **self._options)
@@ -321,7 +324,7 @@ class ArtifactDetector:
 
         dataset = read_data(data, **cut_of(self.metadata.made.get("config", {})))
         records = dataset.with_classes(self.classes).split(split)
-        if precision is None and self._asked == "auto" and self._engine == "openvino":
+        if precision is None and self._asked == "auto" and self._chooses:
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
         answers = self.predict_many(items, 0.0, device=device, precision=precision, frames=False)

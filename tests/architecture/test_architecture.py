@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flexdetr.model.heads import HEADS
+from flexdetr.runtime.formats import ENGINES, FORMATS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "flexdetr"
@@ -39,7 +40,6 @@ RANKS = {
     "engine": 5,
     "export": 5,
     "report": 5,
-    "runtimes": 5,
     "deployed": 5,
     "scored": 5,
     "sliced": 5,
@@ -75,6 +75,13 @@ NO_TORCH = (
     "draw",
     "data.dataset",
 )
+# But for engines that are torch, or that take its tensors; nothing imports them but by the table's text.
+TORCH_RUNTIMES = {
+    place.partition(":")[0].removeprefix("flexdetr.")
+    for row in FORMATS.values()
+    for engine, place in row.runtimes.items()
+    if ENGINES[engine].needs_torch
+}
 # These may, but only inside a function: a base install without torch has to import them.
 LAZY_TORCH = (
     *NO_TORCH,
@@ -84,7 +91,6 @@ LAZY_TORCH = (
     "cli",
     "demo",
     "deployed",
-    "runtimes",
     "data",
     "data.detect",
     "data.images",
@@ -193,6 +199,8 @@ def is_table(name: str) -> bool:
 def rank(name: str) -> int:
     if is_table(name):
         return 0
+    if name in TORCH_RUNTIMES:
+        return RANKS["export"]
     top = part(name)
     return RANKS["cli"] if top.startswith("cli") else RANKS[top]
 
@@ -274,7 +282,8 @@ def reachable(name: str) -> set[str]:
 
 
 def torch_free(name: str, roots: tuple[str, ...]) -> bool:
-    return any(name == root or (root and root != "data" and name.startswith(f"{root}.")) for root in roots)
+    below = any(name == root or (root and root != "data" and name.startswith(f"{root}.")) for root in roots)
+    return below and name not in TORCH_RUNTIMES
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if torch_free(name, NO_TORCH)])
@@ -314,6 +323,37 @@ def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
         for node in ast.walk(tree):
             if isinstance(node, kind):
                 yield name, node
+
+
+def listed(node: ast.AST) -> set[str]:
+    """The texts that stand side by side in a literal."""
+    if isinstance(node, ast.Dict):
+        return {
+            key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+        }
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return {
+            one.value for one in node.elts if isinstance(one, ast.Constant) and isinstance(one.value, str)
+        }
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return set(node.value.split("|"))
+    return set()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "runtime.formats"])
+def test_formats_are_listed_in_their_table_only(name: str) -> None:
+    suffixes = {suffix for row in FORMATS.values() for suffix in row.suffixes}
+    words = (set(FORMATS), set(ENGINES), suffixes)
+    # Two of them are a choice between two; "torch" and "openvino" also run checkpoints.
+    lists = [
+        node.lineno for node in ast.walk(TREES[name]) for known in words if len(listed(node) & known) > 2
+    ]
+    assert not lists, f"{name}, lines {lists}: take the names from flexdetr.runtime.formats"
+
+
+def test_runtimes_live_in_one_folder() -> None:
+    places = {place.partition(":")[0] for row in FORMATS.values() for place in row.runtimes.values()}
+    assert {place.rpartition(".")[0] for place in places} == {"flexdetr.runtime"}
 
 
 def test_composition_not_inheritance() -> None:

@@ -18,7 +18,7 @@ from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.errors import ExportError
-from flexdetr.export.formats import format_of
+from flexdetr.export.formats import format_of, writer_of
 from flexdetr.export.make import DriftError, Subject, export
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import FeedError
@@ -128,7 +128,7 @@ def test_graphs_of_another_model_are_refused(
             (folder / name).write_bytes((artifact.path / name).read_bytes())
         return list(artifact.metadata.files)
 
-    monkeypatch.setattr(format_of(kind).writer, "write", stale)
+    monkeypatch.setattr(writer_of(format_of(kind)), "write", stale)
     changed = make((64, 96), head=subject.config.head.model_dump())
     with torch.no_grad():
         changed.model.get_parameter("head.memory_norm.weight").mul_(-1)

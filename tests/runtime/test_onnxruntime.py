@@ -46,15 +46,13 @@ tiny (uint8[N,32,64,3] images, int64[N,2] sizes) => (float[N,1,4] boxes, float[N
 """
 
 
-def write(
-    folder: Path, kind: str = "onnx", names: tuple[str, ...] = ("boxes", "scores", "labels")
-) -> Artifact:
+def write(folder: Path, names: tuple[str, ...] = ("boxes", "scores", "labels")) -> Artifact:
     folder.mkdir(parents=True)
     onnx.save(onnx.parser.parse_model(TEXT), str(folder / "model.onnx"))
     return write_metadata(
         folder,
         ArtifactMetadata(
-            format=kind,  # type: ignore[arg-type]
+            format="onnx",
             classes=[{"id": 5, "name": "picture"}],
             input=Input(size=SIZE, resize="outside"),
             outputs=Outputs(names=names, box_format="xyxy pixels of the original picture", top=1),
@@ -102,8 +100,6 @@ def test_what_cannot_be_used_is_named(artifact: Artifact, tmp_path: Path) -> Non
         OnnxRuntime(artifact, device="cuda")
     with pytest.raises(ArtifactError, match="has no confidences"):
         OnnxRuntime(write(tmp_path / "names", names=("boxes", "confidences", "labels")))
-    with pytest.raises(ArtifactError, match="onnxruntime reads onnx"):
-        OnnxRuntime(write(tmp_path / "kind", kind="openvino"))
     broken = write(tmp_path / "broken")
     broken.model_file.write_bytes(b"\x08\x08no model")
     with pytest.raises(ArtifactError, match=r"model\.onnx cannot be used by onnxruntime"):

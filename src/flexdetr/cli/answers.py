@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from flexdetr import __version__
+from flexdetr.runtime.formats import FORMATS
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
@@ -43,9 +44,7 @@ _EXTRAS = {
         ),
         "train",
     ),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime", "nncf"), "export"),
-    "executorch": "executorch",
-    **dict.fromkeys(("litert_torch", "ai_edge_litert"), "litert"),
+    **{package: row.extra for row in FORMATS.values() for package in row.packages},
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
     "cv2": "video",
     "trackers": "track",

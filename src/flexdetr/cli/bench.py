@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexdetr.api import Detector
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.metrics.latency import Subject, Timing
-    from flexdetr.runtimes import Asked
+    from flexdetr.runtime.parity import Asked
 
 _DRAWN = 8
 # Runtimes that can be asked for with --layers.
@@ -179,7 +179,7 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
     if is_artifact(file):
         from flexdetr.deployed import ArtifactDetector
 
-        return ArtifactDetector(file, threads=threads, runtime=runtime)  # type: ignore[arg-type]
+        return ArtifactDetector(file, threads=threads, runtime=runtime)
     from flexdetr.presets import PRESETS, preset
 
     path = Path(file)

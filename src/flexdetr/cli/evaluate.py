@@ -11,6 +11,7 @@ import typer
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
+from flexdetr.runtime.formats import ENGINES
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint or an artifact.")]
 Layers = Annotated[
@@ -38,7 +39,7 @@ MaxDetections = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-RUNTIMES = ("auto", "torch", "openvino", "onnxruntime", "executorch", "litert")
+RUNTIMES = ("auto", *ENGINES)
 
 
 def one_of(word: str, known: Sequence[str]) -> Callable[[str | None], str | None]:

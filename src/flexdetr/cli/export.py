@@ -9,6 +9,7 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
+from flexdetr.runtime.formats import NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint.")],
     format: Annotated[  # noqa: A002 - the option's name
-        str, typer.Option(metavar="onnx|openvino|torch|executorch|litert", help="What to write.")
+        str, typer.Option(metavar="|".join(NAMED), help="What to write.")
     ],
     precision: Annotated[
         str, typer.Option(metavar="fp32|fp16|int8", help="What is computed or stored in.")

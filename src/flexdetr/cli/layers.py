@@ -10,7 +10,7 @@ from flexdetr.cli import answers
 if TYPE_CHECKING:
     from flexdetr.runtime.layers import Arithmetic, Layer, Profile, Rates
     from flexdetr.runtime.openvino import OpenVINORuntime
-    from flexdetr.runtimes import Asked
+    from flexdetr.runtime.parity import Asked
 
 _WORST = 10
 

@@ -11,7 +11,7 @@ import torch
 from flexdetr.config import ConfigError, nearest
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import bf16_supported
-from flexdetr.runtimes import Asked
+from flexdetr.runtime.parity import Asked
 
 RUNTIMES = ("auto", "torch", "openvino")
 

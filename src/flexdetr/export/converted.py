@@ -20,9 +20,8 @@ from flexdetr.export.reference import Reference, pictures_of
 from flexdetr.export.writing import DriftError, Subject, Writing
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.openvino import computes_in
-from flexdetr.runtime.parity import Parity, Precision
+from flexdetr.runtime.parity import Asked, Parity, Precision
 from flexdetr.runtime.sources import Item, Picture, expects_many, read
-from flexdetr.runtimes import Asked
 
 _log = logging.getLogger(__name__)
 

@@ -14,13 +14,14 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read as read_data
 from flexdetr.export.calibration import calibration_of
 from flexdetr.export.errors import ExportError
-from flexdetr.export.formats import FORMATS, Format, format_of
+from flexdetr.export.formats import format_of
 from flexdetr.export.int8 import CALIBRATION, MAX_DROP
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.reference import SCORED, Reference, pictures_of
 from flexdetr.export.targets import check_board
 from flexdetr.export.writing import DriftError, Eight, Subject, Writing, feeds_of
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
+from flexdetr.runtime.formats import FORMATS, Format
 
 __all__ = ["DriftError", "Subject", "export"]
 
@@ -53,7 +54,7 @@ def export(
 
     Args:
         subject: the detector.
-        format: "onnx", "openvino", "torch", "executorch" or "litert".
+        format: one of ``flexdetr.runtime.formats.NAMED``.
         out: the artifact's folder; an artifact that is there already is replaced once the new one has passed.
         precision: "fp32", "fp16" or "int8".
         data: a data set to prove it on, and to take the AP on; None draws pictures. int8 needs one.

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from flexdetr.classes import Classes
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.compare import explain
-from flexdetr.export.formats import FORMATS, open_written
+from flexdetr.export.formats import open_written, writer_of
 from flexdetr.export.locate import Departure, first_departure
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.formats import FORMATS
 from flexdetr.runtime.openvino import VERSION
 from flexdetr.runtime.parity import Drift, Parity, Precision, Proven, Tolerance
 from flexdetr.runtime.process import prepare
@@ -309,7 +310,7 @@ def _culprit(artifact: ArtifactDetector, form: DeployForm, case: _Case) -> tuple
         feeds["sizes"] = np.array([image.shape[:2]], np.int64)
     kind = FORMATS[metadata.format]
     path, limits = artifact.artifact.model_file, LIMITS[metadata.precision]
-    departure = first_departure(form, path, kind.writer, feeds, limits)
+    departure = first_departure(form, path, writer_of(kind), feeds, limits)
     if departure is not None:
         return departure, str(departure) if kind.sees_inside else f"in or before {departure}"
     if metadata.raw:

@@ -22,7 +22,7 @@ from flexdetr.export.accuracy import accuracies, accuracy_in
 from flexdetr.export.calibration import Calibration
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import Tuned, fine_tune
-from flexdetr.export.formats import Format
+from flexdetr.export.formats import quantiser_of, writer_of
 from flexdetr.export.half import ALWAYS_FLOAT32, beyond_half
 from flexdetr.export.int8 import Int8, Quantising
 from flexdetr.export.prepare import DeployForm, Options
@@ -39,6 +39,7 @@ from flexdetr.runtime.artifact import (
     describe_files,
     write_metadata,
 )
+from flexdetr.runtime.formats import Format
 from flexdetr.runtime.openvino import VERSION, computes_in
 from flexdetr.runtime.parity import Accuracy, Parity, Precision, Proven
 from flexdetr.runtime.process import prepare as planes_of
@@ -235,7 +236,7 @@ class Writing:
         int8 = Quantising(
             self.folder,
             self.form,
-            self.kind.quantiser.quantise,
+            quantiser_of(self.kind).quantise,
             lambda: self.describe((), None),
             eight.ranges,
             pictures.records,
@@ -273,7 +274,7 @@ class Writing:
 
     def write(self, float32: Sequence[str]) -> None:
         """The model's files and, so that they can be opened, a description without a proof."""
-        files = self.kind.writer.write(self.form, self.folder, self.precision, float32)
+        files = writer_of(self.kind).write(self.form, self.folder, self.precision, float32)
         self.describe(float32, None, files=files)
 
     def describe(

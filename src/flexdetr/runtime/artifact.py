@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flexdetr.classes import Classes
+from flexdetr.config import nearest
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.formats import FORMATS, SUFFIXES
 from flexdetr.runtime.nms import Limits
 from flexdetr.runtime.parity import Parity, Precision, Proven, Tolerance
 from flexdetr.runtime.process import Selection, decode, label
@@ -26,9 +28,6 @@ FORMAT_VERSION = 2
 # Version 1 names no precision that was proven, and is computed in float32; see ``ArtifactMetadata.precisions``.
 OLDEST_VERSION = 1
 METADATA = "metadata.json"
-SUFFIXES = (".xml", ".bin", ".onnx", ".pt2", ".pte", ".tflite")
-
-Format = Literal["onnx", "openvino", "torch", "board", "executorch", "litert"]
 
 
 class ArtifactError(ValueError):
@@ -142,8 +141,7 @@ class ArtifactMetadata(BaseModel):
 
     Attributes:
         format_version: of this layout; a newer one than ours is refused.
-        format: of the model's files; "board" is two ONNX graphs with ``host.py`` between them; "executorch" and
-            "litert" are the same for these runtimes.
+        format: of the model's files, one of ``flexdetr.runtime.formats.FORMATS``.
         precision: "fp32", "fp16" or "int8": see docs/deploy.md for what is in which then.
         model: the preset's name.
         classes: ``[{"id": the data set's own id, "name": name}, ...]``, by the graph's labels.
@@ -165,7 +163,7 @@ class ArtifactMetadata(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format_version: int = FORMAT_VERSION
-    format: Format
+    format: str
     precision: str = "fp32"
     model: str = "custom"
     classes: list[dict[str, Any]]
@@ -182,6 +180,13 @@ class ArtifactMetadata(BaseModel):
     reference: ReferencePictures | None = None
     files: dict[str, File] = Field(min_length=1)
     seal: str = ""
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(nearest(name, FORMATS, "format"))
+        return name
 
     @field_validator("files")
     @classmethod

@@ -38,10 +38,6 @@ class OnnxRuntime:
         hint: Literal["latency", "throughput"] = "latency",
         threads: int | None = None,
     ) -> None:
-        if artifact.metadata.format != "onnx":
-            raise ArtifactError(
-                f"onnxruntime reads onnx; {artifact.path} is in format {artifact.metadata.format}"
-            )
         if device not in ("auto", "cpu"):
             raise ArtifactError(f"onnxruntime has no device {device!r} here; it has: cpu")
         self.artifact = artifact

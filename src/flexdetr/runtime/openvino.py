@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
+from flexdetr.runtime.cache import cache_folder
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.feeds import check_feeds
-from flexdetr.runtime.parity import Precision
+from flexdetr.runtime.parity import Asked, Precision
 from flexdetr.runtime.pool import LIMIT, PoolError, wait_limit
 from flexdetr.runtime.trial import settle
 
 _log = logging.getLogger(__name__)
 
 Hint = Literal["latency", "throughput"]
-Asked = Literal["auto", "fp32", "bf16", "fp16"]
 Shape = tuple[int, int, int]  # of a batch: pictures, height, width
 
 VERSION: Final = f"OpenVINO {version('openvino')}"
@@ -148,7 +148,7 @@ class OpenVINORuntime:
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        folder = _cache_folder(cache)
+        folder = _graphs_folder(cache)
         if folder is not None:
             self._options["CACHE_DIR"] = str(folder)
         self._names = artifact.metadata.outputs.names
@@ -303,15 +303,10 @@ def _device(core: Any, asked: str) -> str:  # noqa: ANN401 - openvino.Core
     return device
 
 
-def _cache_folder(asked: str | Path | bool | None) -> Path | None:
+def _graphs_folder(asked: str | Path | bool | None) -> Path | None:
     if asked is False:
         return None
-    if asked in (None, True):
-        root = os.environ.get("FLEXDETR_CACHE")
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = (Path(root) if root else Path(base) / "flexdetr") / "openvino"
-    else:
-        folder = Path(str(asked))
+    folder = cache_folder() / "openvino" if asked in (None, True) else Path(str(asked))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 
 from flexdetr.presets import PRESETS
+from flexdetr.runtime.cache import cache_folder
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.download import NoAnswerError, download
 from flexdetr.weights.manifest import PUBLISHED, Published, from_timm
@@ -15,13 +15,6 @@ from flexdetr.weights.packaged import checked, packaged
 
 class UnreachedError(WeightsError):
     """Published weights that are neither here nor can be had now."""
-
-
-def cache_folder() -> Path:
-    """Where fetched files are: ``$FLEXDETR_CACHE``, else ``flexdetr`` in the user's cache folder."""
-    if own := os.environ.get("FLEXDETR_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexdetr"
 
 
 def fetch(entry: Published) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flexdetr.foreign_code import VARIABLE
 from flexdetr.runtime.artifact import ArtifactError, sha256
-from flexdetr.weights.published import cache_folder
+from flexdetr.runtime.cache import cache_folder
 
 _log = logging.getLogger(__name__)
 _written: set[str] = set()  # by this process, which may have no place to keep it

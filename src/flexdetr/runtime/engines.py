@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 from numpy.typing import NDArray
 
 from flexdetr.config import nearest
+from flexdetr.part_table import load_part
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.computation import Computation
+from flexdetr.runtime.formats import ENGINES, FORMATS
+from flexdetr.runtime.parity import Asked
 
 _log = logging.getLogger(__name__)
-
-Engine = Literal["auto", "openvino", "onnxruntime", "torch", "executorch", "litert"]
-Asked = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Runtime(Protocol):
@@ -38,23 +38,19 @@ class Runtime(Protocol):
         ...
 
 
-_READS = {
-    "openvino": ("openvino",),
-    "onnx": ("onnxruntime", "openvino"),
-    "torch": ("torch",),
-    "board": ("onnxruntime",),
-    "executorch": ("executorch",),
-    "litert": ("litert",),
-}
+def engine_of(artifact: Artifact, asked: str) -> str:
+    """The engine for an artifact, by its name.
 
-
-def engine_of(artifact: Artifact, asked: Engine) -> str:
-    """The runtime for an artifact, by its name.
+    Args:
+        artifact: the artifact.
+        asked: one of ``ENGINES``, or "auto": the format's own, or another that runs it where that is not installed.
 
     Raises:
         ArtifactError: where the one that is asked for does not run this format, or none that does is installed.
     """
-    fitting = _READS[artifact.metadata.format]
+    if asked not in ("auto", *ENGINES):
+        raise ArtifactError(nearest(asked, ("auto", *ENGINES), "runtime"))
+    fitting = tuple(FORMATS[artifact.metadata.format].runtimes)
     # OpenVINO 2026.4 computes such files otherwise than they say, and misses every sixth detection.
     wrong_in_openvino = (artifact.metadata.format, artifact.metadata.precision) == ("onnx", "int8")
     if wrong_in_openvino and asked == "openvino":
@@ -63,13 +59,13 @@ def engine_of(artifact: Artifact, asked: Engine) -> str:
             "runtime='onnxruntime', or export with --format openvino",
             artifact.path,
         )
-    if wrong_in_openvino and asked == "auto" and importlib.util.find_spec("onnxruntime") is None:
+    if wrong_in_openvino and asked == "auto" and not _installed("onnxruntime"):
         raise ArtifactError(
             f"{artifact.path} is int8 in ONNX, which OpenVINO computes wrongly: install onnxruntime with pip install "
-            "'flexdetr[export]', or export again with --format openvino"
+            f"'flexdetr[{ENGINES['onnxruntime'].extra}]', or export again with --format openvino"
         )
     if asked == "auto":
-        return next((name for name in fitting if importlib.util.find_spec(name) is not None), fitting[-1])
+        return next((name for name in fitting if _installed(name)), fitting[0])
     if asked not in fitting:
         raise ArtifactError(
             f"{artifact.path} is in format {artifact.metadata.format}, which {asked} does not run; "
@@ -78,21 +74,27 @@ def engine_of(artifact: Artifact, asked: Engine) -> str:
     return asked
 
 
+def _installed(engine: str) -> bool:
+    return importlib.util.find_spec(ENGINES[engine].package) is not None
+
+
 def precision_of(artifact: Artifact, engine: str, asked: Asked) -> Asked:
-    """What a runtime is asked to compute in; only OpenVINO has the choice.
+    """What a runtime is asked to compute in.
 
     Raises:
-        ArtifactError: where there is no such precision, or the runtime does not have it.
+        ArtifactError: where there is no such precision, or the runtime does not have the choice.
     """
     if asked not in get_args(Asked):
         raise ArtifactError(nearest(asked, get_args(Asked), "precision"))
     own = artifact.written_precision
-    if engine != "openvino" and asked not in ("auto", own):
+    if ENGINES[engine].chooses:
+        return asked
+    if asked not in ("auto", own):
         raise ArtifactError(
             f"{engine} computes {artifact.path} in {own}, as it was written; got precision {asked!r}: leave it out, or "
             "export with --format openvino, which can be computed in several"
         )
-    return asked if engine == "openvino" else "auto"
+    return "auto"
 
 
 def start(
@@ -101,27 +103,8 @@ def start(
     hint: Literal["latency", "throughput"],
     **options: Any,  # noqa: ANN401 - of the runtimes
 ) -> Runtime:
-    """Start a runtime; only OpenVINO and onnxruntime can give their threads to several pictures at a time."""
-    if engine == "openvino":
-        from flexdetr.runtime.openvino import OpenVINORuntime
-
-        return OpenVINORuntime(artifact, hint=hint, **options)
-    if engine == "onnxruntime" and artifact.metadata.format == "board":
-        from flexdetr.runtime.board import on_onnxruntime
-
-        return on_onnxruntime(artifact, **options)
-    if engine == "onnxruntime":
-        from flexdetr.runtime.onnxruntime import OnnxRuntime
-
-        return OnnxRuntime(artifact, hint=hint, **options)
-    if engine == "litert":
-        from flexdetr.runtime.litert import open_runtime as open_litert
-
-        return open_litert(artifact, **options)
-    if engine == "executorch":
-        from flexdetr.export.executorch import open_runtime
-
-        return open_runtime(artifact, **options)
-    from flexdetr.export.torch_program import TorchProgramRuntime
-
-    return TorchProgramRuntime(artifact, **options)
+    """Start a runtime; those that cannot give their threads to several pictures at a time are not told the hint."""
+    row = FORMATS[artifact.metadata.format]
+    hints = {"hint": hint} if ENGINES[engine].shares and not row.two_graphs else {}
+    opened = load_part(row.runtimes[engine])(artifact, **hints, **options)
+    return cast("Runtime", opened)
