@@ -56,11 +56,15 @@ def test_every_verb_that_needs_more_names_the_extra(checkpoint: Path, tmp_path: 
     picture = tmp_path / "one.jpg"
     Image.new("RGB", (40, 30)).save(picture)
     (tmp_path / "data").mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "data" / "one.jpg")
+    for name in ("one", "two"):
+        Image.new("RGB", (40, 30)).save(tmp_path / "data" / f"{name}.jpg")
     (tmp_path / "data" / "annotations.json").write_text(
         json.dumps(
             {
-                "images": [{"id": 1, "file_name": "one.jpg", "width": 40, "height": 30}],
+                "images": [
+                    {"id": number, "file_name": f"{name}.jpg", "width": 40, "height": 30}
+                    for number, name in enumerate(("one", "two"), 1)
+                ],
                 "categories": [{"id": 1, "name": "cat"}],
                 "annotations": [
                     {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
@@ -83,6 +87,50 @@ def test_every_verb_that_needs_more_names_the_extra(checkpoint: Path, tmp_path: 
         assert last.startswith("Error: this needs "), (verb, said)
         assert last.endswith("pip install 'flexdetr[train]'"), (verb, said)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"images/train/a.jpg": None, "labels/train/a.txt": "0 0.5 0.5 0.4 0.4\n"},
+            "a single training image cannot be",
+        ),
+        ({"images/val/a.jpg": None, "labels/val/a.txt": "0 0.5 0.5 0.4 0.4\n"}, "has no split 'train'"),
+        (
+            {"images/train/a.jpg": None, "images/train/b.jpg": None, "labels/train/a.txt": "7 1 1\n"},
+            "cannot be used",
+        ),
+        ({}, "no data set"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_answered_before_torch_is_needed(
+    tmp_path: Path, files: dict[str, str | None], said: str
+) -> None:
+    from PIL import Image
+
+    for name, content in files.items():
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            Image.new("RGB", (40, 30)).save(file)
+        else:
+            file.write_text(content)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    keys = [
+        f"{split}: images/{split}\n"
+        for split in ("train", "val")
+        if (tmp_path / "data/images" / split).exists()
+    ]
+    if keys:
+        (tmp_path / "data" / "data.yaml").write_text("".join([*keys, "names: [bolt]\n"]))
+    ((status, answer),) = answers(
+        [["train", str(tmp_path / "data"), "--model", "flexdetr_pico", "--out", str(tmp_path / "run")]]
+    ).values()
+    assert status in (1, 2)
+    assert said in answer
+    assert "needs torch" not in answer
+    assert not (tmp_path / "run").exists()
 
 
 def test_checking_an_onnx_file_needs_no_torch(tmp_path: Path) -> None:

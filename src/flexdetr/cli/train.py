@@ -12,6 +12,8 @@ from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, ConfigFile, Model, Set
 
 if TYPE_CHECKING:
+    from flexdetr.config import Config
+    from flexdetr.data.dataset import Dataset
     from flexdetr.engine.overfit import Overfit
 
 Data = Annotated[
@@ -92,12 +94,15 @@ def train(
             from flexdetr.presets import resolve
 
             config = resolve(model, config_file, changes or (), **options)
+            dataset = _read(data, config) if not overfit_one_batch else None
             from flexdetr.engine import fit
 
             if overfit_one_batch:
                 _show_overfit(fit.overfit_one_batch(data, config))
                 return
-            run = fit.train(data, config, out=out or _free_folder(Path("runs"), config.model))
+            run = fit.train(
+                data, config, out=out or _free_folder(Path("runs"), config.model), dataset=dataset
+            )
     except KeyboardInterrupt as stop:
         answers.note(str(stop) or "interrupted")
         raise typer.Exit(130) from None
@@ -106,6 +111,13 @@ def train(
     answers.show_metrics(run.metrics)
     answers.show(f"best checkpoint: {run.best}")
     answers.show(f"the run:         {run.folder}")
+
+
+def _read(data: Path, config: Config) -> Dataset | None:
+    """The data, before torch is loaded: what cannot be trained on is answered in a second; None beside other ranks."""
+    from flexdetr.data.check import read_for_training
+
+    return read_for_training(data, config) if os.environ.get("RANK", "0") == "0" else None
 
 
 def _show_overfit(result: Overfit) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flexdetr.config import Config
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
@@ -217,20 +218,37 @@ def usable_records(
     bad = broken_images(dataset.splits.get(split, ()), progress, odd)
     for defect in _summed(odd):
         _log.warning("%s", defect)
-    # Validation images may have been cut from the training images.
-    mine = (split, "train") if split == "val" else (split,)
-    errors = [defect for defect in dataset.errors if defect.split is None or defect.split in mine]
-    errors += bad.values()
-    _refuse(dataset, split, mine, errors, skip_bad=skip_bad)
+    _refuse(dataset, split, list(bad.values()), skip_bad=skip_bad)
     usable = tuple(record for record in dataset.split(split) if record.path not in bad)
     if not usable:
         raise DataError(f"{dataset.root}: the {split} split has no images")
     return usable
 
 
-def _refuse(
-    dataset: Dataset, split: str, mine: tuple[str, ...], errors: list[Defect], *, skip_bad: bool
-) -> None:
+def read_for_training(root: str | Path, config: Config) -> Dataset:
+    """Read a data set, and refuse it where there are no images to train or to validate on.
+
+    That shows before any image is decoded, and before torch is loaded.
+
+    Args:
+        root: as for ``detect.read``.
+        config: of the run.
+
+    Raises:
+        DataError: as ``detect.read`` and ``usable_records`` do.
+    """
+    dataset = read(root, val_fraction=config.data.val_fraction, seed=config.seed)
+    for split in ("train", "val"):
+        if not dataset.splits.get(split):
+            usable_records(dataset, split, skip_bad=config.data.skip_bad)
+    return dataset
+
+
+def _refuse(dataset: Dataset, split: str, broken: list[Defect], *, skip_bad: bool) -> None:
+    # Validation images may have been cut from the training images.
+    mine = (split, "train") if split == "val" else (split,)
+    errors = [defect for defect in dataset.errors if defect.split is None or defect.split in mine]
+    errors += broken
     lost = [defect for defect in dataset.lost_labels() if defect.split in (None, *mine)]
     nothing = bool(lost) and not any(map(len, dataset.splits.get(split, ())))
     if (skip_bad and not nothing) or not (lost or errors):

@@ -11,6 +11,7 @@ from typing import cast
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml
+from flexdetr.data.check import read_for_training
 from flexdetr.data.dataset import DataError, Dataset
 from flexdetr.data.detect import read
 from flexdetr.engine import launch
@@ -49,6 +50,7 @@ def train(
     begun: Start | None = None,
     quiet: bool = False,
     callbacks: Sequence[object] = (),
+    dataset: Dataset | None = None,
 ) -> Run:
     """Train a detector on a data set.
 
@@ -60,6 +62,7 @@ def train(
         quiet: show no progress.
         callbacks: objects with any of ``on_step``, ``on_epoch``, ``on_evaluation`` and ``on_end``, each of which takes
             a ``flexdetr.engine.callbacks.Moment``; they are called in the first process.
+        dataset: what ``read_for_training`` read there, where this process has read it already.
 
     Returns:
         The finished run.
@@ -83,7 +86,7 @@ def train(
         return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
     ranks = join(config)
     folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
-    dataset = _read(data, config, ranks)
+    dataset = _read(data, config, ranks, dataset)
     if begun is not None:
         dataset = dataset.with_classes(begun.classes)
     run_state.seed_generators(config.seed)
@@ -206,11 +209,11 @@ def _refuse_while_starting() -> None:
         )
 
 
-def _read(data: str | Path, config: Config, ranks: Ranks) -> Dataset:
+def _read(data: str | Path, config: Config, ranks: Ranks, known: Dataset | None = None) -> Dataset:
     """The data as the first rank reads it: reading looks into every image, which is enough to do once."""
 
     def work() -> Dataset | None:
-        return read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+        return known or read_for_training(data, config)
 
     # Where the first rank cannot read it, all of them raise.
     return cast("Dataset", ranks.from_first(ranks.by_first(work, None)))
