@@ -1,6 +1,6 @@
 // Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
 //
-//     detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]
+//     detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]
 //
 // The graph takes the picture as it is: resizing, scaling, post-processing and the scaling of boxes are inside.
 
@@ -118,14 +118,19 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
     const auto* box = request.get_tensor(names.items.at(0).text).data<const float>();
     const auto* label = request.get_tensor(names.items.at(2).text).data<const int64_t>();
 
+    // "auto" is each class's own lowest score, as the training found it; without a word it is the library's default.
+    const bool own_scores = asked == "auto";
     const Json &stored = metadata.at("thresholds"), *usual = stored.find("default");
+    if (own_scores && stored.items.empty()) throw std::runtime_error(folder.string() + " carries no best thresholds");
     const char* before = "\n";
     std::cout << "[";
     for (size_t i = 0; i < scores.get_size(); ++i, box += 4) {
         const Json& found = metadata.at("classes").items.at(label[i]);
-        const Json* own = stored.find(found.at("name").text);
+        const Json* best = stored.find(found.at("name").text);
+        if (!best) best = usual;
         const float score = scores.data<const float>()[i];
-        if (score < std::stof(!asked.empty() ? asked : own ? own->text : usual ? usual->text : "0.4")) continue;
+        const std::string lowest = own_scores && best ? best->text : asked.empty() || own_scores ? "0.4" : asked;
+        if (score < std::stof(lowest)) continue;
         std::cout << before << "  {\"name\": \"" << found.at("name").text << "\", \"label\": " << found.at("id").text
                   << ", \"score\": " << score << ", \"box_xyxy\": [" << box[0] << ", " << box[1] << ", " << box[2]
                   << ", " << box[3] << "]}";
@@ -136,7 +141,7 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
 
 int main(int count, char** words) {
     if (count < 3) {
-        std::cerr << "usage: detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]\n";
+        std::cerr << "usage: detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]\n";
         return 2;
     }
     try {

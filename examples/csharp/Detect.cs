@@ -1,5 +1,5 @@
 // Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
-//     Detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]
+//     Detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]
 // One file without packages: OpenVINO's C library and TurboJPEG are called directly. See README.md.
 using System;
 using System.Collections.Generic;
@@ -83,7 +83,7 @@ static class Detect
 
     static void Run(string[] given)
     {
-        if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD] [fp32|bf16]");
+        if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]");
         string folder = given[0], asked = given.ElementAtOrDefault(2), precision = given.ElementAtOrDefault(3);
         string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
         const string Words = @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+";
@@ -126,13 +126,17 @@ static class Detect
         Marshal.Copy(answered, scores, 0, count);
         Marshal.Copy(Values(request, names[0], out _), boxes, 0, 4 * count);
         Marshal.Copy(Values(request, names[2], out _), labels, 0, count);
+        // "auto" is each class's own lowest score, as the training found it; without a word it is the library's default.
+        bool own = asked == "auto";
+        if (own && Find<List<object>>(metadata, "thresholds").Count == 0)
+            throw Refuse(folder + " carries no best thresholds");
         var lines = new List<string>();
         for (int i = 0; i < count; i++)
         {
             object found = Find<List<object>>(metadata, "classes")[(int)labels[i]];
             string name = Find<string>(found, "name"), id = Find<string>(found, "id");
-            string own = Find<string>(metadata, "thresholds", name) ?? Find<string>(metadata, "thresholds", "default");
-            if (scores[i] < float.Parse(asked ?? own ?? "0.4")) continue;
+            string best = Find<string>(metadata, "thresholds", name) ?? Find<string>(metadata, "thresholds", "default");
+            if (scores[i] < float.Parse((own ? best : asked) ?? "0.4")) continue;
             string box = string.Join(", ", from side in boxes.Skip(4 * i).Take(4) select side.ToString("R"));
             lines.Add($"  {{\"name\": \"{name}\", \"label\": {id}, \"score\": {scores[i]:R}, \"box_xyxy\": [{box}]}}");
         }

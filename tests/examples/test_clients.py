@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from flexdetr.export.openvino import quantise
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.runtime.artifact import describe_files, open_artifact, write_metadata
 from flexdetr.runtime.cpu import bf16_supported
+from flexdetr.runtime.process import THRESHOLD
 
 ROOT = Path(__file__).parents[2]
 WHEEL = Path(openvino.__file__).parent
@@ -186,10 +188,22 @@ def test_keeps_to_the_thresholds_of_the_artifact(
     document = json.loads((folder / "metadata.json").read_text())
     document["thresholds"] = {"default": 0.1, "owl": 1.0}
     (folder / "metadata.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    names = {row["name"] for row in json.loads(client(folder, photo).stdout)}
+    names = {row["name"] for row in json.loads(client(folder, photo, "auto").stdout)}
     assert "owl" not in names
     assert len(names) == 2
     assert json.loads(client(folder, photo, 1.0).stdout) == []
+    for asked, threshold in (((), THRESHOLD), (("auto",), "auto")):
+        found = ArtifactDetector(folder, precision="fp32", cache=False).predict(photo, threshold)
+        scores = [row["score"] for row in json.loads(client(folder, photo, *asked).stdout)]
+        # Where a score is within rounding of the limit, either may be right.
+        assert abs(len(scores) - len(found)) <= 1
+    bare = shutil.copytree(artifact, tmp_path / "bare")
+    assert "carries no best thresholds" in client(bare, photo, "auto").stderr
+
+
+def test_their_default_is_the_librarys() -> None:
+    for file in ("examples/cpp/detect.cpp", "examples/csharp/Detect.cs"):
+        assert set(re.findall(r'"(0\.\d+)"', (ROOT / file).read_text())) == {str(THRESHOLD)}
 
 
 @pytest.mark.parametrize(
