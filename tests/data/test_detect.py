@@ -23,6 +23,13 @@ def test_unrecognised_folder_says_what_was_looked_for(tmp_path, write_image):
         assert word in message
 
 
+def test_a_data_set_further_down_is_named(tmp_path):
+    (tmp_path / "images" / "set1").mkdir(parents=True)
+    (tmp_path / "images" / "set1" / "data.yaml").write_text("train: train\nnames: [bolt]\n")
+    with pytest.raises(UnrecognisedDataError, match=r"There is images.set1.data\.yaml: .* name .*set1\."):
+        read(tmp_path)
+
+
 def test_labels_without_names_are_pointed_at(shared_data):
     with pytest.raises(
         UnrecognisedDataError, match=r"3 txt files; if they are YOLO labels, write a data\.yaml"

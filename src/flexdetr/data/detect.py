@@ -124,7 +124,10 @@ def _unrecognised(tree: Tree) -> str:
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     labels = sum(path.suffix.lower() == ".txt" for path in tree.files)
     hint = foreign_formats.hint(tree.files)
-    if not hint and labels:
+    deeper = min((path for path in tree.files if path.name.lower() == "data.yaml"), default=None)
+    if deeper is not None:
+        hint = f" There is {deeper.relative_to(tree.root)}: if that is the data set, name {deeper.parent}."
+    elif not hint and labels:
         hint = (
             f" There are {labels} txt files; if they are YOLO labels, write a data.yaml beside them, or a classes.txt "
             "with the name of a class in each line."
