@@ -7,6 +7,7 @@ reach from 0 to 1 and boxes have many sizes, as after training. Without AP there
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from flexdetr.api import Detector
-from flexdetr.export.make import DriftError
+from flexdetr.export.make import PRECISIONS, DriftError
 from measure import machine
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,6 +25,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "rtdetr_hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
     "rtdetr_ghostnetv3_100": ("rtdetr_ghostnetv3_100", {}),
     "flexdetr_nano": ("flexdetr_nano", {}),
+    "dfine_n": ("dfine_n", {}),
+    "dfine_l": ("dfine_l", {}),
+    "deimv2_pico": ("deimv2_pico", {}),
     "rtdetr_r18, backbone timm/convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }
 
@@ -31,15 +35,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def spread(model: nn.Module) -> None:
     """Random weights whose scores reach from 0 to 1."""
     draw = torch.Generator().manual_seed(0)
-    decoder: Any = model.get_submodule("head")
+    head: Any = model.get_submodule("head")
+    rows = [re.compile(row) for row in head.class_rows()]
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d) and part.running_var is not None:
                 part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
-        for score in (decoder.encoder_score, *decoder.scores):
-            score.weight.copy_(0.6 * torch.randn(score.weight.shape, generator=draw))
-            score.bias.fill_(-1.0)
-        for box in (decoder.encoder_box, *decoder.boxes):
+        for name, part in head.named_modules():
+            if isinstance(part, nn.Linear) and any(row.fullmatch(f"{name}.weight") for row in rows):
+                part.weight.copy_(0.6 * torch.randn(part.weight.shape, generator=draw))
+                part.bias.fill_(-1.0)
+        for box in (head.encoder_box, *([head.pre_box] if hasattr(head, "pre_box") else []), *head.boxes):
             last = box.layers[-1]
             last.weight.copy_(0.15 * torch.randn(last.weight.shape, generator=draw))
 
@@ -54,23 +60,34 @@ def rows(name: str, size: str, formats: list[str], less: dict[str, int]) -> tupl
     for kind in formats:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                parity = detector.export(kind, Path(folder) / "out", **less).parity
+                form, _, asked = kind.partition(":")
+                precision = (
+                    {"precision": asked} if asked in PRECISIONS else {"target": asked} if asked else {}
+                )
+                artifact = detector.export(form, Path(folder) / "out", **precision, **less)
+                parity, others = artifact.parity, artifact.metadata.precisions
             except DriftError as error:
-                parity, passed = error.parity, False
+                parity, others, passed = error.parity, {}, False
         if parity is None:
             raise RuntimeError(f"the {kind} artifact of {name} carries no proof")
-        for drift in parity.drifts:
+        proofs = [(kind, parity.drifts, parity.tolerance, str(parity.culprit))]
+        proofs += [
+            (f"{kind} in {one}", proven.drifts, proven.tolerance, str(proven.reason))
+            for one, proven in others.items()
+            if one != "fp32"
+        ]
+        for what, drift, tolerance, why in ((row[0], one, *row[2:]) for row in proofs for one in row[1]):
             cells = [
                 name,
                 size,
-                kind,
+                what,
                 drift.case,
                 drift.compared,
-                drift.floor if drift.floor == parity.tolerance.floor else f"{drift.floor:.3f}",
+                drift.floor if drift.floor == tolerance.floor else f"{drift.floor:.3f}",
                 drift.missing + drift.extra + drift.flips,
                 f"{drift.score:.1e}",
                 f"{drift.box:.1e}",
-                "yes" if drift.passed else f"no: {parity.culprit}",
+                "yes" if drift.passed else f"no: {why}",
             ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         for row in parity.accuracies:
@@ -88,7 +105,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS), help="names of rows, by default all")
     parser.add_argument("--sizes", nargs="+", default=["320", "256x416"])
-    parser.add_argument("--formats", nargs="+", default=["openvino", "onnx"])
+    parser.add_argument(
+        "--formats", nargs="+", default=["openvino", "onnx"], help="FORMAT, FORMAT:PRECISION, or onnx:TARGET"
+    )
     parser.add_argument("--decoder-layers", type=int)
     parser.add_argument("--queries", type=int)
     arguments = parser.parse_args()
