@@ -117,20 +117,15 @@ void detect(const std::filesystem::path& folder, const std::filesystem::path& fi
     const ov::Tensor scores = request.get_tensor(names.items.at(1).text);
     const auto* box = request.get_tensor(names.items.at(0).text).data<const float>();
     const auto* label = request.get_tensor(names.items.at(2).text).data<const int64_t>();
-
-    // "auto" is each class's own lowest score, as the training found it; without a word it is the library's default.
-    const bool own_scores = asked == "auto";
     const Json &stored = metadata.at("thresholds"), *usual = stored.find("default");
-    if (own_scores && stored.items.empty()) throw std::runtime_error(folder.string() + " carries no best thresholds");
+    if (asked == "auto" && stored.items.empty()) throw std::runtime_error(folder.string() + " carries no best thresholds");
     const char* before = "\n";
     std::cout << "[";
     for (size_t i = 0; i < scores.get_size(); ++i, box += 4) {
         const Json& found = metadata.at("classes").items.at(label[i]);
-        const Json* best = stored.find(found.at("name").text);
-        if (!best) best = usual;
+        const Json* own = stored.find(found.at("name").text);
         const float score = scores.data<const float>()[i];
-        const std::string lowest = own_scores && best ? best->text : asked.empty() || own_scores ? "0.4" : asked;
-        if (score < std::stof(lowest)) continue;
+        if (score < std::stof(asked != "auto" ? asked : own ? own->text : usual ? usual->text : "0.4")) continue;
         std::cout << before << "  {\"name\": \"" << found.at("name").text << "\", \"label\": " << found.at("id").text
                   << ", \"score\": " << score << ", \"box_xyxy\": [" << box[0] << ", " << box[1] << ", " << box[2]
                   << ", " << box[3] << "]}";
@@ -146,7 +141,7 @@ int main(int count, char** words) {
     }
     try {
         std::cout.precision(7);
-        detect(words[1], words[2], count > 3 ? words[3] : "", count > 4 ? words[4] : "");
+        detect(words[1], words[2], count > 3 ? words[3] : "0.4", count > 4 ? words[4] : "");
     } catch (const std::exception& error) {
         std::cerr << "Error: " << error.what() << "\n";
         return 1;

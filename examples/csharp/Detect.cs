@@ -84,7 +84,7 @@ static class Detect
     static void Run(string[] given)
     {
         if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]");
-        string folder = given[0], asked = given.ElementAtOrDefault(2), precision = given.ElementAtOrDefault(3);
+        string folder = given[0], asked = given.ElementAtOrDefault(2) ?? "0.4", precision = given.ElementAtOrDefault(3);
         string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
         const string Words = @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+";
         object metadata = Parse(new Queue<Match>(Regex.Matches(text, Words).Cast<Match>()));
@@ -96,7 +96,6 @@ static class Detect
         for (int i = 0; i < paths.Length; i++)
             if (Find<string>(files[2 * i + 1], "bytes") != new FileInfo(paths[i]).Length.ToString())
                 throw Refuse(paths[i] + " is not what was exported: copy the folder again");
-
         byte[] rgb = ReadJpeg(given[1], out int width, out int height);
         byte[] model = System.Text.Encoding.UTF8.GetBytes(paths[0] + "\0");
         // Where bf16 passed the proof at the export, OpenVINO may choose it; else float32, unless told otherwise.
@@ -117,7 +116,6 @@ static class Detect
         Marshal.Copy(rgb, 0, Values(request, inputs[0], out _), rgb.Length);
         Marshal.Copy(new long[] { height, width }, 0, Values(request, inputs[1], out _), 2);
         Check(ov_infer_request_infer(request));
-
         var names = Find<List<object>>(metadata, "outputs", "names");
         IntPtr answered = Values(request, names[1], out UIntPtr size);
         int count = (int)size;
@@ -126,17 +124,15 @@ static class Detect
         Marshal.Copy(answered, scores, 0, count);
         Marshal.Copy(Values(request, names[0], out _), boxes, 0, 4 * count);
         Marshal.Copy(Values(request, names[2], out _), labels, 0, count);
-        // "auto" is each class's own lowest score, as the training found it; without a word it is the library's default.
-        bool own = asked == "auto";
-        if (own && Find<List<object>>(metadata, "thresholds").Count == 0)
+        if (asked == "auto" && Find<List<object>>(metadata, "thresholds").Count == 0)
             throw Refuse(folder + " carries no best thresholds");
         var lines = new List<string>();
         for (int i = 0; i < count; i++)
         {
             object found = Find<List<object>>(metadata, "classes")[(int)labels[i]];
             string name = Find<string>(found, "name"), id = Find<string>(found, "id");
-            string best = Find<string>(metadata, "thresholds", name) ?? Find<string>(metadata, "thresholds", "default");
-            if (scores[i] < float.Parse((own ? best : asked) ?? "0.4")) continue;
+            string own = Find<string>(metadata, "thresholds", name) ?? Find<string>(metadata, "thresholds", "default");
+            if (scores[i] < float.Parse(asked == "auto" ? own ?? "0.4" : asked)) continue;
             string box = string.Join(", ", from side in boxes.Skip(4 * i).Take(4) select side.ToString("R"));
             lines.Add($"  {{\"name\": \"{name}\", \"label\": {id}, \"score\": {scores[i]:R}, \"box_xyxy\": [{box}]}}");
         }
