@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flexdetr.api import Detector, load
+    from flexdetr.classifier import Classifier
     from flexdetr.model.fuse import fuse
+    from flexdetr.runtime.classification import Classification
     from flexdetr.runtime.detections import Detections
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "Classification": "flexdetr.runtime.classification",
+    "Classifier": "flexdetr.classifier",
     "Detections": "flexdetr.runtime.detections",
     "Detector": "flexdetr.api",
     "fuse": "flexdetr.model.fuse",
     "load": "flexdetr.api",
 }
 
-__all__ = ["Detections", "Detector", "__version__", "fuse", "load"]
+__all__ = ["Classification", "Classifier", "Detections", "Detector", "__version__", "fuse", "load"]
 
 
 def __getattr__(name: str) -> object:

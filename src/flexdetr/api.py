@@ -6,19 +6,22 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from flexdetr.classes import Classes, as_classes, described
 from flexdetr.config import Config
+from flexdetr.part_table import load_part
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.sliced import SlicedDetector
+from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from flexdetr.classifier import Classifier
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.checkpoint import Start
     from flexdetr.engine.fit import Overfit, Run
@@ -199,7 +202,7 @@ class Detector:
             return other.evaluate(data, split, progress=progress, report=report)
         from flexdetr.engine.evaluate import evaluate_split
 
-        return evaluate_split(
+        metrics = evaluate_split(
             self.deploy_form(),
             data,
             split,
@@ -214,6 +217,7 @@ class Detector:
             report=None if report is None else Path(report),
             title=self.config.model,
         )
+        return cast("Metrics", metrics)
 
     @overload
     def predict(
@@ -457,8 +461,8 @@ def load(
     runtime: str = "auto",
     source: str | None = None,
     **changes: Any,  # noqa: ANN401 - keys of Config, or options of ArtifactDetector
-) -> Detector | ArtifactDetector:
-    """A detector from a checkpoint file (ours, or one of another project) or from an exported artifact.
+) -> Detector | ArtifactDetector | Classifier:
+    """A detector or a classifier, as the file is: a checkpoint (ours, or another project's) or an exported artifact.
 
     Args:
         path: the checkpoint (a file, a folder that transformers saved, ``hf://user/name[@revision]`` on the hub, or
@@ -481,11 +485,21 @@ def load(
         from flexdetr.deployed import ArtifactDetector, check_options
 
         check_options(path, changes if source is None else {**changes, "source": source})
-        return ArtifactDetector(path, runtime=runtime, **changes)
+        deployed = ArtifactDetector(path, runtime=runtime, **changes)
+        return _for_people(deployed.metadata.task, deployed)
     from flexdetr.engine.device import check_runtime
 
     check_runtime(runtime)
     detector = Detector.from_checkpoint(path, source=source, **changes)
     detector.runtime = "torch" if runtime == "auto" else runtime
     _log.info("%s computes with %s, runtime %s", path, detector.runtime, runtime)
-    return detector
+    return _for_people(detector.config.task, detector)
+
+
+def _for_people(task: str, loaded: Detector | ArtifactDetector) -> Detector | ArtifactDetector | Classifier:
+    """What a loaded model is used through; its task's row says it."""
+    facade = TASKS[task].facade if task in TASKS else ""
+    if not facade:
+        return loaded
+    wrapped: Classifier = load_part(facade).of(loaded)
+    return wrapped

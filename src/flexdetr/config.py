@@ -356,6 +356,11 @@ class Config(Part):
     seed: int = Field(default=0, ge=0, lt=2**63)
     log: tuple[str, ...] = ()
 
+    @property
+    def task(self) -> str:
+        """What the model does with a picture, a key of ``flexdetr.tasks.TASKS``: the head says it."""
+        return HEADS[self.head.name].task
+
     @field_validator("log", mode="before")
     @classmethod
     def _known_log(cls, value: object) -> object:

@@ -102,7 +102,8 @@ def run(
     Raises:
         ConfigError: where ``out`` holds something else than a former demonstration.
     """
-    from flexdetr.api import Detector, load
+    from flexdetr.api import Detector
+    from flexdetr.classifier import load_detector
     from flexdetr.data.scenes import draw_scenes
     from flexdetr.engine.fit import train
 
@@ -123,7 +124,7 @@ def run(
     artifact = detector.export("openvino", folder / "artifact", data=data).path
     pictures = folder / "pictures"
     files = sorted((data / "test").glob("*.jpg"))[: plan.pictures]
-    _annotate(load(artifact), files, pictures, plan.threshold)
+    _annotate(load_detector(artifact), files, pictures, plan.threshold)
     return Outcome(data, best, metrics, artifact, pictures, time.monotonic() - began)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from flexdetr.runtime.sources import (
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.scored import cut_of, score_answers
 from flexdetr.sliced import SlicedDetector
+from flexdetr.tasks import task
 
 if TYPE_CHECKING:
     from flexdetr.metrics.coco_map import Metrics
@@ -320,24 +321,23 @@ class ArtifactDetector:
             ImageError: where a picture cannot be read.
         """
         del batch_size
-        from flexdetr.data.detect import read as read_data
-
-        dataset = read_data(data, **cut_of(self.metadata.made.get("config", {})))
+        row = task(self.metadata.task)
+        dataset = row.read(data, **cut_of(self.metadata.made.get("config", {})))
         records = dataset.with_classes(self.classes).split(split)
         if precision is None and self._asked == "auto" and self._chooses:
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
         answers = self.predict_many(items, 0.0, device=device, precision=precision, frames=False)
-        scored, found = score_answers(answers, records, self.classes, progress)
+        scored, found = score_answers(answers, records, self.classes, progress, kind=self.metadata.task)
         how = self.computation(device=device, precision=precision, items=items)
-        metrics = replace(scored, computation=how)
+        metrics: Metrics = replace(cast("Metrics", scored), computation=how)
         if report is not None:
-            from flexdetr.report.make import Subject, write_report
+            from flexdetr.report.make import Subject
 
             title = f"{self.metadata.model}, {self.metadata.format}"
             lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
             about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
-            write_report(Path(report), about)
+            row.write_report(Path(report), about)
         return metrics
 
     def _detect(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from flexdetr.classifiers import CLASSIFIERS
 from flexdetr.config import (
     BackboneConfig,
     Config,
@@ -315,7 +316,9 @@ _ROWS: Final[tuple[Config, ...]] = (
     _yolov8_hgnetv2("l", "hgnetv2_l", 256, 1.0),
 )
 
+# Detectors, and with the classifiers all models.
 PRESETS: Final[Mapping[str, Config]] = MappingProxyType({row.model: row for row in _ROWS})
+MODELS: Final[Mapping[str, Config]] = MappingProxyType({**PRESETS, **CLASSIFIERS})
 
 
 def preset(name: str) -> Config:
@@ -324,9 +327,9 @@ def preset(name: str) -> Config:
     Raises:
         ConfigError: naming the nearest models where there is none of this name.
     """
-    if name not in PRESETS:
-        raise ConfigError(nearest(name, PRESETS, "model"))
-    return PRESETS[name]
+    if name not in MODELS:
+        raise ConfigError(nearest(name, MODELS, "model"))
+    return MODELS[name]
 
 
 def resolve(

@@ -10,9 +10,9 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.sources import Picture, Unreadable
+from flexdetr.tasks import DEFAULT, Score, task
 
 if TYPE_CHECKING:
-    from flexdetr.metrics.coco_map import Metrics
     from flexdetr.metrics.gathering import FoundByImage
 
 
@@ -31,7 +31,8 @@ def score_answers(
     records: Sequence[Record],
     classes: Classes,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Metrics, FoundByImage]:
+    kind: str = DEFAULT,
+) -> tuple[Score, FoundByImage]:
     """Score what ``predict_many`` gave for a split.
 
     Args:
@@ -39,6 +40,7 @@ def score_answers(
         records: of the split, with the detector's classes.
         classes: of the detector.
         progress: told how many images of how many are done.
+        kind: the detector's task.
 
     Returns:
         The numbers, and by image id what they were counted from: boxes_xyxy, scores and head indices.
@@ -46,8 +48,6 @@ def score_answers(
     Raises:
         ImageError: where a picture could not be read.
     """
-    from flexdetr.metrics.coco_map import evaluate
-
     found = {}
     for record, answer in zip(records, answers, strict=True):
         if isinstance(answer, Unreadable):
@@ -56,4 +56,4 @@ def score_answers(
         found[record.image_id] = (boxes.boxes_xyxy, boxes.scores, boxes.indices)
         if progress is not None:
             progress(len(found), len(records))
-    return evaluate(records, found, classes), found
+    return task(kind).score(records, found, classes), found

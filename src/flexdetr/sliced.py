@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flexdetr.classes import Classes
 from flexdetr.data.images import pixels
@@ -117,7 +117,8 @@ class SlicedDetector:
         # Of a file of several frames the first is labelled, which pixels() reads.
         images = (Picture(str(one.path), pixels(one.path)) for one in records)
         answers = ((picture, self.predict(picture.image, 0.0, **options)) for picture in images)
-        metrics, found = score_answers(answers, records, self.classes, progress)
+        scored, found = score_answers(answers, records, self.classes, progress)
+        metrics = cast("Metrics", scored)
         if report is not None:
             from flexdetr.report.make import Subject, write_report
 

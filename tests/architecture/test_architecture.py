@@ -29,6 +29,7 @@ RANKS = {
     "yaml_text": 0,
     "config": 0,
     "recipes": 1,
+    "classifiers": 1,
     "presets": 1,
     "runtime": 1,
     "draw": 1,
@@ -44,12 +45,14 @@ RANKS = {
     "scored": 5,
     "sliced": 5,
     "tracking": 5,
-    "api": 6,
-    "serve": 6,
-    "ablate": 7,
-    "demo": 7,
-    "cli": 7,
-    "__main__": 8,
+    "tasks": 6,
+    "classifier": 7,
+    "api": 7,
+    "serve": 7,
+    "ablate": 8,
+    "demo": 8,
+    "cli": 8,
+    "__main__": 9,
 }
 # Tables of parts by name, of which the configuration is composed.
 TABLES = (
@@ -59,6 +62,7 @@ TABLES = (
     "model.heads",
     "model.inserts",
     "model.intra",
+    "tasks",
 )
 # These never import torch, not even inside a function.
 NO_TORCH = (
@@ -70,6 +74,7 @@ NO_TORCH = (
     "part_table",
     "yaml_text",
     "classes",
+    "classifiers",
     "presets",
     "runtime",
     "draw",
@@ -98,6 +103,8 @@ LAZY_TORCH = (
     "export.errors",
     "export.targets",
     "export.board_ops",
+    "classifier",
+    "tasks",
 )
 HEAVY = {"torch", "torchvision", "timm", "transformers", "nncf", "faster_coco_eval"}
 # Bases that are no part of this package, and that their libraries mean to be inherited from.
@@ -207,7 +214,9 @@ def rank(name: str) -> int:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
 def test_imports_point_one_way(name: str) -> None:
-    upward = {target for target in own_imports(name) - {""} if rank(target) > rank(name)}
+    # A table may name the types of what its rows stand for.
+    imported = own_imports(name, types=name not in TABLES)
+    upward = {target for target in imported - {""} if rank(target) > rank(name)}
     assert not upward, f"{name} imports {sorted(upward)}, which stand above it"
 
 
@@ -218,6 +227,12 @@ def test_every_part_has_a_rank() -> None:
 
 def is_inside_a_head(name: str) -> bool:
     return name.startswith("model.heads.") and name.count(".") >= 3
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if part(name) not in ("tasks", "")])
+def test_tasks_are_asked_through_their_table(name: str) -> None:
+    rows = {target for target in own_imports(name) if target.startswith("tasks.")}
+    assert not rows, f"{name} imports {sorted(rows)}: ask flexdetr.tasks.task(name) instead"
 
 
 def inner_modules() -> set[str]:

@@ -12,6 +12,7 @@ from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit, preflight, reporting
 from flexdetr.engine import state as run_state
 from flexdetr.presets import resolve
+from flexdetr.report import make
 from flexdetr.weights import store
 
 CPU = torch.device("cpu")
@@ -28,13 +29,13 @@ def settings(**train):
 
 
 def test_a_full_disk_at_the_report_leaves_a_whole_run(data, tmp_path, monkeypatch, caplog, full_disk):
-    write = reporting.write_report
+    write = make.write_report
 
     def on_a_full_disk(*arguments):
         with full_disk(1000):
             return write(*arguments)
 
-    monkeypatch.setattr(reporting, "write_report", on_a_full_disk)
+    monkeypatch.setattr(make, "write_report", on_a_full_disk)
     run = fit.train(data, settings(), out=tmp_path / "run", quiet=True)
     assert "report.html: " in caplog.text
     assert f"flexdetr eval {run.best} {data} --split val --report" in caplog.text

@@ -25,7 +25,7 @@ from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.fuse import fuse
 from flexdetr.model.fusion import FUSIONS
-from flexdetr.model.heads import HEADS, shared_options
+from flexdetr.model.heads import heads_of, shared_options
 from flexdetr.model.inserts import INSERTS
 from flexdetr.model.intra import INTRA
 from flexdetr.model.outputs import Prediction, Targets
@@ -66,7 +66,7 @@ PARTS: dict[str, dict[str, Any]] = {
     **{name: {"encoder": {"fusion": name}} for name in FUSIONS},
     **{name: {"encoder": {"intra": name}} for name in INTRA},
     "stride 4": {"encoder": {"strides": [4, 8, 16]}},
-    **{f"head {name}": {"head": {"name": name}} for name in HEADS},
+    **{f"head {name}": {"head": {"name": name}} for name in heads_of("detect")},
     "discrete": {"head": {"sampling": "discrete"}},
     "discrete dfine": {"head": {"name": "dfine", "sampling": "discrete", "activation": "silu"}},
     "deim": {"head": {"activation": "silu", "position_layers": 3}},

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from flexdetr.config import Config
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.heads import HEADS, shared_options
+from flexdetr.model.heads import HEADS, heads_of, shared_options
 from flexdetr.model.outputs import Targets
 from flexdetr.model.precision import precisely, widen, without_autocast
 
 BF16 = torch.bfloat16
 
 
-@pytest.fixture(params=HEADS)
+@pytest.fixture(params=heads_of("detect"))
 def detector(
     request: pytest.FixtureRequest,
     small: Callable[..., Config],

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from flexdetr.classes import Classes
-from flexdetr.config import BackboneConfig
 from flexdetr.engine.checkpoint import start
-from flexdetr.model.backbones import build_backbone
 from flexdetr.presets import resolve
 from flexdetr.weights import packaged
 from flexdetr.weights.container import WeightsError
@@ -31,30 +28,18 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_a_photograph_is_told(shared: Path) -> None:
-    """The backbone's coarsest level, then the classifier that the same reader keeps apart."""
-    loaded = load_any(backbone_entry("efficientnet_lite0"))
-    backbone = build_backbone(BackboneConfig(name="efficientnet_lite0"), (8, 16, 32)).eval()
-    state = {name.removeprefix("backbone."): tensor for name, tensor in loaded.state().items()}
-    missing = backbone.load_state_dict(state, strict=False)
-    assert not [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
-    assert not missing.unexpected_keys
-    head = nn.Module()
-    head.conv_head = nn.Conv2d(320, 1280, 1, bias=False)
-    head.bn2 = nn.BatchNorm2d(1280, eps=1e-3)
-    head.classifier = nn.Linear(1280, 1000)
-    head.load_state_dict({name: tensor.read() for name, tensor in loaded.classifier.items()})
-    head.eval()
+    """The backbone with the classifier behind it, as a whole model."""
+    loaded = load_any(backbone_entry("efficientnet_lite0")).as_classifier({})
+    assert loaded.config.model == "efficientnet_lite0_cls"
+    model = loaded.build()
     photo = Image.open(shared / "data" / "photos" / "000000000285.jpg").convert("RGB")
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     photo = photo.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
-    images = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(value).reshape(3, 1, 1) for value in (backbone.mean, backbone.std))
     with torch.no_grad():
-        deep = backbone((images - mean) / std)[-1]
-        pooled = nn.functional.relu6(head.bn2(head.conv_head(deep))).mean((2, 3))
-        scores = head.classifier(pooled).softmax(-1)[0]
-    assert scores.argmax() == 294  # brown bear
+        planes = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        scores = model(model.normalise(planes)).final.logits[0, 0].softmax(-1)
+    assert loaded.classes.names[int(scores.argmax())] == "brown bear"
     assert scores.max() > 0.9
 
 

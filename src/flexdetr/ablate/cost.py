@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from flexdetr.ablate.records import COSTS, KeptCosts, VariantCost, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
-from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
 from flexdetr.engine.predict import detect_images
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
 from flexdetr.runtime.cpu import processor
+from flexdetr.tasks import task
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _latencies(detectors: Mapping[str, Detector], pictures: Sequence[NDArray[np.
 
 
 def _pictures(job: Job) -> list[NDArray[np.uint8]]:
-    dataset = read(job.data, val_fraction=job.config.data.val_fraction, seed=job.seed)
+    dataset = task(job.config.task).read(job.data, val_fraction=job.config.data.val_fraction, seed=job.seed)
     return [read_image(record.path) for record in dataset.split(job.split)[:_IMAGES]]
 
 

@@ -16,10 +16,10 @@ from flexdetr.ablate.records import RUN, RunRecord, read_record
 from flexdetr.api import Detector
 from flexdetr.config import Config, ConfigError, build
 from flexdetr.data.dataset import SPLITS, DataError, fingerprint
-from flexdetr.data.detect import read
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.loss.matcher import NonFiniteError
+from flexdetr.tasks import task
 from flexdetr.weights.store import read_metadata, replacing
 
 _log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Result:
     """What a finished run has reached.
 
     Attributes:
-        ap: of the best checkpoint's deploy form on the plan's split; nan where the run failed.
-        ap50: likewise.
+        ap: of the best checkpoint's deploy form on the plan's split, a classifier's top-1; nan where the run failed.
+        ap50: likewise; a classifier's top-5.
         seconds: of training, with its evaluations.
         epochs: that were trained.
         best_epoch: whose checkpoint was scored: the best on the validation split.
@@ -125,8 +125,7 @@ def _scored(job: Job, trained: fit.Run) -> Result:
     metrics = detector.evaluate(job.data, job.split, device=device)
     training = read_metadata(trained.best).training
     return Result(
-        metrics.ap,
-        metrics.ap50,
+        *metrics.pair,
         trained.seconds,
         int(training["epochs"]),
         int(training["validation"]["epoch"]),
@@ -140,7 +139,7 @@ def scoring_split(data: str, wanted: str | None, config: Config) -> str:
     Raises:
         DataError: where the data cannot be read or has no such split.
     """
-    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = task(config.task).read(data, val_fraction=config.data.val_fraction, seed=config.seed)
     if wanted is not None:
         dataset.split(wanted)
         return wanted
@@ -153,15 +152,16 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file, strict=True)
-            return [(int(row["epoch"]), float(row["ap"])) for row in rows if row.get("ap")]
+            found = [(row["epoch"], row.get("ap") or row.get("top1")) for row in rows]
+            return [(int(epoch), float(score)) for epoch, score in found if score]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         _log.warning("%s cannot be read (%s): the page has no curve of this run", path, error)
         return []
 
 
 @lru_cache
-def _fingerprint(data: str, val_fraction: float, seed: int) -> int:
-    splits = read(data, val_fraction=val_fraction, seed=seed).splits
+def _fingerprint(kind: str, data: str, val_fraction: float, seed: int) -> int:
+    splits = task(kind).read(data, val_fraction=val_fraction, seed=seed).splits
     return fingerprint([record for split in SPLITS for record in splits.get(split, ())])
 
 
@@ -170,7 +170,7 @@ def _facts(job: Job) -> dict[str, Any]:
         "config": job.config.model_dump(mode="json"),
         "split": job.split,
         "data": str(Path(job.data).resolve()),
-        "fingerprint": _fingerprint(job.data, job.config.data.val_fraction, job.seed),
+        "fingerprint": _fingerprint(job.config.task, job.data, job.config.data.val_fraction, job.seed),
     }
 
 

@@ -24,7 +24,7 @@ from flexdetr import __version__
 from flexdetr.runtime.formats import FORMATS
 
 if TYPE_CHECKING:
-    from flexdetr.metrics.coco_map import Metrics
+    from flexdetr.tasks import Score
 
 Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -223,16 +223,10 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         typer.echo("  ".join(aligned).rstrip())
 
 
-def show_metrics(metrics: Metrics) -> None:
-    """The 12 COCO numbers, then each class's own, as two tables, and what computed them."""
-    show_table(["metric", "value"], list(metrics.numbers().items()))
-    show_table(
-        ["class", "AP", "AP50", "AP75", "AR100", "objects"],
-        [
-            (name, one.ap, one.ap50, one.ap75, one.ar100, one.num_objects)
-            for name, one in metrics.per_class.items()
-        ],
-    )
+def show_metrics(metrics: Score) -> None:
+    """The numbers, then each class's own, as tables, and what computed them."""
+    for columns, rows in metrics.tables():
+        show_table(columns, rows)
     if metrics.computation is not None:
         show(f"computed with {metrics.computation.describe()}")
 

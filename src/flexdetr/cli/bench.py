@@ -180,10 +180,10 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
         from flexdetr.deployed import ArtifactDetector
 
         return ArtifactDetector(file, threads=threads, runtime=runtime)
-    from flexdetr.presets import PRESETS, preset
+    from flexdetr.presets import MODELS, preset
 
     path = Path(file)
-    if file not in PRESETS and not (path.exists() or path.suffix or path.parent != Path()):
+    if file not in MODELS and not (path.exists() or path.suffix or path.parent != Path()):
         preset(file)  # answers with the nearest name
     from flexdetr.api import Detector
 
@@ -191,7 +191,7 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
         import torch
 
         torch.set_num_threads(threads)
-    if file in PRESETS:
+    if file in MODELS:
         detector = Detector(file, classes=[f"class {i}" for i in range(_CLASSES)])
     else:
         detector = Detector.from_checkpoint(file)

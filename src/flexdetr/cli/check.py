@@ -10,6 +10,8 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import Json
+from flexdetr.cli.evaluate import one_of
+from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
     from flexdetr.data.check import Report
@@ -28,6 +30,14 @@ def check(
             metavar="npu|generic|rockchip|qualcomm|horizon", help="The board that an ONNX file is meant for."
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="What the data is for [default: by looking].",
+            callback=one_of("task", [*TASKS]),
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read data as training would and list every defect; or list what in an ONNX file a board does not take."""
@@ -39,13 +49,21 @@ def check(
     from flexdetr.data.check import check as check_data
 
     with answers.counting("checking images") as show_count:
-        report = check_data(data, progress=show_count)
+        report = check_data(data, progress=show_count, kind=task or _task_of(data))
     if as_json:
         answers.show_json(report.to_json())
     else:
         _show(report)
     if not report.usable:
         raise typer.Exit(1)
+
+
+def _task_of(data: Path) -> str:
+    """What a data set is for: a folder for each class, without annotations, is for a classifier."""
+    from flexdetr.data.class_folders import class_folders
+    from flexdetr.data.detect import format_of
+
+    return "classify" if data.is_dir() and format_of(data) is None and class_folders(data) else "detect"
 
 
 def _check_ops(path: Path, target: str, *, as_json: bool) -> None:

@@ -147,12 +147,31 @@ def preview(
     answers.show(f"page: {out}")
 
 
+def crops(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    seed: Annotated[
+        int, typer.Option(help="Decides which become the validation split where there is none.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Cut the objects out, as a classifier's data: OUT/SPLIT/CLASS/PICTURE-N.png."""
+    from flexdetr.data.crops import cut_out
+
+    counts = cut_out(data, out, seed=seed)
+    if as_json:
+        answers.show_json({"out": str(out), "objects": counts})
+        return
+    answers.show_table(["split", "objects"], [*counts.items()])
+
+
 DATA_VERBS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "split": split,
     "merge": merge,
     "stats": stats,
     "preview": preview,
+    "crops": crops,
 }
 
 
@@ -217,10 +236,10 @@ def _found(model: str, dataset: Dataset) -> tuple[Dataset, FoundByImage]:
     """The data with the detector's classes and an id for each image, and what the detector is sure of in them."""
     from dataclasses import replace
 
-    from flexdetr.api import load
+    from flexdetr.classifier import load_detector
     from flexdetr.runtime.sources import Item, Unreadable
 
-    detector = load(model)
+    detector = load_detector(model)
     dataset = dataset.with_classes(detector.classes)
     splits = {
         split: tuple(replace(one, image_id=f"{split}/{one.image_id}") for one in records)

@@ -43,7 +43,7 @@ Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The 
 
 def models(as_json: Json = False) -> None:
     """List every preset: backbone, parameters, GFLOPs, image size, and which published weights it can start from."""
-    from flexdetr.presets import PRESETS
+    from flexdetr.presets import MODELS
 
     sizes = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
     rows = [
@@ -55,7 +55,7 @@ def models(as_json: Json = False) -> None:
             "image_size": list(preset.image_size),
             "weights": _published(name, preset.backbone.name),
         }
-        for name, preset in PRESETS.items()
+        for name, preset in MODELS.items()
     ]
     if as_json:
         answers.show_json(rows)
@@ -130,13 +130,13 @@ def describe(model: str) -> dict[str, Any]:
         WeightsError: where the file cannot be read.
         ArtifactError: where the artifact cannot be used.
     """
-    from flexdetr.presets import PRESETS, preset
+    from flexdetr.presets import MODELS, preset
     from flexdetr.runtime.artifact import is_artifact
 
     path = Path(model)
-    if model not in PRESETS and is_artifact(path):
+    if model not in MODELS and is_artifact(path):
         return _of_artifact(path)
-    if model in PRESETS or not (path.exists() or path.suffix or path.parent != Path()):
+    if model in MODELS or not (path.exists() or path.suffix or path.parent != Path()):
         config = preset(model)
         published = _published(model, config.backbone.name)
         return {**_parts(config), "weights": {word: row["address"] for word, row in published.items()}}

@@ -101,7 +101,7 @@ def evaluate(
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Score a detector: the 12 COCO numbers, and AP for each class; in float32 unless told otherwise."""
+    """Score a detector (the 12 COCO numbers) or a classifier (top-1, top-5), and each class; in float32 by default."""
     from flexdetr.api import load
     from flexdetr.config import nearest
     from flexdetr.data.dataset import SPLITS

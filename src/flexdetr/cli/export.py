@@ -166,7 +166,10 @@ def _show_precisions(precisions: Mapping[Precision, Proven]) -> None:
         ]
         for name, one in precisions.items()
     ]
-    answers.show_table(["computed in", "score drift", "box drift px", "AP", "may be chosen"], rows)
+    measure = next(
+        (one.accuracy.measures[0] for one in precisions.values() if one.accuracy is not None), "AP"
+    )
+    answers.show_table(["computed in", "score drift", "box drift px", measure, "may be chosen"], rows)
     (*_, last) = precisions.values()
     answers.show(f"on {last.runtime}, CPU with {', '.join(last.features)}")
 
@@ -178,7 +181,7 @@ def _show_int8(int8: dict[str, Any] | None) -> None:
     layers = int8["layers"]
     answers.show(
         f"int8: {layers['int8']} of {layers['all']} convolutions and linear layers; ranges from {int8['calibration']}; "
-        f"AP drop {int8['drop']:.4f}, allowed {int8['max_drop']:g}"
+        f"{int8.get('measure', 'AP')} drop {int8['drop']:.4f}, allowed {int8['max_drop']:g}"
     )
     if "qat" in int8:
         tuned = int8["qat"]
@@ -187,7 +190,7 @@ def _show_int8(int8: dict[str, Any] | None) -> None:
             f"{tuned['losses'][0]:.4f} in the first, {tuned['losses'][-1]:.4f} in the last"
         )
     answers.show_table(
-        ["round", "parts in float", "AP", "drop"],
+        ["round", "parts in float", int8.get("measure", "AP"), "drop"],
         [
             [number, ", ".join(one["float"]) or "by rule only", f"{one['ap']:.4f}", f"{one['drop']:.4f}"]
             for number, one in enumerate(int8["rounds"], start=1)

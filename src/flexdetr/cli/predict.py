@@ -71,8 +71,13 @@ def predict(
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Find objects: annotated pictures and detections.jsonl as it goes, then COCO files and a CSV file."""
+    """Find objects: annotated pictures and detections.jsonl as it goes, then COCO files and a CSV file.
+
+    A classifier tells what each picture shows: classes.jsonl and classes.csv.
+    """
     from flexdetr.api import load
+    from flexdetr.classifier import Classifier
+    from flexdetr.cli.classified import predict_classes
     from flexdetr.cli.results import Results, known_images, make_folder
     from flexdetr.runtime.artifact import is_artifact, open_artifact
 
@@ -87,6 +92,9 @@ def predict(
     try:
         changes = inference(decoder_layers, queries, score, iou, max_detections)
         detector = in_tiles(load(file, runtime=runtime, **changes), tile, overlap, merge)
+        if isinstance(detector, Classifier):
+            predict_classes(detector, items, missing, out, options, as_json=as_json)
+            return
         how = detector.computation(items=items, **options)
         answers.note(f"computing with {how.describe()}")
         if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):

@@ -52,7 +52,7 @@ def serve(
     """Answer HTTP requests: POST a picture to /predict; a page to try it is at /."""
     import uvicorn
 
-    from flexdetr.api import load
+    from flexdetr.classifier import load_detector
     from flexdetr.serve.app import make_app
     from flexdetr.serve.limits import Limits
 
@@ -65,7 +65,7 @@ def serve(
     with _listen(host, port) as server_socket:
         if token is None and not _is_loopback(host):
             answers.note(f"{host} can be reached from other machines, and no --token is asked for")
-        app = make_app(load(file), name=called, threshold=threshold, token=token, limits=limits)
+        app = make_app(load_detector(file), name=called, threshold=threshold, token=token, limits=limits)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         answers.note(f"serving {called} on http://{host}:{server_socket.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[server_socket])

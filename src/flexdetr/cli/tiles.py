@@ -27,6 +27,10 @@ def in_tiles(detector: Any, side: int | None, overlap: float, merge: str) -> Any
     """The detector, or where tiles are asked for, one that looks at pictures in tiles."""
     if side is None:
         return detector
+    from flexdetr.classifier import Classifier
+
+    if isinstance(detector, Classifier):
+        raise answers.UsageError("--slice is for detectors; a classifier looks at the whole picture")
     from flexdetr.runtime.slicing import Slicing
     from flexdetr.sliced import SlicedDetector
 

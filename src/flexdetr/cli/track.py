@@ -48,7 +48,7 @@ def track(
     import cv2
     import numpy as np
 
-    from flexdetr.api import load
+    from flexdetr.classifier import load_detector
     from flexdetr.runtime.sources import Item, Unreadable
     from flexdetr.tracking import Tracker, mot_lines, numbered
 
@@ -60,7 +60,7 @@ def track(
     capture.release()
     rate = stated if 0 < stated < 1000 else _USUAL_RATE
     follow = Tracker(tracker, frame_rate=rate)
-    detector = load(file)
+    detector = load_detector(file)
     out.mkdir(parents=True, exist_ok=True)
     writer: Any = None
     tracks: set[int] = set()

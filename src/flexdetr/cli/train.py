@@ -10,6 +10,8 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, ConfigFile, Model, Set
+from flexdetr.cli.evaluate import one_of
+from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
     from flexdetr.config import Config
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path | None,
-    typer.Argument(metavar="DATA", help="Folder in COCO, Pascal VOC or YOLO format, or a file in it."),
+    typer.Argument(
+        metavar="DATA",
+        help="Folder in COCO, Pascal VOC or YOLO format, or a file in it; for a classifier, a folder for each class.",
+    ),
 ]
 Resume = Annotated[
     Path | None,
@@ -56,6 +61,22 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder [default: runs/MODEL].")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="What is learned [default: the model's].",
+            callback=one_of("task", [*TASKS]),
+        ),
+    ] = None,
+    crops_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--crops-of",
+            metavar="DATA",
+            help="Cut the objects of a detection data set out into OUT/crops, and train a classifier on them.",
+        ),
+    ] = None,
     config_file: ConfigFile = None,
     changes: Set = None,
     resume: Resume = None,
@@ -68,7 +89,7 @@ def train(
     ] = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Train a detector on a data set, or continue a run."""
+    """Train a detector or a classifier (a model NAME_cls) on a data set, or continue a run."""
     options: dict[str, Any] = {
         "image_size": image_size,
         "weights": weights,
@@ -80,7 +101,7 @@ def train(
     try:
         if resume is not None:
             others = options != ({"train": {"device": device}} if device else {})
-            if model or others or out or config_file or changes or overfit_one_batch:
+            if model or others or out or config_file or changes or overfit_one_batch or task or crops_of:
                 raise answers.UsageError(
                     "--resume continues a run exactly as it was: it takes no other option than --device; DATA is named "
                     "only where it was moved"
@@ -89,20 +110,25 @@ def train(
 
             run = fit.resume(resume, data=data, device=device)
         else:
-            if data is None:
-                raise answers.UsageError("say which data to train on: flexdetr train DATA --model NAME")
+            if (data is None) == (crops_of is None):
+                raise answers.UsageError(
+                    "say which data to train on: flexdetr train DATA --model NAME, or --crops-of DATA"
+                )
             from flexdetr.presets import resolve
 
             config = resolve(model, config_file, changes or (), **options)
-            dataset = _read(data, config) if not overfit_one_batch else None
+            _check_task(config, "classify" if crops_of else task)
+            folder = out or _free_folder(Path("runs"), config.model)
+            if data is None:
+                data = folder / "crops"
+                _cut_out(crops_of, data, config)
+            dataset = None if overfit_one_batch else _read(data, config)
             from flexdetr.engine import fit
 
             if overfit_one_batch:
                 _show_overfit(fit.overfit_one_batch(data, config))
                 return
-            run = fit.train(
-                data, config, out=out or _free_folder(Path("runs"), config.model), dataset=dataset
-            )
+            run = fit.train(data, config, out=folder, dataset=dataset)
     except KeyboardInterrupt as stop:
         answers.note(str(stop) or "interrupted")
         raise typer.Exit(130) from None
@@ -118,6 +144,33 @@ def _read(data: Path, config: Config) -> Dataset | None:
     from flexdetr.data.check import read_for_training
 
     return read_for_training(data, config) if os.environ.get("RANK", "0") == "0" else None
+
+
+def _check_task(config: Config, task: str | None) -> None:
+    """Refuse a model of another task than the one that was named.
+
+    Raises:
+        UsageError: with the models that there are.
+    """
+    if task in (None, config.task):
+        return
+    from flexdetr.presets import MODELS
+
+    fitting = [name for name, row in MODELS.items() if row.task == task]
+    near = [name for name in fitting if MODELS[name].backbone.name == config.backbone.name]
+    raise answers.UsageError(
+        f"{config.model} is a {TASKS[config.task].noun}, not a {TASKS[str(task)].noun}; take --model "
+        f"{' or '.join(near or fitting[:3])}"
+    )
+
+
+def _cut_out(source: Path | None, out: Path, config: Config) -> None:
+    from flexdetr.data.crops import cut_out
+
+    if source is not None and not out.exists():
+        counts = cut_out(source, out, val_fraction=config.data.val_fraction, seed=config.seed)
+        each = ", ".join(f"{count} of {split}" for split, count in counts.items())
+        answers.note(f"objects of {source} cut out into {out}: {each}")
 
 
 def _show_overfit(result: Overfit) -> None:

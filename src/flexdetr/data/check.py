@@ -13,10 +13,10 @@ import numpy as np
 
 from flexdetr.config import Config
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
-from flexdetr.data.detect import read
 from flexdetr.data.images import ImageError, verify
 from flexdetr.data.record_pixels import read_page
 from flexdetr.runtime.pool import Pool
+from flexdetr.tasks import DEFAULT, task
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def check(
     val_fraction: float = 0.15,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    kind: str = DEFAULT,
 ) -> Report:
     """Reads a data set as training would, decodes every image, and lists what is wrong.
 
@@ -87,12 +88,13 @@ def check(
         val_fraction: as in ``detect.read``.
         seed: as in ``detect.read``.
         progress: told how many images of how many were decoded.
+        kind: the task that the data is for.
 
     Raises:
         UnrecognisedDataError: where no data set is found.
         DataError: where it contradicts itself.
     """
-    dataset = read(root, val_fraction=val_fraction, seed=seed)
+    dataset = task(kind).read(root, val_fraction=val_fraction, seed=seed)
     records = [record for split in dataset.splits.values() for record in split]
     done = 0
 
@@ -237,7 +239,7 @@ def read_for_training(root: str | Path, config: Config) -> Dataset:
     Raises:
         DataError: as ``detect.read`` and ``usable_records`` do.
     """
-    dataset = read(root, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = task(config.task).read(root, val_fraction=config.data.val_fraction, seed=config.seed)
     for split in ("train", "val"):
         if not dataset.splits.get(split):
             usable_records(dataset, split, skip_bad=config.data.skip_bad)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import ClassError, Classes
 
-Format = Literal["coco", "voc", "yolo", "pages"]
+Format = Literal["coco", "voc", "yolo", "folders", "pages"]
 Severity = Literal["error", "warning"]
 SPLITS = ("train", "val", "test")
 
@@ -116,7 +116,7 @@ class Dataset:
 
     Attributes:
         root: the folder (or the single annotation file).
-        format: "coco", "voc" or "yolo"; "pages" of documents.
+        format: "coco", "voc" or "yolo"; "folders" of pictures of a class each; "pages" of documents.
         classes: names and ids, in the head's order.
         splits: readable records by split; keys among "train", "val", "test".
         defects: all that was found wrong.

@@ -109,6 +109,18 @@ def _read_folder(root: Path, prefer: str = "") -> _Read:
     return dataset, splits
 
 
+def format_of(root: Path) -> str | None:
+    """The format that a folder's annotations have, by looking at few files; None where none is recognised."""
+    try:
+        if coco.find(root):
+            return "COCO"
+        if yolo_yaml.find(root):
+            return "YOLO"
+    except DataError:  # annotations that contradict themselves are annotations
+        return "COCO or YOLO"
+    return "VOC" if voc_layout.find(Tree(root)) else None
+
+
 def _around(given: Path) -> Path | None:
     """The folder of the data set that a file belongs to."""
     for folder in given.absolute().parents[:_DEEPEST]:
@@ -120,6 +132,8 @@ def _around(given: Path) -> Path | None:
 
 
 def _unrecognised(tree: Tree) -> str:
+    from flexdetr.data.class_folders import class_folders  # which asks here for what it does not read
+
     found = sorted(path.name + ("/" if path.is_dir() else "") for path in tree.root.iterdir())
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     labels = sum(path.suffix.lower() == ".txt" for path in tree.files)
@@ -127,6 +141,11 @@ def _unrecognised(tree: Tree) -> str:
     deeper = min((path for path in tree.files if path.name.lower() == "data.yaml"), default=None)
     if deeper is not None:
         hint = f" There is {deeper.relative_to(tree.root)}: if that is the data set, name {deeper.parent}."
+    elif classes := class_folders(tree.root):
+        hint = (
+            f" Its folders of pictures ({', '.join(folder.name for folder in classes[:3])} ...) look like the classes "
+            f"of a classifier: flexdetr train {tree.root} --model hgnetv2_b0_cls"
+        )
     elif not hint and labels:
         hint = (
             f" There are {labels} txt files; if they are YOLO labels, write a data.yaml beside them, or a classes.txt "

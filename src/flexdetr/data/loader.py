@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from flexdetr.config import Config
-from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, SampleMaker, fractions
+from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, fractions
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
@@ -27,6 +27,7 @@ from flexdetr.data.user_transforms import TransformError
 from flexdetr.model.outputs import Targets
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import prepare
+from flexdetr.tasks import Samples, task
 
 __all__ = ["Batch", "EvaluationLoader", "LoaderError", "TrainingLoader", "default_workers"]
 
@@ -106,7 +107,7 @@ class TrainingLoader:
         if highest >= num_classes:
             raise ValueError(f"label {highest} lies outside a head of {num_classes} classes")
         self.workers = default_workers(world_size) if workers is None else workers
-        maker = SampleMaker(records, config.data, config.image_size, seed)
+        maker = task(config.task).samples(records, config, seed)
         needed = maker.cache_bytes()
         cached = needed <= _CACHE_BYTES if config.data.cache is None else config.data.cache
         threshold = config.data.repeat_threshold
@@ -263,7 +264,7 @@ class _Plans:
 class _Samples(Dataset[Made]):
     """Makes batches from plans; lives in this process and, as a copy, in each worker."""
 
-    def __init__(self, maker: SampleMaker, cached: bool, workers: int) -> None:
+    def __init__(self, maker: Samples, cached: bool, workers: int) -> None:
         self.maker, self.cached, self.filled = maker, cached, False
         # Each worker notes the record that it works on, for the message should it die there.
         self.seen = multiprocessing.get_context(start_method()).RawArray("q", [-1] * max(1, workers))

@@ -11,8 +11,8 @@ from flexdetr.config import ConfigError, nearest
 
 if TYPE_CHECKING:
     from flexdetr.engine.trainer import Trainer
-    from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
+    from flexdetr.tasks import Score
 
 HOOKS = ("on_step", "on_epoch", "on_evaluation", "on_end")
 
@@ -45,7 +45,7 @@ class Moment:
     lr: float
     loss: float
     numbers: Mapping[str, float]
-    metrics: Metrics | None
+    metrics: Score | None
     folder: Path
     model: DetectionModel
 
@@ -77,7 +77,7 @@ class Callbacks:
         *,
         loss: float = 0.0,
         numbers: Mapping[str, float] | None = None,
-        metrics: Metrics | None = None,
+        metrics: Score | None = None,
     ) -> None:
         """Call what has this method, in the order in which they were given; the other processes wait.
 

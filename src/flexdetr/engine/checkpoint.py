@@ -16,7 +16,9 @@ from flexdetr.config import BackboneConfig, Config, ConfigError
 from flexdetr.model.detector import DetectionModel
 from flexdetr.presets import PRESETS
 from flexdetr.weights.ancestry import credited
+from flexdetr.weights.classifier_names import norm_eps
 from flexdetr.weights.container import WeightsError
+from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
 from flexdetr.weights.manifest import Published
 from flexdetr.weights.published import (
@@ -29,7 +31,7 @@ from flexdetr.weights.published import (
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
-from flexdetr.weights.transfer import carry_over, match_classes
+from flexdetr.weights.transfer import carry_over, depends_on_classes, match_classes
 
 _RANDOM = ("weights: random",)
 _COST = (
@@ -72,13 +74,12 @@ class Start:
 def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
     """A detector with random weights, on a module of the user's where one is given."""
     model = DetectionModel(config, len(classes), backbone)
-    part = model.backbone
     metadata = Metadata(
         model=config.model,
         config=config.model_dump(mode="json"),
         classes=classes.to_json(),
         image_size=config.image_size,
-        normalisation={"scale": 1 / 255, "mean": list(part.mean), "std": list(part.std)},
+        normalisation={"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)},
         licence="Apache-2.0",
     )
     return Start(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
@@ -144,8 +145,10 @@ def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[
 def _taken(begun: Start, loaded: Loaded) -> tuple[Start, set[str]]:
     """The detector with the weights of a file, and the names of the parameters that came from it."""
     loaded.metadata = credited(loaded)
-    begun = _with_backbone(begun, loaded) if loaded.is_backbone else _with_detector(begun, loaded)
-    return begun, _placed(loaded, begun.model, begun.config.weights_part)
+    # Of a model with another task than this one's, the backbone serves here as well.
+    in_part = loaded.is_backbone or loaded.config.task != begun.config.task
+    begun = _with_backbone(begun, loaded) if in_part else _with_detector(begun, loaded)
+    return begun, _placed(loaded, begun, in_part=in_part)
 
 
 def _automatic(begun: Start) -> tuple[Start, set[str]]:
@@ -192,13 +195,34 @@ def _settled(begun: Start, weights: str, note: str) -> Start:
     return replace(begun, config=config, metadata=metadata, notes=(note, *notes))
 
 
-def _placed(loaded: Loaded, model: DetectionModel, parts: Collection[str]) -> set[str]:
-    """The parameters of a model that came from a file; of a detector's file, those of ``parts`` if any are named."""
-    own = {name for name, _ in model.named_parameters()}
-    if parts and not loaded.is_backbone:
-        own = {name for name in own if _part(name) in parts}
-    prefix = "backbone." if loaded.is_backbone else ""
-    return own & {prefix + name.removeprefix(prefix) for name in loaded.tensors}
+def _placed(loaded: Loaded, begun: Start, *, in_part: bool) -> set[str]:
+    """The parameters of a model that came from a file; of a detector's file, those of ``weights_part`` if given."""
+    own = {name for name, _ in begun.model.named_parameters()}
+    if in_part:
+        return own & (_of_backbone(loaded).keys() | _before_classes(loaded, begun).keys())
+    if begun.config.weights_part:
+        own = {name for name in own if _part(name) in begun.config.weights_part}
+    return own & loaded.tensors.keys()
+
+
+def _of_backbone(loaded: Loaded) -> dict[str, Deferred]:
+    """A file's tensors that belong to its backbone, by their place in a model."""
+    if loaded.is_backbone:
+        return {f"backbone.{name.removeprefix('backbone.')}": one for name, one in loaded.tensors.items()}
+    return {name: one for name, one in loaded.tensors.items() if name.startswith("backbone.")}
+
+
+def _before_classes(loaded: Loaded, begun: Start) -> dict[str, Deferred]:
+    """Layers between backbone and classes of a published classifier, which a classifier's head takes over."""
+    if begun.config.task != "classify":
+        return {}
+    rows = begun.model.head.class_rows()
+    there = {name: value.shape for name, value in begun.model.state_dict().items()}
+    return {
+        name: one
+        for name, one in loaded.classifier.items()
+        if there.get(name) == one.shape and not depends_on_classes(name, rows)
+    }
 
 
 def _source(config: Config, weights: str) -> str | Published:
@@ -210,9 +234,10 @@ def _source(config: Config, weights: str) -> str | Published:
 
 def _with_backbone(begun: Start, loaded: Loaded) -> Start:
     """The detector with a trained backbone."""
-    tensors = {
-        f"backbone.{name.removeprefix('backbone.')}": tensor for name, tensor in loaded.tensors.items()
-    }
+    tensors = _of_backbone(loaded)
+    if not loaded.is_backbone:  # made levels and inserts of another model's, where this one has none
+        own = begun.model.state_dict().keys()
+        tensors = {name: one for name, one in tensors.items() if name in own or not is_addition(name)}
     inside = {
         name: value
         for name, value in begun.model.state_dict().items()
@@ -227,9 +252,22 @@ def _with_backbone(begun: Start, loaded: Loaded) -> Start:
             f"{begun.config.backbone.name}: {len(strange)} tensors differ, the first is {strange[0]}"
         )
     fitting(tensors, begun.model, loaded.report.file, partial=True)
-    begun.model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=False)
-    set_norm_eps(begun.model, loaded.metadata.norm_eps)
+    before = _before_classes(loaded, begun)
+    taken = {name: tensor.read() for name, tensor in {**tensors, **before}.items()}
+    begun.model.load_state_dict(taken, strict=False)
+    eps = {
+        path: value
+        for path, value in loaded.metadata.norm_eps.items()
+        if path in ("", "backbone") or path.startswith("backbone.")
+    }
+    eps |= norm_eps(begun.config.backbone.name) if before else {}
+    loaded.metadata = replace(loaded.metadata, norm_eps=eps)
+    set_norm_eps(begun.model, eps)
     notes = [str(loaded.report)]
+    if not loaded.is_backbone:
+        notes.append("its backbone is taken, the rest begins anew")
+    if before:
+        notes.append(f"taken over before the classes: {len(before)} tensors")
     if behind:
         coarsest = begun.config.encoder.strides[-1]
         notes.append(f"left out: {len(behind)} tensors of layers behind the level of stride {coarsest}")
@@ -322,7 +360,7 @@ def restore(
     Raises:
         WeightsError: where the file cannot be used.
     """
-    loaded = load_any(path, kind=source, overrides=changes)
+    loaded = load_any(path, kind=source, overrides=changes).as_classifier(changes)
     model = loaded.build(backbone=backbone)
     return Start(
         model,

@@ -15,15 +15,13 @@ from flexdetr.classes import Classes
 from flexdetr.config import Config, to_yaml
 from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Record
-from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
-from flexdetr.metrics.coco_map import Metrics
-from flexdetr.metrics.coco_map import evaluate as score
 from flexdetr.model.detector import DetectionModel
-from flexdetr.report.make import Subject, write_report
+from flexdetr.report.make import Subject
 from flexdetr.runtime.process import MAX_DETECTIONS
+from flexdetr.tasks import DEFAULT, Score, task
 
 _ALONE = Ranks()
 Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
@@ -88,12 +86,13 @@ def evaluate_split(
     progress: Callable[[int, int], None] | None = None,
     report: Path | None = None,
     title: str = "",
-) -> Metrics:
+) -> Score:
     """Read a data set and score a detector on one of its splits; see ``Detector.evaluate``.
 
     ``report`` is a page to write, and ``title`` what stands above it.
     """
-    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
+    row = task(config.task)
+    dataset = row.read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
     dataset.split(split)  # a missing split is named before anything is read
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)
@@ -114,11 +113,11 @@ def evaluate_split(
         progress=None if progress is None else lambda done: progress(done, len(records)),
     )
     how = computation(place, dtype)
-    metrics = replace(score(records, found, classes), computation=how)
+    metrics: Score = replace(row.score(records, found, classes), computation=how)  # type: ignore[type-var]
     if report is not None:
         lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
         about = Subject(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
-        write_report(report, about)
+        row.write_report(report, about)
     return metrics
 
 
@@ -130,16 +129,17 @@ def evaluate(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    kind: str = DEFAULT,
     ranks: Ranks = _ALONE,
     beat: Callable[[], None] | None = None,
-) -> Metrics:
-    """The COCO numbers of a detector on records; the ranks' ``batches`` together must cover exactly these.
+) -> Score:
+    """The numbers of a model of a task on records; the ranks' ``batches`` together must cover exactly these.
 
     The first rank scores, and the others call ``beat`` until it has.
     """
     found = found_by_all(detect(model, batches, device=device, dtype=dtype), ranks)
-    metrics = ranks.by_first(lambda: score(records, found, classes), None, beat)
-    return ranks.from_first(cast("Metrics", metrics))
+    metrics = ranks.by_first(lambda: task(kind).score(records, found, classes), None, beat)
+    return ranks.from_first(cast("Score", metrics))
 
 
 def found_by_all(found: Found, ranks: Ranks) -> Found:

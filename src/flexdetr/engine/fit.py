@@ -24,6 +24,7 @@ from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
 from flexdetr.foreign_code import first_objection
 from flexdetr.loss.matcher import NonFiniteError
+from flexdetr.tasks import task
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
@@ -115,7 +116,7 @@ def overfit_one_batch(
         DataError: where the data cannot be used, or has no object.
         ConfigError: where the configuration does not fit.
     """
-    dataset = read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = task(config.task).read(data, val_fraction=config.data.val_fraction, seed=config.seed)
     if begun is not None:
         dataset = dataset.with_classes(begun.classes)
         begun = replace(begun, model=copy.deepcopy(begun.model))

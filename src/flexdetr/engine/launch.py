@@ -31,8 +31,8 @@ from flexdetr.engine.distributed import device_indices, wanted_processes
 from flexdetr.engine.sentinels import MemoryExhaustedError
 from flexdetr.engine.stop import Interrupted, handling
 from flexdetr.foreign_code import allowed, named
-from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.backbones.wrapped import PROBE_SIZE
+from flexdetr.tasks import task as task_of
 from flexdetr.weights import store
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
         ranks = [_start_rank(rank, count, place, stack) for rank in range(count)]
         with _forwarding(place):
             _wait(ranks)
-    return _answer(place, out, [rank.returncode for rank in ranks])
+    return _answer(place, out, [rank.returncode for rank in ranks], config.task)
 
 
 def _start_rank(rank: int, count: int, place: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
@@ -255,7 +255,7 @@ def _forwarding(place: Path) -> Iterator[None]:
         yield
 
 
-def _answer(place: Path, out: Path, statuses: Sequence[int | None]) -> Run:
+def _answer(place: Path, out: Path, statuses: Sequence[int | None], kind: str) -> Run:
     """The finished run, or what went wrong first."""
     from flexdetr.engine.trainer import Run
 
@@ -271,7 +271,7 @@ def _answer(place: Path, out: Path, statuses: Sequence[int | None]) -> Run:
             f"the training processes ended with status {', '.join(map(str, statuses))} and without an answer; continue "
             f"from the last state with: flexdetr train --resume {out}. The last lines: {' | '.join(said) or 'none'}"
         )
-    metrics = Metrics.from_json(done["metrics"])
+    metrics = task_of(kind).score_of(done["metrics"])
     return Run(Path(done["folder"]), Path(done["best"]), Path(done["last"]), metrics, done["seconds"])
 
 

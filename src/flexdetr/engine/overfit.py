@@ -42,7 +42,7 @@ class Overfit:
         steps: that were made.
         first_loss: of the first step.
         last_loss: mean of the last ten.
-        ap50: on the same images, as an evaluation sees them.
+        ap50: on the same images, as an evaluation sees them; of a classifier its top-1.
         hints: what to look at where it failed.
     """
 
@@ -94,9 +94,15 @@ def overfit(dataset: Dataset, config: Config, begun: Start, *, quiet: bool = Fal
             display.step(f"loss {losses[-1]:.3f}  AP50 {ap50:.3f}")
             if len(losses) % _BETWEEN == 0:
                 metrics = evaluate(
-                    run.model, records, run.classes, run.val_loader, device=run.device, dtype=run.dtype
+                    run.model,
+                    records,
+                    run.classes,
+                    run.val_loader,
+                    device=run.device,
+                    dtype=run.dtype,
+                    kind=run.config.task,
                 )
-                ap50 = metrics.ap50
+                ap50 = metrics.learned
                 display.line(f"step {len(losses)}: loss {losses[-1]:.3f}, AP50 {ap50:.3f}")
                 if ap50 >= _FOUND and losses[-1] <= _COLLAPSED * losses[0]:
                     break

@@ -17,10 +17,10 @@ from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import Found, detect, found_by_all
-from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
-from flexdetr.report.make import Subject, write_report
+from flexdetr.report.make import Subject
+from flexdetr.tasks import Score, task
 from flexdetr.weights import store
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FILE = "report.html"
 
 
-def report_run(run: Trainer, metrics: Metrics) -> None:
+def report_run(run: Trainer, metrics: Score) -> None:
     """Write a finished run's report, and the best thresholds into its best checkpoint; all ranks call it.
 
     Each detects its share of the validation images; the first one then writes, however long that takes.
@@ -65,7 +65,7 @@ def _load(file: Path, model: DetectionModel) -> tuple[State, store.Metadata]:
     return state, metadata
 
 
-def _write(run: Trainer, metrics: Metrics, found: Found, state: State, metadata: store.Metadata) -> None:
+def _write(run: Trainer, metrics: Score, found: Found, state: State, metadata: store.Metadata) -> None:
     best = run.folder / "best.safetensors"
     subject = Subject(
         title=f"{run.config.model} on {run.dataset.root.name}",
@@ -90,7 +90,7 @@ def _write(run: Trainer, metrics: Metrics, found: Found, state: State, metadata:
     path = run.folder / FILE
     again = f"the run is whole without it: flexdetr eval {best} {run.dataset.root} --split val --report FILE makes it"
     with run_state.trying_to_write(path, again):
-        thresholds = write_report(path, subject)
+        thresholds = task(run.config.task).write_report(path, subject)
         store.save(best, state, replace(metadata, thresholds=thresholds))
 
 

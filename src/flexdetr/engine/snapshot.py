@@ -39,7 +39,7 @@ def snapshot(run: Trainer) -> dict[str, Any]:
         "epoch": run.epoch,
         "batch": run.batch_index,
         "seconds": run.seconds,
-        "best": (run.best_ap, run.best_epoch),
+        "best": (run.best_score, run.best_epoch),
         "sums": run.ranks.gathered({**run.sums, **run.terms.read()}),
         "parts": run.parts,
         "rolled_back": run.rolled_back,
@@ -97,8 +97,8 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
         int(state["batch"]),
         float(state["seconds"]),
     )
-    best_ap, best_epoch = state["best"]
-    run.best_ap, run.best_epoch = float(best_ap), int(best_epoch)
+    best_score, best_epoch = state["best"]
+    run.best_score, run.best_epoch = float(best_score), int(best_epoch)
     saved, sums = state["random"], state["sums"]
     # Where fewer processes go on, each takes up the shares of those that are gone.
     own: dict[str, float] = {}

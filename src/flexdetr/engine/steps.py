@@ -56,7 +56,8 @@ def micro_batches(batch: Batch, step: Step, seed: int) -> Iterator[Batch]:
         first += size
         ids = batch.image_ids[cut]
         noise = Noise(step.fullest, [noise_seed(seed, step.number, image_id) for image_id in ids])
-        targets = Targets(batch.targets.labels[cut], batch.targets.boxes[cut], ids, noise)
+        shares = None if batch.targets.shares is None else batch.targets.shares[cut]
+        targets = Targets(batch.targets.labels[cut], batch.targets.boxes[cut], ids, noise, shares)
         yield Batch(batch.images[cut], targets, batch.sizes[cut], ids)
 
 

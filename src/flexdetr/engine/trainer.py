@@ -57,7 +57,7 @@ from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
 from flexdetr.loss.criterion import Losses, build_criterion, class_weights
 from flexdetr.loss.matcher import NonFiniteError
-from flexdetr.metrics.coco_map import Metrics
+from flexdetr.tasks import Score, headline, task
 from flexdetr.weights import store
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Run:
 
     Attributes:
         folder: everything that the run wrote.
-        best: checkpoint of the evaluation with the highest AP.
+        best: checkpoint of the evaluation with the highest score (AP, top-1).
         last: checkpoint of the last epoch.
         metrics: the best checkpoint's numbers on the validation split.
         seconds: wall-clock time of the training, evaluation included, over all resumed parts.
@@ -81,7 +81,7 @@ class Run:
     folder: Path
     best: Path
     last: Path
-    metrics: Metrics
+    metrics: Score
     seconds: float
 
 
@@ -168,7 +168,7 @@ class Trainer:
         self.steps_per_epoch = len(self.loader)
         self.steps = self.steps_per_epoch * (config.train.epochs or 1)
         self.epoch, self.batch_index, self.seconds = 0, 0, 0.0
-        self.best_ap, self.best_epoch = -1.0, 0
+        self.best_score, self.best_epoch = -1.0, 0
         self.sums: dict[str, float] = defaultdict(float)  # "loss", "steps", "seconds"
         self.terms = TermSums(self.device)
         self.stop_requested = False  # here
@@ -226,7 +226,7 @@ class Trainer:
                     self._save_state()
                 if self._patience_is_over():
                     self.display.line(
-                        f"no better AP for {self.epoch - self.best_epoch} epochs (train.patience): the run ends here"
+                        f"no better score for {self.epoch - self.best_epoch} epochs (train.patience): the run ends here"
                     )
                 if self.stopping and self.epoch < (self.config.train.epochs or 0):
                     raise Interrupted(f"stopped; continue with: flexdetr train --resume {self.folder}")
@@ -406,7 +406,7 @@ class Trainer:
 
     def _score(self) -> str:
         return (
-            f"best AP {self.best_ap:.3f} (epoch {self.best_epoch})"
+            f"best {self.best_score:.3f} (epoch {self.best_epoch})"
             if self.best_epoch
             else "not evaluated yet"
         )
@@ -439,7 +439,7 @@ class Trainer:
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
         best_of = self.ranks.by_first(lambda: store.read_metadata(best).training["validation"], None)
         validation = self.ranks.from_first(best_of)
-        metrics = Metrics.from_json(validation)
+        metrics = task(self.config.task).score_of(validation)
         if self.config.train.report:
             report_run(self, metrics)
         self.callbacks.call("on_end", self, metrics=metrics)
@@ -447,7 +447,7 @@ class Trainer:
         precision = validation.get("precision")  # older checkpoints do not name it
         computed = f", computed in {precision}," if precision else ""
         self.display.line(
-            f"done in {self.seconds / 60:.1f} min: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation "
-            f"split{computed} at epoch {self.best_epoch}; {best}"
+            f"done in {self.seconds / 60:.1f} min: {headline(metrics)} on the validation split{computed} at epoch "
+            f"{self.best_epoch}; {best}"
         )
         return Run(self.folder, best, last, metrics, self.seconds)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.model.fuse import fuse
+from flexdetr.tasks import headline
 from flexdetr.weights import store
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def validate(run: Trainer) -> dict[str, float]:
         run.watchdog.each(run.val_loader, "the averaged weights are evaluated"),
         device=run.device,
         dtype=run.dtype,
+        kind=run.config.task,
         ranks=run.ranks,
         beat=lambda: run.watchdog.beat("the first process scores"),
     )
@@ -45,16 +47,15 @@ def validate(run: Trainer) -> dict[str, float]:
         "validation": {"epoch": run.epoch, "precision": precision_name(run.dtype), **metrics.to_json()},
     }
     run.say(
-        f"epoch {run.epoch}: AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f} on the validation split, computed in "
-        f"{precision_name(run.dtype)}"
+        f"epoch {run.epoch}: {headline(metrics)} on the validation split, computed in {precision_name(run.dtype)}"
     )
     metadata = run.begun.describe(run.config, training)
     weights = run.ema.model.state_dict()
     if run.ranks.first:
         store.save(run.folder / "last.safetensors", weights, metadata)
-    if not metrics.ap <= run.best_ap:  # also where no object counts and AP is nan
-        run.best_ap, run.best_epoch = metrics.ap, run.epoch
+    if not metrics.pair[0] <= run.best_score:  # also where no object counts and AP is nan
+        run.best_score, run.best_epoch = metrics.pair[0], run.epoch
         if run.ranks.first:
             store.save(run.folder / "best.safetensors", weights, metadata)
     run.callbacks.call("on_evaluation", run, metrics=metrics)
-    return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
+    return metrics.row()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,12 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.record_pixels import read_record
 from flexdetr.export.formats import open_written
 from flexdetr.export.reference import Pictures, Reference
-from flexdetr.metrics.coco_map import evaluate
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_module
 from flexdetr.runtime.compare import floors, pair
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.parity import Accuracy, Precision, Tolerance, finite
+from flexdetr.tasks import Score, task
 
 Predict = Callable[[NDArray[np.uint8]], Detections]
 
@@ -49,13 +50,11 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
     expected = [whole.predict(image) for image in pictures.images] if less else []
     rows = []
     for name, predict, layers, queries in cases:
-        ap, ap50 = average_precision(predict, pictures.records, reference.classes)
         rows.append(
             Accuracy(
                 case=name,
                 pictures=len(pictures.records) or len(pictures.images),
-                ap=ap,
-                ap50=ap50,
+                **score_of(predict, pictures.records, reference.classes, artifact.metadata.task),
                 agreement=_agreement(expected, [predict(image) for image in pictures.images])
                 if less
                 else None,
@@ -68,22 +67,28 @@ def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[
 def accuracy_in(precision: Precision, folder: Path, classes: Classes, records: Sequence[Record]) -> Accuracy:
     """What an artifact finds in labelled pictures in a precision that its runtime may choose."""
     artifact = open_written(folder, precision)
-    ap, ap50 = average_precision(lambda image: artifact.predict(image, 0.0), records, classes)
-    return Accuracy(case=f"artifact in {precision}", pictures=len(records), ap=ap, ap50=ap50)
+    scored = score_of(lambda image: artifact.predict(image, 0.0), records, classes, artifact.metadata.task)
+    return Accuracy(case=f"artifact in {precision}", pictures=len(records), **scored)
 
 
-def average_precision(
-    predict: Predict, records: Sequence[Record], classes: Classes
-) -> tuple[float | None, float | None]:
-    """COCO's AP and AP50 of what finds objects in labelled pictures; None where no object counts."""
+def score_of(predict: Predict, records: Sequence[Record], classes: Classes, kind: str) -> dict[str, Any]:
+    """What something finds in labelled pictures, as fields of ``Accuracy``; None where nothing counts.
+
+    Args:
+        predict: what finds it.
+        records: the pictures.
+        classes: of the model.
+        kind: its task.
+    """
     if not records:
-        return None, None
+        return {"ap": None, "ap50": None}
     found = {}
     for record in records:
         one = predict(read_record(record))
         found[record.image_id] = (one.boxes_xyxy, one.scores, one.indices)
-    metrics = evaluate(records, found, classes)
-    return finite(metrics.ap), finite(metrics.ap50)
+    score: Score = task(kind).score(records, found, classes)
+    first, second = score.pair
+    return {"measures": score.measures, "ap": finite(first), "ap50": finite(second)}
 
 
 def _agreement(expected: Sequence[Detections], answers: Sequence[Detections]) -> float | None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
-from flexdetr.data.detect import read as read_data
 from flexdetr.data.record_pixels import read_record
 from flexdetr.export.errors import ExportError
 from flexdetr.runtime.process import prepare
+from flexdetr.tasks import DEFAULT, task
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -51,7 +51,7 @@ class Calibration:
 
 
 def calibration_of(
-    data: str | Path, classes: Classes, size: tuple[int, int], *, raw: bool, count: int
+    data: str | Path, classes: Classes, size: tuple[int, int], *, raw: bool, count: int, kind: str = DEFAULT
 ) -> Calibration:
     """Pictures of the training split, spread evenly over it; of another where there is none.
 
@@ -61,6 +61,7 @@ def calibration_of(
         size: (height, width) that the network sees.
         raw: whether the graph takes pictures alone.
         count: how many, at most.
+        kind: the task that the data is for.
 
     Raises:
         DataError: where the data cannot be used.
@@ -68,7 +69,7 @@ def calibration_of(
     """
     if count < 1:
         raise ExportError(f"calibration needs at least one picture; got {count}")
-    dataset = read_data(data).with_classes(classes)
+    dataset = task(kind).read(data).with_classes(classes)
     split = next(name for name in ("train", "val", "test") if dataset.splits.get(name))
     records = dataset.split(split)
     places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))

@@ -93,6 +93,7 @@ class Int8:
         return {
             "calibration": self.calibration,
             "max_drop": self.max_drop,
+            "measure": self.whole.measures[0],
             "drop": round(self.drop, 5),
             "layers": {"int8": self.layers[0], "all": self.layers[1]},
             "float": list(kept),
@@ -164,9 +165,9 @@ class Quantising:
         whole = self._score("fp32").model_copy(update={"case": "float32"})
         if whole.ap is None:
             raise ExportError(
-                "int8 is judged by its AP, and the labelled pictures hold no object of the model's classes"
+                "int8 is judged by its score, and the labelled pictures hold no object of the model's classes"
             )
-        self.say(f"float32: AP {whole.ap:.4f} on {len(self.records)} pictures")
+        self.say(f"float32: {whole.measures[0]} {whole.ap:.4f} on {len(self.records)} pictures")
         tuned = None if self.tune is None else self.tune()
         form = self.form if tuned is None else tuned.form
         main = detector.artifact.model_file
@@ -221,7 +222,10 @@ class Quantising:
         found = {precision: self._score(precision) for precision in self.precisions}
         if found["fp32"].ap is None:
             raise ExportError("the int8 graph finds nothing that could be scored")
-        self.say("int8: " + ", ".join(f"AP {one.ap or 0:.4f} in {name}" for name, one in found.items()))
+        measure = found["fp32"].measures[0]
+        self.say(
+            "int8: " + ", ".join(f"{measure} {one.ap or 0:.4f} in {name}" for name, one in found.items())
+        )
         return Round(kept, found)
 
     def _restore(self, folder: Path) -> None:

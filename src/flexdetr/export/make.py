@@ -11,7 +11,6 @@ from typing import Literal
 
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
-from flexdetr.data.detect import read as read_data
 from flexdetr.export.calibration import calibration_of
 from flexdetr.export.errors import ExportError
 from flexdetr.export.formats import format_of
@@ -22,6 +21,7 @@ from flexdetr.export.targets import check_board
 from flexdetr.export.writing import DriftError, Eight, Subject, Writing, feeds_of
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
 from flexdetr.runtime.formats import FORMATS, Format
+from flexdetr.tasks import task
 
 __all__ = ["DriftError", "Subject", "export"]
 
@@ -84,6 +84,11 @@ def export(
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     _check_int8(format, kind, precision, data, calibration, max_drop, qat)
     _check_two_graphs(format, kind, precision, dynamic_size=dynamic_size)
+    if not subject.model.head.selector and (kind.two_graphs or raw or qat):
+        raise ExportError(
+            f"head={subject.config.head.name} chooses nothing: it is exported whole, in onnx, openvino or torch, "
+            "without raw (--raw), and not fine-tuned for int8 (--qat)"
+        )
     if kind.two_graphs and subject.model.head.limits is not None:
         raise ExportError(
             f"the format {format} is two graphs with the choice of queries between them, and "
@@ -105,7 +110,9 @@ def export(
     )
     subject = subject.apart()
     form = prepare(subject.model, options)
-    pictures = pictures_of(data, subject.classes, scored=SCORED_INT8 if precision == "int8" else SCORED)
+    pictures = pictures_of(
+        data, subject.classes, subject.config.task, scored=SCORED_INT8 if precision == "int8" else SCORED
+    )
     reference = Reference(
         subject.model,
         subject.classes,
@@ -116,8 +123,10 @@ def export(
     eight = None
     if precision == "int8" and data is not None:
         count = CALIBRATION if calibration is None else calibration
-        ranges = calibration_of(data, subject.classes, options.size, raw=raw, count=count)
-        training = _training(data, subject.classes) if qat else ()
+        ranges = calibration_of(
+            data, subject.classes, options.size, raw=raw, count=count, kind=subject.config.task
+        )
+        training = _training(data, subject.classes, subject.config.task) if qat else ()
         eight = Eight(ranges, MAX_DROP if max_drop is None else max_drop, qat, training)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(draft, ignore_errors=True)
@@ -181,13 +190,13 @@ def _check_two_graphs(name: str, kind: Format, precision: str, *, dynamic_size: 
         raise ExportError(f"the format {name} has fixed sizes: leave dynamic_size out")
 
 
-def _training(data: str | Path, classes: Classes) -> tuple[Record, ...]:
+def _training(data: str | Path, classes: Classes, kind: str) -> tuple[Record, ...]:
     """The training pictures of a data set.
 
     Raises:
         ExportError: where it has none.
     """
-    dataset = read_data(data).with_classes(classes)
+    dataset = task(kind).read(data).with_classes(classes)
     if not dataset.splits.get("train"):
         raise ExportError(f"qat fine-tunes on the training split, which {data} does not have")
     return dataset.split("train")

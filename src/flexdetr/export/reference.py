@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
-from flexdetr.data.detect import read as read_data
 from flexdetr.data.record_pixels import read_record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import detections
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import prepare
+from flexdetr.tasks import DEFAULT, task
 
 PICTURES = 8
 SCORED = 100
@@ -44,13 +44,19 @@ class Pictures:
 
 
 def pictures_of(
-    data: str | Path | None, classes: Classes, *, count: int = PICTURES, scored: int = SCORED
+    data: str | Path | None,
+    classes: Classes,
+    kind: str = DEFAULT,
+    *,
+    count: int = PICTURES,
+    scored: int = SCORED,
 ) -> Pictures:
     """Pictures of a data set's validation split (or test, or training); drawn ones without data.
 
     Args:
         data: folder, or None.
         classes: of the detector.
+        kind: the task that the data is for.
         count: pictures to compare detections on.
         scored: labelled pictures to take the AP on, at most.
 
@@ -63,7 +69,7 @@ def pictures_of(
             draw_scene(np.random.default_rng(i), _DRAWN_SIZES[i % len(_DRAWN_SIZES)]) for i in range(count)
         ]
         return Pictures(tuple(scene.image for scene in drawn), source=f"{count} drawn scenes")
-    dataset = read_data(data).with_classes(classes)
+    dataset = task(kind).read(data).with_classes(classes)
     split = next(name for name in ("val", "test", "train") if dataset.splits.get(name))
     records = dataset.split(split)[:scored]
     images = tuple(read_record(record) for record in records[:count])
@@ -107,6 +113,8 @@ class Reference:
         """Whether the last selected query and the first one that is not have the same score, but for rounding."""
         seen: list[torch.Tensor] = []
         head = self.model.head
+        if not head.selector:
+            return False
         handle = head.get_submodule(head.selector).register_forward_hook(
             lambda _module, _inputs, output: seen.append(output)
         )

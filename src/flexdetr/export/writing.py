@@ -249,10 +249,11 @@ class Writing:
         parity = compare(self.folder, self.form, reference, pictures)
         parity = parity.model_copy(update={"accuracies": (*trade, *int8.accuracies)})
         if not int8.passed:
+            measure = int8.whole.measures[0]
             raise DriftError(
-                f"int8 loses {int8.drop:.4f} AP where --max-drop allows {eight.max_drop:g}, and was not kept: allow "
-                "more, give more pictures with --calibration, or fine-tune with --qat EPOCHS",
-                parity.model_copy(update={"passed": False, "culprit": "the AP"}),
+                f"int8 loses {int8.drop:.4f} {measure} where --max-drop allows {eight.max_drop:g}, and was not kept: "
+                "allow more, give more pictures with --calibration, or fine-tune with --qat EPOCHS",
+                parity.model_copy(update={"passed": False, "culprit": f"the {measure}"}),
                 int8.describe(),
             )
         if not parity.passed:
@@ -299,6 +300,7 @@ class Writing:
                 format=self.format,
                 precision=self.precision,
                 model=subject.config.model,
+                task=subject.config.task,
                 classes=[dict(row) for row in subject.classes.to_json()],
                 input=Input(
                     sizes=None if raw else "sizes",
@@ -363,7 +365,9 @@ def _judged(proof: Proven, whole: Accuracy, found: Accuracy, allowed: float, few
     drop = (whole.ap or 0.0) - (found.ap or 0.0)
     if drop <= allowed or found.pictures < fewest or not proof.passed:
         return judged
-    reason = f"it loses {drop:.4f} AP on {found.pictures} pictures, and {allowed:g} are allowed"
+    reason = (
+        f"it loses {drop:.4f} {whole.measures[0]} on {found.pictures} pictures, and {allowed:g} are allowed"
+    )
     return judged.model_copy(update={"passed": False, "reason": reason})
 
 

@@ -240,3 +240,22 @@ def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) 
     """
     make: Callable[[LossConfig, HeadOptions, int], Objective] = load_part(HEADS[options.name].objective)
     return make(config, options, num_classes)
+
+
+_DERIVED = {"encoder_copies"}  # a run derives it for every head
+
+
+def refuse_query_losses(config: LossConfig, instead: str) -> None:
+    """For heads whose own section names their losses: refuse a section ``loss``, that of heads with queries.
+
+    Args:
+        config: the section.
+        instead: a clause that says where this head's losses are.
+
+    Raises:
+        ConfigError: where something in it was changed.
+    """
+    plain = LossConfig()
+    for name in LossConfig.model_fields:
+        if name not in _DERIVED and getattr(config, name) != getattr(plain, name):
+            raise ConfigError(f"loss.{name} is for heads with queries; {instead}")

@@ -9,7 +9,7 @@ from flexdetr.boxes import cxcywh_to_xyxy
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.assigner import assign
 from flexdetr.loss.box_family import box_loss, option_names, unknown_option
-from flexdetr.loss.criterion import Losses
+from flexdetr.loss.criterion import Losses, refuse_query_losses
 from flexdetr.loss.distribution_focal import distribution_focal_loss
 from flexdetr.loss.matcher import NonFiniteError, full_precision
 from flexdetr.loss.terms import softplus
@@ -135,20 +135,15 @@ def _check(final: Prediction, targets: Targets) -> None:
     raise NonFiniteError(f"the predictions of {len(ids)} images are NaN or infinite: {shown}", ids)
 
 
-_UNUSED = {"encoder_copies"}  # a run derives it for every head
-
-
 def objective(config: LossConfig, options: YOLOv8Options, num_classes: int) -> DenseCriterion:
     """The loss of a dense head, whose section names all of it.
 
     Raises:
         ConfigError: where the section ``loss``, which is that of heads with queries, was changed.
     """
-    plain = LossConfig()
-    for name in LossConfig.model_fields:
-        if name not in _UNUSED and getattr(config, name) != getattr(plain, name):
-            raise ConfigError(
-                f"loss.{name} is for heads with queries; the losses of head={options.name} are head.box_loss, "
-                "head.box_options, head.class_weight, head.box_weight and head.dfl_weight"
-            )
+    refuse_query_losses(
+        config,
+        f"the losses of head={options.name} are head.box_loss, head.box_options, head.class_weight, head.box_weight "
+        "and head.dfl_weight",
+    )
     return DenseCriterion(options, num_classes)

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.confusion import Ranking
-
 _LOWEST = 0.05  # below, hundreds of detections an image mean nothing to anybody
+
+
+class Ranked(Protocol):
+    """Answers with their scores.
+
+    Attributes:
+        scores: (N,) in [0, 1].
+        right: (N,) bool.
+    """
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Their scores."""
+        ...
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether they are right."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +51,7 @@ class Calibration:
     error: float
 
 
-def calibrate(rankings: Iterable[Ranking], *, bins: int = 10) -> Calibration:
+def calibrate(rankings: Iterable[Ranked], *, bins: int = 10) -> Calibration:
     """Calibration over all classes.
 
     Args:

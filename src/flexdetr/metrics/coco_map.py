@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class Metrics:
         computation: what computed the detections, where that is known.
     """
 
+    measures: ClassVar[tuple[str, str]] = ("AP", "AP50")
+
     ap: float
     ap50: float
     ap75: float
@@ -98,6 +100,31 @@ class Metrics:
     ar_large: float
     per_class: dict[str, ClassMetrics]
     computation: Computation | None = None
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """AP and AP50."""
+        return self.ap, self.ap50
+
+    @property
+    def learned(self) -> float:
+        """AP50."""
+        return self.ap50
+
+    def row(self) -> dict[str, float]:
+        """Columns of ``metrics.csv``."""
+        return {"ap": self.ap, "ap50": self.ap50, "ap75": self.ap75}
+
+    def tables(self) -> list[tuple[list[str], list[Sequence[object]]]]:
+        """The 12 numbers, and each class's own."""
+        rows: list[Sequence[object]] = [
+            (name, one.ap, one.ap50, one.ap75, one.ar100, one.num_objects)
+            for name, one in self.per_class.items()
+        ]
+        return [
+            (["metric", "value"], [*self.numbers().items()]),
+            (["class", "AP", "AP50", "AP75", "AR100", "objects"], rows),
+        ]
 
     def numbers(self) -> dict[str, float]:
         """The 12 numbers by name, in COCO's order."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError, nearest
 from flexdetr.model.backbones import build_backbone
+from flexdetr.model.backbones.base import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD
 from flexdetr.model.encoder import HybridEncoder, encoder_channels
 from flexdetr.model.fuse import FuseError
+from flexdetr.model.heads import HEADS
 from flexdetr.model.heads.base import build_head
 from flexdetr.model.inserts import build_insert
 from flexdetr.model.outputs import Output, Targets
@@ -21,7 +23,7 @@ SECTIONS = ("backbone", "encoder", "head", "attention")
 
 
 class DetectionModel(nn.Module):
-    """An RT-DETR detector.
+    """A detector; with a classifier for its head and nothing to do for its encoder, a classifier.
 
     Args:
         config: the whole configuration; the ``SECTIONS`` are read.
@@ -29,6 +31,8 @@ class DetectionModel(nn.Module):
         backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
 
     Attributes:
+        mean: RGB mean that ``normalise`` subtracts from images in [0, 1].
+        std: RGB deviation that it divides by.
         fused: True for the deploy form that ``fuse`` makes.
 
     Raises:
@@ -45,10 +49,11 @@ class DetectionModel(nn.Module):
         self.num_classes = num_classes
         part = config.backbone if backbone is None else backbone
         self.backbone = build_backbone(part, config.encoder.backbone_strides, in_backbone)
+        self.mean, self.std = self.backbone.mean, self.backbone.std
+        if HEADS[config.head.name].imagenet and (self.mean, self.std) == (NO_MEAN, NO_STD):
+            self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         # (2, 3, 1, 1). No buffer: it belongs to no checkpoint, and stays float32 whatever the weights become.
-        self._mean_std = torch.tensor([self.backbone.mean, self.backbone.std], dtype=torch.float32)[
-            ..., None, None
-        ]
+        self._mean_std = torch.tensor([self.mean, self.std], dtype=torch.float32)[..., None, None]
         channels = encoder_channels(self.backbone.channels, config.encoder)
         widths = dict(zip(config.encoder.strides, channels, strict=True))
         self.encoder = HybridEncoder(
@@ -73,7 +78,7 @@ class DetectionModel(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> the float images that the backbone was made for."""
         scaled = images.float() / 255
-        if tuple(self.backbone.mean) == (0, 0, 0) and tuple(self.backbone.std) == (1, 1, 1):
+        if tuple(self.mean) == NO_MEAN and tuple(self.std) == NO_STD:
             return scaled
         known = self._mean_std
         mean, std = known if known.device == scaled.device else known.to(scaled.device)

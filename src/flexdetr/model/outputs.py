@@ -95,12 +95,14 @@ class Targets:
         boxes: B tensors (N_i, 4) float32, cxcywh as fractions of the image.
         image_ids: B identifiers, named in error messages.
         noise: where this is a part of a larger step; None draws denoising queries for the batch as it is.
+        shares: B tensors (N_i,) float32, how much of a blended picture each label is; None where each is all of it.
     """
 
     labels: list[Tensor]
     boxes: list[Tensor]
     image_ids: list[int | str] = field(default_factory=list)
     noise: Noise | None = None
+    shares: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,12 +113,15 @@ class Targets:
         return sum(len(labels) for labels in self.labels)
 
     def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device: two copies, however many images there are.
+        """The same targets on another device: one copy of each part, however many images there are.
 
         On their way to a GPU they go through pinned memory, so that nothing waits.
         """
         place = torch.device(device)
-        return Targets(_moved(self.labels, place), _moved(self.boxes, place), self.image_ids, self.noise)
+        shares = None if self.shares is None else _moved(self.shares, place)
+        return Targets(
+            _moved(self.labels, place), _moved(self.boxes, place), self.image_ids, self.noise, shares
+        )
 
 
 def _moved(rows: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from flexdetr import __version__
-from flexdetr.metrics.calibration import calibrate
+from flexdetr.metrics.calibration import Ranked, calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, rank_detections
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
 from flexdetr.report.charts import Line, line_chart, matrix
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.tasks import Score
 
 USUAL = 0.5  # the threshold of a class of which nothing right was found
 _SHOWN_CLASSES = 12
 _SHOWN_MISTAKES = 12
+_SCORES = ("ap", "ap50", "ap75", "top1", "top5")  # columns of metrics.csv that are drawn together
 _GALLERIES: dict[str, Kind] = {
     "Worst misses": "missed",
     "Worst false alarms": "false alarm",
@@ -51,7 +53,7 @@ class Subject:
         records: the evaluated images.
         found: the detections in them, before any threshold.
         classes: of the head.
-        metrics: the COCO numbers.
+        metrics: the numbers; of a detector COCO's.
         splits: all splits of the data set, by name.
         config: YAML; empty where there is none.
         facts: environment, time and memory, by name.
@@ -63,7 +65,7 @@ class Subject:
     records: Sequence[Record]
     found: FoundByImage
     classes: Classes
-    metrics: Metrics
+    metrics: Score
     splits: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     config: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -88,13 +90,13 @@ def write_report(path: Path, subject: Subject) -> dict[str, float]:
     mistakes = find_mistakes(subject.records, subject.found, limits)
     sections = {"Score": _score(subject, mistakes)}
     if subject.history is not None and subject.history.exists():
-        sections["Training"] = _training(subject.history)
+        sections["Training"] = training_charts(subject.history)
     sections |= {
         "Classes and sizes": _classes(subject),
         "Precision and recall": _curves(rankings),
         "Thresholds": _thresholds(rankings, best),
         "Confusion": _confusion(subject, limits),
-        "Calibration": _calibration(rankings),
+        "Calibration": calibration_chart(rankings.values(), "detections"),
         "Mistakes": _mistakes(subject, mistakes),
         "Data": _data(subject),
         "Configuration": f"<pre>{escape(subject.config)}</pre>" if subject.config else "<p>not known</p>",
@@ -130,7 +132,8 @@ def _score(subject: Subject, mistakes: Mistakes) -> str:
     return tiles(seen) + table(list(numbers), [list(numbers.values())])
 
 
-def _training(history: Path) -> str:
+def training_charts(history: Path) -> str:
+    """Curves of a run's ``metrics.csv``."""
     with history.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
 
@@ -140,20 +143,20 @@ def _training(history: Path) -> str:
 
     if not rows:
         return "<p>no epoch was finished</p>"
-    others = [
-        name for name in rows[0] if name not in ("epoch", "seconds", "loss", "lr", "ap", "ap50", "ap75")
-    ]
-    scores = [column(name) for name in ("ap", "ap50", "ap75")]
+    known = [name for name in _SCORES if any(name in one for one in rows)]
+    others = [name for name in rows[0] if name not in ("epoch", "seconds", "loss", "lr", *_SCORES)]
+    scores = [column(name) for name in known]
     losses = [column(name) for name in ("loss", *others)]
     return row(
         line_chart(losses, title="Losses", across="epoch", up="loss"),
-        line_chart(scores, title="Validation", across="epoch", up="AP", y_range=(0, 1), dots=True),
+        line_chart(scores, title="Validation", across="epoch", up="score", y_range=(0, 1), dots=True),
         line_chart([column("lr")], title="Learning rate", across="epoch", up="rate"),
         line_chart([column("seconds")], title="Time", across="epoch", up="seconds"),
     )
 
 
 def _classes(subject: Subject) -> str:
+    per_class = cast("Metrics", subject.metrics).per_class
     columns = ["class", "objects", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
     rows = [
         (
@@ -167,7 +170,7 @@ def _classes(subject: Subject) -> str:
             one.ap_large,
             one.ar100,
         )
-        for name, one in subject.metrics.per_class.items()
+        for name, one in per_class.items()
     ]
     note = "<p>Small: up to 32 x 32 pixels of the original image; medium: up to 96 x 96; large: above.</p>"
     return table(columns, rows) + note
@@ -223,17 +226,23 @@ def _confusion(subject: Subject, limits: Sequence[float]) -> str:
     )
 
 
-def _calibration(rankings: Mapping[str, Ranking]) -> str:
-    calibration = calibrate(rankings.values())
+def calibration_chart(rankings: Iterable[Ranked], what: str) -> str:
+    """Curves of the share of right answers by their score.
+
+    Args:
+        rankings: the answers; of a detector, of each class.
+        what: they are, like "detections".
+    """
+    calibration = calibrate(rankings)
     ideal = Line("a score that means what it says", [0, 1], [0, 1])
-    seen = Line("detections", calibration.scores.tolist(), calibration.right.tolist())
+    seen = Line(what, calibration.scores.tolist(), calibration.right.tolist())
     centres = ((calibration.edges[1:] + calibration.edges[:-1]) / 2).tolist()
-    counts = Line("detections", centres, [float(count) for count in calibration.counts])
+    counts = Line(what, centres, [float(count) for count in calibration.counts])
     error = "" if math.isnan(calibration.error) else f"Expected calibration error {calibration.error:.3f}."
     return f"<p>{error}</p>" + row(
         line_chart(
             [seen, ideal],
-            title="Share of right detections by score",
+            title=f"Share of right {what} by score",
             across="score",
             up="right",
             x_range=(0, 1),
@@ -241,7 +250,12 @@ def _calibration(rankings: Mapping[str, Ranking]) -> str:
             dots=True,
         ),
         line_chart(
-            [counts], title="Detections by score", across="score", up="number", x_range=(0, 1), dots=True
+            [counts],
+            title=f"{what.capitalize()} by score",
+            across="score",
+            up="number",
+            x_range=(0, 1),
+            dots=True,
         ),
     )
 

@@ -144,6 +144,7 @@ class ArtifactMetadata(BaseModel):
         format: of the model's files, one of ``flexdetr.runtime.formats.FORMATS``.
         precision: "fp32", "fp16" or "int8": see docs/deploy.md for what is in which then.
         model: the preset's name.
+        task: what it does with a picture, like "detect" or "classify".
         classes: ``[{"id": the data set's own id, "name": name}, ...]``, by the graph's labels.
         input: see ``Input``.
         outputs: see ``Outputs``.
@@ -166,6 +167,7 @@ class ArtifactMetadata(BaseModel):
     format: str
     precision: str = "fp32"
     model: str = "custom"
+    task: str = "detect"
     classes: list[dict[str, Any]]
     input: Input
     outputs: Outputs

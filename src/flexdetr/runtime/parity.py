@@ -80,8 +80,9 @@ class Accuracy(BaseModel):
     Attributes:
         case: what was scored.
         pictures: how many.
-        ap: COCO's AP, in [0, 1]; None without labels or where no object counts.
-        ap50: at IoU 0.50.
+        measures: what the two numbers are.
+        ap: COCO's AP, in [0, 1], or the first number of another task; None without labels or where nothing counts.
+        ap50: at IoU 0.50, or the second.
         agreement: share of the whole model's detections that it finds as well, where less than that is exported.
         gflops: work for one picture, in that case.
     """
@@ -90,6 +91,7 @@ class Accuracy(BaseModel):
 
     case: str
     pictures: int
+    measures: tuple[str, str] = ("AP", "AP50")
     ap: float | None
     ap50: float | None
     agreement: float | None = None
@@ -164,7 +166,8 @@ class Parity(BaseModel):
 
     def accuracy_table(self) -> tuple[list[str], list[list[object]]]:
         """Column names and rows of the accuracies."""
-        columns = ["accuracy", "pictures", "AP", "AP50", "agreement", "GFLOPs"]
+        measures = next((row.measures for row in self.accuracies), ("AP", "AP50"))
+        columns = ["accuracy", "pictures", *measures, "agreement", "GFLOPs"]
         return columns, [
             [row.case, row.pictures, row.ap, row.ap50, row.agreement, row.gflops] for row in self.accuracies
         ]

@@ -6,14 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from flexdetr.classes import ClassError, Classes
+from flexdetr.classifiers import classifier_on
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
 from flexdetr.foreign_code import named, objection
-from flexdetr.presets import PRESETS
+from flexdetr.presets import MODELS
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
+from flexdetr.weights.classifier_names import head_values, norm_eps, published_classes
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.hub import local
@@ -44,8 +46,7 @@ class Loaded:
         tensors: by our module path.
         partial: whether missing and unknown tensors are accepted.
         blank: a detector that was built to check against, until ``build`` takes it.
-        classifier: of a backbone's file, the tensors of its classifier by timm's names, where the reader keeps them
-            (EfficientNet-Lite: ``conv_head``, ``bn2``, ``classifier``).
+        classifier: the layers of a classifier behind a backbone; empty where there are none.
     """
 
     config: Config
@@ -70,6 +71,47 @@ class Loaded:
             return self.metadata
         nearest, *others = self.metadata.provenance
         return replace(self.metadata, provenance=[{**nearest, "sha256": digest(path)}, *others])
+
+    def as_classifier(self, overrides: Mapping[str, Any]) -> Self:
+        """A backbone with the classifier behind it as a whole model; anything else as it is.
+
+        Args:
+            overrides: as ``load_any`` takes them.
+        """
+        if not self.is_backbone or not self.classifier:
+            return self
+        base = classifier_on(self.config.backbone, head_values(self.classifier))
+        config = build(merge(base.model_dump(), overrides))
+        classes, named = published_classes(self.classifier["head.linear.weight"].shape[0])
+        tensors = {**self.tensors, **self.classifier}
+        metadata = replace(
+            self.metadata,
+            model=config.model,
+            part="classifier",
+            config=config.model_dump(mode="json"),
+            classes=classes.to_json(),
+            image_size=config.image_size,
+            norm_eps={**self.metadata.norm_eps, **norm_eps(config.backbone.name)},
+            normalisation=_normalisation(config, len(classes)),
+        )
+        report = replace(
+            self.report,
+            model=_departures(config),
+            classes=f"{len(classes)}, {named}",
+            image_size=config.image_size,
+            mapped=len(tensors),
+            left={},
+        )
+        return replace(
+            self,
+            config=config,
+            classes=classes,
+            metadata=metadata,
+            report=report,
+            kind="classifier",
+            tensors=tensors,
+            classifier={},
+        )
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, read."""
@@ -219,9 +261,23 @@ def _backbone(source: Source, tensors: dict[str, Deferred]) -> Loaded:
         provenance=[_origin(source)],
     )
     report = _report(source, f"backbone {config.backbone.name}", "none", config, len(tensors), ())
-    loaded = Loaded(config, Classes((), ()), metadata, report, "backbone", tensors)
-    loaded.classifier = source.renamed.classifier
-    return loaded
+    return Loaded(
+        config,
+        Classes((), ()),
+        metadata,
+        report,
+        "backbone",
+        tensors,
+        classifier=complete(source.classifier),
+    )
+
+
+def _normalisation(config: Config, num_classes: int) -> dict[str, Any]:
+    """What a model does to uint8 RGB first, for metadata."""
+    from flexdetr.weights.skeleton import skeleton
+
+    model = skeleton(config, num_classes)
+    return {"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)}
 
 
 def _checked(
@@ -257,7 +313,7 @@ def _checked(
         config=config.model_dump(mode="json"),
         classes=classes.to_json(),
         image_size=config.image_size,
-        normalisation={"scale": 1 / 255, "mean": list(model.backbone.mean), "std": list(model.backbone.std)},
+        normalisation={"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)},
         norm_eps=source.norm_eps,
         licence=source.licence,
         provenance=[_origin(source), *source.ancestors],
@@ -324,7 +380,7 @@ def _origin(source: Source) -> dict[str, Any]:
 
 def _departures(config: Config) -> str:
     """The preset, and what the configuration changes of it."""
-    preset = PRESETS.get(config.model)
+    preset = MODELS.get(config.model)
     if preset is None:
         return f"{config.model} on {config.backbone.name}"
     ours, theirs = config.model_dump(), preset.model_dump()

@@ -22,6 +22,7 @@ from flexdetr.weights import (
     ultralytics,
 )
 from flexdetr.weights.backbone_names import rename_backbone
+from flexdetr.weights.classifier_names import classifier_tensors
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.header import deferred_tensors, read_header
@@ -82,6 +83,7 @@ class Source:
         address: of published weights.
         ancestors: of the weights, where the file tells them.
         notes: sentences for the report.
+        classifier: the layers of a classifier behind a backbone, under our names; empty where it has none.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class Source:
     address: str = ""
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    classifier: dict[str, Deferred] = field(default_factory=dict)
 
 
 def recognise(
@@ -242,7 +245,12 @@ class _Reader:
             )
         renamed.state = {f"backbone.{name}": tensor for name, tensor in renamed.state.items()}
         return Source(
-            path, "backbone", "a backbone of timm", renamed, known={"backbone": wanted.model_dump()}
+            path,
+            "backbone",
+            "a backbone of timm",
+            renamed,
+            known={"backbone": wanted.model_dump()},
+            classifier=classifier_tensors(tensors),
         )
 
 
@@ -438,11 +446,12 @@ def _backbone(path: Path, tensors: Mapping[str, Deferred], _: Path) -> Source:
     if tensors and all(name.startswith("backbone.") for name in tensors):
         tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
     from_paddle = any(name.endswith("._mean") for name in tensors)
-    renamed = rename_backbone(paddle.untranspose(tensors) if from_paddle else tensors)
+    tensors = paddle.untranspose(tensors) if from_paddle else tensors
+    renamed = rename_backbone(tensors)
     if renamed is None:
         raise WeightsError("its family is unknown")
     renamed.state = {f"backbone.{name}": tensor for name, tensor in renamed.state.items()}
-    source = Source(path, "backbone", "a backbone", renamed)
+    source = Source(path, "backbone", "a backbone", renamed, classifier=classifier_tensors(tensors))
     if from_paddle and "backbone.stem.stem1.lab.scale" in renamed.state:
         # See the stem's pool in model/backbones/hgnetv2.py: these weights were trained with Paddle's padding.
         source.known["backbone"] = {"options": {"pool_padding": "paddle"}}

@@ -26,13 +26,11 @@ class Renamed:
         state: tensors by our module path, not read yet.
         left: names that a detector does not need (derived buffers, classifier heads), with the reason.
         unknown: names that no rule knows.
-        classifier: the tensors of a backbone's classifier under its project's names, where a reader keeps them apart.
     """
 
     state: dict[str, Deferred] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    classifier: dict[str, Deferred] = field(default_factory=dict)
 
 
 def rules(*rows: tuple[str, str | None]) -> Rules:

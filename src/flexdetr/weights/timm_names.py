@@ -9,8 +9,6 @@ from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.renaming import Renamed
 
 _BODY = "body.net."
-# What timm's EfficientNets, MobileNets and GhostNets have behind their blocks.
-_CLASSIFIER = ("conv_head.", "bn2.", "classifier.")
 _LITE = {
     (2, 40, 320): "efficientnet_lite0",
     (3, 40, 320): "efficientnet_lite1",
@@ -80,7 +78,6 @@ def rename_timm(tensors: Mapping[str, Deferred], config: BackboneConfig) -> Rena
             return None
         done.state[name] = tensors[theirs]
         taken.add(theirs)
-    done.classifier = {name: tensors[name] for name in tensors if name.startswith(_CLASSIFIER)}
     done.left = dict.fromkeys(tensors.keys() - taken, "the classifier, and layers behind the last level")
     return done if done.state else None
 

@@ -14,7 +14,7 @@ from flexdetr.data.detect import read
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
-from flexdetr.model.heads import HEADS, shared_options
+from flexdetr.model.heads import heads_of, shared_options
 from flexdetr.presets import resolve
 from flexdetr.weights.transfer import depends_on_classes
 
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_scenes(tmp_path_factory.mktemp("heads"), train=6, val=3, test=2, size=(96, 96))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_what_was_learned_of_a_class_goes_along_with_its_name(name: str, tmp_path: Path) -> None:
     old = detector(name)
     file = old.save(tmp_path / "old.safetensors")
@@ -55,7 +55,7 @@ def test_what_was_learned_of_a_class_goes_along_with_its_name(name: str, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 @pytest.mark.parametrize("kind", ["onnx", "openvino", "board"])
 def test_every_format_proves_itself(name: str, kind: str, tmp_path: Path) -> None:
     made_of_queries = detector(name).model.head.limits is None
@@ -69,7 +69,7 @@ def test_every_format_proves_itself(name: str, kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_int8_proves_itself(name: str, data: Path, tmp_path: Path) -> None:
     made = detector(name, read(data).classes.names).export(
         "openvino", tmp_path / "artifact", precision="int8", data=str(data)
@@ -84,7 +84,7 @@ def settings(name: str) -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_a_stopped_run_goes_on_bit_for_bit(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ class BranchedConv(nn.Module):
         stride: of the convolutions.
         groups: of the convolutions.
         act: activation of the sum.
+        branches: convolutions of the kernel's own size; one alone has nothing beside it.
     """
 
     def __init__(
@@ -47,17 +48,18 @@ class BranchedConv(nn.Module):
         stride: int = 1,
         groups: int = 1,
         act: Activation | None = None,
+        branches: int = BRANCHES,
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             ConvBNAct(in_channels, out_channels, kernel_size, stride, groups, act=None)
-            for _ in range(BRANCHES)
+            for _ in range(branches)
         )
         self.scale: ConvBNAct | None = None
-        if kernel_size > 1:
+        if kernel_size > 1 and branches > 1:
             self.scale = ConvBNAct(in_channels, out_channels, 1, stride, groups, act=None)
         self.identity: nn.BatchNorm2d | None = None
-        if in_channels == out_channels and stride == 1:
+        if in_channels == out_channels and stride == 1 and branches > 1:
             self.identity = nn.BatchNorm2d(out_channels)
         self.act = activation(act)
 
@@ -97,14 +99,17 @@ class GhostModule(nn.Module):
         act: activation of both halves.
         gated: multiply by the decoupled fully connected attention (2211.12905, eq. 5 to 7), which looks along
             rows and columns of the input at half its size.
+        branches: see ``BranchedConv``.
     """
 
-    def __init__(self, channels: int, out: int, act: Activation | None, gated: bool) -> None:
+    def __init__(
+        self, channels: int, out: int, act: Activation | None, gated: bool, branches: int = BRANCHES
+    ) -> None:
         super().__init__()
         half = (out + 1) // 2
         self.out = out
-        self.primary = BranchedConv(channels, half, 1, act=act)
-        self.cheap = BranchedConv(half, half, 3, groups=half, act=act)
+        self.primary = BranchedConv(channels, half, 1, act=act, branches=branches)
+        self.cheap = BranchedConv(half, half, 3, groups=half, act=act, branches=branches)
         self.gate: nn.Sequential | None = None
         if gated:
             self.gate = nn.Sequential(
@@ -135,18 +140,29 @@ class GhostBottleneck(nn.Module):
         stride: 1 or 2.
         squeeze: channels of the squeeze; 0 has none.
         gated: give the first ghost module its attention.
+        branches: see ``BranchedConv``.
     """
 
     def __init__(
-        self, channels: int, inner: int, out: int, kernel_size: int, stride: int, squeeze: int, gated: bool
+        self,
+        channels: int,
+        inner: int,
+        out: int,
+        kernel_size: int,
+        stride: int,
+        squeeze: int,
+        gated: bool,
+        branches: int = BRANCHES,
     ) -> None:
         super().__init__()
-        self.ghost1 = GhostModule(channels, inner, "relu", gated)
+        self.ghost1 = GhostModule(channels, inner, "relu", gated, branches)
         self.depthwise: nn.Module = (
-            BranchedConv(inner, inner, kernel_size, stride, inner) if stride > 1 else nn.Identity()
+            BranchedConv(inner, inner, kernel_size, stride, inner, branches=branches)
+            if stride > 1
+            else nn.Identity()
         )
         self.se: nn.Module = SE(inner, squeeze, "hard_sigmoid") if squeeze else nn.Identity()
-        self.ghost2 = GhostModule(inner, out, None, gated=False)
+        self.ghost2 = GhostModule(inner, out, None, gated=False, branches=branches)
         self.shortcut: nn.Module = nn.Identity()
         if channels != out or stride > 1:
             self.shortcut = nn.Sequential(
@@ -192,7 +208,9 @@ WIDTHS: dict[str, float] = {"050": 0.5, "100": 1.0, "130": 1.3, "160": 1.6}
 _UNGATED_BLOCKS = 2
 
 
-def ghostnetv3(variant: str, *, strides: Sequence[int], inserts: Mapping[int, str]) -> Trunk:
+def ghostnetv3(
+    variant: str, *, strides: Sequence[int], inserts: Mapping[int, str], branches: int = BRANCHES
+) -> Trunk:
     """GhostNetV3 in its training form, without the classifier's 1x1 convolution.
 
     Stages are the blocks of one stride; levels are the last block of each (24, 40, 112, 160 channels at width
@@ -202,12 +220,18 @@ def ghostnetv3(variant: str, *, strides: Sequence[int], inserts: Mapping[int, st
         variant: the width: "050", "100", "130" or "160".
         strides: of the wanted levels, among 2, 4, 8, 16, 32 (and coarser ones, which are made).
         inserts: see ``Trunk``.
+        branches: convolutions that are trained in the place of one (the paper's re-parameterisation, with a 1x1 one and
+            a norm beside them); 1 trains without. The deploy form is the same.
 
     Raises:
         ConfigError: where the variant is unknown or a level does not fit.
     """
     if variant not in WIDTHS:
         raise ConfigError(nearest(variant, WIDTHS, "GhostNetV3 width"))
+    if not isinstance(branches, int) or not 1 <= branches <= 16:
+        raise ConfigError(
+            f"backbone.options of ghostnetv3_{variant}: branches is a number from 1 to 16; got {branches!r}"
+        )
     width = WIDTHS[variant]
     channels = divisible(16 * width)
     stem = ConvBNAct(3, channels, 3, stride=2)
@@ -218,7 +242,9 @@ def ghostnetv3(variant: str, *, strides: Sequence[int], inserts: Mapping[int, st
             inner, out = divisible(row.inner * width), divisible(row.out * width)
             squeeze = divisible(inner * 0.25) if row.squeeze else 0
             gated = number >= _UNGATED_BLOCKS
-            blocks.append(GhostBottleneck(channels, inner, out, row.kernel, row.stride, squeeze, gated))
+            blocks.append(
+                GhostBottleneck(channels, inner, out, row.kernel, row.stride, squeeze, gated, branches)
+            )
             channels, number = out, number + 1
         stages.append(Stage(nn.Sequential(*blocks), channels, 2 << index))
     trunk = Trunk(

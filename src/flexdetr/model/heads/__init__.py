@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from flexdetr.config_part import Part
+from flexdetr.model.heads.classifier.options import ClassifierOptions
 from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
@@ -52,11 +53,15 @@ class HeadRow:
             when a head is built, because it needs torch.
         objective: what makes its training loss, as ``package.module:function`` of (LossConfig, options, number of
             classes); imported by ``flexdetr.loss.criterion.build_criterion``.
+        task: what it does with a picture, a key of ``flexdetr.tasks.TASKS``.
+        imagenet: pictures are normalised as ImageNet's classifiers have it where the backbone does not say how.
     """
 
     options: type[Part]
     module: str
     objective: str
+    task: str = "detect"
+    imagenet: bool = False
 
 
 HEADS: Final[Mapping[str, HeadRow]] = {
@@ -75,8 +80,20 @@ HEADS: Final[Mapping[str, HeadRow]] = {
         "flexdetr.model.heads.yolov8.head:YOLOv8Head",
         "flexdetr.loss.dense:objective",
     ),
+    "classifier": HeadRow(
+        ClassifierOptions,
+        "flexdetr.model.heads.classifier.head:ClassifierHead",
+        "flexdetr.loss.classification:objective",
+        task="classify",
+        imagenet=True,
+    ),
 }
 DEFAULT: Final = "rtdetr"
+
+
+def heads_of(task: str) -> tuple[str, ...]:
+    """The heads of a task."""
+    return tuple(name for name, row in HEADS.items() if row.task == task)
 
 
 def owners_of(option: str) -> tuple[str, ...]:

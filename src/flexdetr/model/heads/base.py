@@ -39,7 +39,8 @@ class Head(Protocol):
         queries: answers that it selects unless told otherwise.
         eval_layers: decoder layers that run at inference unless told otherwise.
         limits: what suppression chooses boxes by; None in a head whose answers do not overlap.
-        selector: path inside the head of the layer whose largest class score chooses the queries, (B, S, C) logits.
+        selector: path inside the head of the layer whose largest class score chooses the queries, (B, S, C) logits;
+            empty in a head that chooses nothing. Such a head is exported whole: its logits alone are no answer.
     """
 
     strides: tuple[int, ...]

@@ -1,0 +1,72 @@
+"""Objects of a detection data set as pictures of their own, in a folder for each class."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from flexdetr.data.dataset import DataError
+from flexdetr.data.detect import read
+from flexdetr.data.images import read_image
+
+# Nobody can tell what is smaller, in pixels of a side.
+_LEAST = 8
+
+
+def cut_out(
+    data: str | Path, out: str | Path, *, val_fraction: float = 0.15, seed: int = 0
+) -> dict[str, int]:
+    """Writes each labelled object as ``OUT/SPLIT/CLASS/PICTURE-N.png``, a data set of a classifier.
+
+    Objects of one picture stay in one split. Crowd regions, and objects of less than 8 pixels on a side, are left out.
+
+    Args:
+        data: folder (or a file inside it) in COCO, VOC or YOLO format.
+        out: a new folder.
+        val_fraction: share of the training pictures whose objects become the validation split where there is none.
+        seed: decides which.
+
+    Returns:
+        How many objects there are of each split.
+
+    Raises:
+        DataError: where the data cannot be used, has no objects, or ``out`` holds something.
+        ImageError: where a picture cannot be read.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} holds files already; objects are cut out into a new folder")
+    dataset = read(data, val_fraction=val_fraction, seed=seed)
+    folders = _folder_names(dataset.classes.names)
+    counts: dict[str, int] = {}
+    for split, records in dataset.splits.items():
+        counts[split] = 0
+        for number, record in enumerate(records):
+            image = None
+            for place, (box, label) in enumerate(zip(record.boxes_xyxy, record.labels, strict=True)):
+                x0, y0, x1, y1 = (
+                    math.floor(box[0]),
+                    math.floor(box[1]),
+                    math.ceil(box[2]),
+                    math.ceil(box[3]),
+                )
+                if record.iscrowd[place] or min(x1 - x0, y1 - y0) < _LEAST:
+                    continue
+                image = read_image(record.path) if image is None else image
+                folder = out / split / folders[int(label)]
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{record.path.stem}-{number}-{place}.png"
+                Image.fromarray(image[y0:y1, x0:x1]).save(folder / name, compress_level=1)
+                counts[split] += 1
+    if not sum(counts.values()):
+        raise DataError(f"{dataset.root} has no objects that could be cut out")
+    return counts
+
+
+def _folder_names(names: tuple[str, ...]) -> list[str]:
+    """The classes' names as names of folders."""
+    plain = [re.sub(r"[^\w .-]", "_", name).strip(" .") or "_" for name in names]
+    return [name if plain.count(name) == 1 else f"{name} {place}" for place, name in enumerate(plain)]

@@ -1,0 +1,1 @@
+"""A classifier: the coarsest level, pooled, and a linear layer."""
