@@ -237,6 +237,13 @@ class ArtifactDetector:
         ahead = 0 if live else 2 * workers
         detect = partial(_detected, partial(self._detect, runtime, lowest))
         job = partial(_read_and_detect, detect, whole=not frames)
+        if (
+            len(listed) == 1 and not frames
+        ):  # one picture is ready before threads for it have started and ended
+            alone = job(listed[0])
+            if alone is not None:
+                yield alone
+                return
         waiting: deque[tuple[Item, Work[Answer | None]]] = deque()
         with Pool(workers, "flexdetr-predict") as pool:
             for item in listed:

@@ -92,6 +92,7 @@ LAZY_TORCH = (
     *NO_TORCH,
     "",
     "ablate.plan",
+    "ablate.search_plan",
     "api",
     "cli",
     "demo",

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import flexdetr
+from flexdetr import deployed
 from flexdetr.api import Detector
 from flexdetr.config import ConfigError
 from flexdetr.data.images import ImageError, read_image
@@ -67,6 +68,19 @@ def test_a_detectors_repr_says_what_it_is(exported: Exported, detector: Detector
     assert repr(detector) == f"<Detector flexdetr_pico, {classes}"
     shown = repr(opened(exported, "openvino"))
     assert shown == f"<ArtifactDetector flexdetr_pico, openvino fp32 on openvino, {classes}"
+
+
+def test_one_picture_is_predicted_without_threads(
+    exported: Exported, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = opened(exported, "openvino")
+    several = detector.predict([photos / "0.jpg", photos / "1.jpg"], 0.1)
+    monkeypatch.setattr(deployed, "Pool", None)
+    one = detector.predict(photos / "0.jpg", 0.1)
+    assert np.array_equal(one.boxes_xyxy, several[0].boxes_xyxy)
+    assert np.array_equal(one.scores, several[0].scores)
+    with pytest.raises(ImageError, match=r"3\.jpg"):
+        detector.predict(photos / "3.jpg")
 
 
 def test_an_artifact_looks_in_tiles_where_it_is_asked_to(exported: Exported) -> None:

@@ -77,7 +77,7 @@ def ablate(
     configs = configurations(plan)
     split = runs.scoring_split(plan.data, plan.split, configs[BASE])
     for name, config in configs.items():
-        _try_build(name, config)
+        try_build(name, config)
     epochs = _epochs(plan, configs, folder, run_missing=run_missing, quiet=quiet)
     jobs = [
         Job(name, budgeted(config, seed, epochs[name]), folder / name / f"seed-{seed}", plan.data, split)
@@ -151,8 +151,12 @@ def _epochs(
     return found
 
 
-def _try_build(name: str, config: Config) -> None:
-    """A wrong part is told now and not after hours, when its turn comes."""
+def try_build(name: str, config: Config) -> None:
+    """A wrong part is told now and not after hours, when its turn comes.
+
+    Raises:
+        ConfigError: where the configuration cannot be built, with the variant's name.
+    """
     try:
         with without_draws():
             DetectionModel(config, 1)

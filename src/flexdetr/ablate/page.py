@@ -61,6 +61,11 @@ def page(
     if failures:
         parts += ["<h2>Runs without a score</h2>", _list(failures)]
     parts.append(f"<h2>The plan</h2><pre>{escape(plan)}</pre>")
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page of some parts, the empty ones left out."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(part for part in parts if part)
     html = f'<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{body}\n</body></html>'

@@ -95,7 +95,7 @@ def read_plan(path: str | Path) -> Plan:
                 raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
     plan = _checked(values, path)
     for changes in (plan.base, *plan.variants.values()):
-        if (reason := first_objection(_nested(changes), path)) is not None:
+        if (reason := first_objection(nested(changes), path)) is not None:
             raise ConfigError(reason)
     return plan
 
@@ -119,7 +119,7 @@ def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (),
             raise ConfigError(nearest(name, plan.variants, "variant"))
     if names:
         values["variants"] = {name: plan.variants[name] for name in plan.variants if name in names}
-    values["base"] = merge(_nested(plan.base), parse_overrides(overrides))
+    values["base"] = merge(nested(plan.base), parse_overrides(overrides))
     return _checked(values, "the plan")
 
 
@@ -129,10 +129,10 @@ def configurations(plan: Plan) -> dict[str, Config]:
     Raises:
         ConfigError: where a key or value is wrong, a key belongs to the plan, or a variant changes nothing.
     """
-    base = _nested(plan.base)
+    base = nested(plan.base)
     built: dict[str, Config] = {}
     for name, changes in {BASE: {}, **plan.variants}.items():
-        values = merge(base, _nested(changes))
+        values = merge(base, nested(changes))
         try:
             model = values.pop("model", None)
             if model is None:
@@ -173,11 +173,12 @@ def says(changes: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in flat(changes).items())
 
 
-def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as nested ones."""
+    found: dict[str, Any] = {}
     for key, value in changes.items():
-        nested = merge(nested, nest(str(key), value))
-    return nested
+        found = merge(found, nest(str(key), value))
+    return found
 
 
 def _has(values: Mapping[str, Any], key: str) -> bool:

@@ -58,24 +58,39 @@ def _whisker(row: Row, x: Callable[[float], float], y: float) -> list[str]:
 
 def trade_off(table: Sequence[Row]) -> str:
     """AP against the latency of the deploy form."""
-    shown = [(row, row.cost) for row in table if row.cost and not math.isnan(row.ap.mean)]
+    shown = [(row.name, row.cost.latency_ms, row.ap) for row in table if row.cost]
+    return scatter(shown, "ms an image, from pixels to objects, deploy form")
+
+
+def scatter(points: Sequence[tuple[str, float, Interval]], below: str, front: Sequence[str] = ()) -> str:
+    """AP against milliseconds.
+
+    Args:
+        points: name, milliseconds and AP; those without an AP are left out.
+        below: what the milliseconds are.
+        front: names to join by a line, the fastest first.
+    """
+    shown = [one for one in points if not math.isnan(one[2].mean)]
     if not shown:
         return ""
     height = 340
-    ticks, x = _axis([0.0, *(cost.latency_ms for _, cost in shown)], 60, _WIDTH - 140)
-    ends = [end for row, _ in shown for end in row.ap[:3] if not math.isnan(end)]
+    ticks, x = _axis([0.0, *(milliseconds for _, milliseconds, _ in shown)], 60, _WIDTH - 140)
+    ends = [end for _, _, ap in shown for end in ap[:3] if not math.isnan(end)]
     across, y = _axis(ends, height - _BELOW, _ABOVE)
-    parts = _ticks_below(ticks, x, height - _BELOW, "ms an image, from pixels to objects, deploy form")
+    parts = _ticks_below(ticks, x, height - _BELOW, below)
     parts += _ticks_left(across, y, 60, _WIDTH - 140)
-    for row, cost in shown:
-        left, top = x(cost.latency_ms), y(row.ap.mean)
-        if not math.isnan(row.ap.low):
+    places = {name: f"{x(milliseconds):.1f},{y(ap.mean):.1f}" for name, milliseconds, ap in shown}
+    if len(front) > 1:
+        line = " ".join(places[name] for name in front)
+        parts.append(f'<polyline class="faint" fill="none" points="{line}"/>')
+    for name, milliseconds, ap in shown:
+        left, top = x(milliseconds), y(ap.mean)
+        if not math.isnan(ap.low):
             parts.append(
-                f'<line class="faint" x1="{left:.1f}" x2="{left:.1f}" y1="{y(row.ap.low):.1f}" '
-                f'y2="{y(row.ap.high):.1f}"/>'
+                f'<line class="faint" x1="{left:.1f}" x2="{left:.1f}" y1="{y(ap.low):.1f}" y2="{y(ap.high):.1f}"/>'
             )
         parts.append(f'<circle class="mean" cx="{left:.1f}" cy="{top:.1f}" r="5"/>')
-        parts.append(f'<text x="{left + 9:.1f}" y="{top + 4:.1f}">{escape(row.name)}</text>')
+        parts.append(f'<text x="{left + 9:.1f}" y="{top + 4:.1f}">{escape(name)}</text>')
     return _svg(parts, height, "AP against latency")
 
 

@@ -62,6 +62,31 @@ class Epochs(BaseModel):
     epochs: int = Field(gt=0)
 
 
+class Measured(BaseModel):
+    """A candidate of a search: what it chose, and its milliseconds beside the base's, measured in alternation.
+
+    ``refused`` says why it has none; ``ap`` is what its first rung reached, where that is over.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    choices: dict[str, Any]
+    milliseconds: float | None = None
+    base_milliseconds: float | None = None
+    refused: str = ""
+    ap: float | None = None
+    trained: bool = False
+
+
+class SearchRecord(BaseModel):
+    """What a search has tried, in order, and how it was told to look."""
+
+    plan: dict[str, Any]
+    machine: str
+    candidates: list[Measured] = []
+
+
+SEARCH: Final = TypeAdapter(SearchRecord)
 RUN: Final = TypeAdapter(RunRecord)
 COSTS: Final = TypeAdapter(KeptCosts)
 EPOCHS: Final = TypeAdapter(dict[str, Epochs])  # by variant

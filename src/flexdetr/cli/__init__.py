@@ -24,6 +24,7 @@ from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.export import export
 from flexdetr.cli.predict import predict
+from flexdetr.cli.search import search
 from flexdetr.cli.serve import serve
 from flexdetr.cli.track import track
 from flexdetr.cli.train import train
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "config": describe.config,
     "ablate": ablate,
+    "search": search,
     "serve": serve,
     "track": track,
     "demo": demo,

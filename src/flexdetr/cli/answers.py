@@ -48,6 +48,7 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client", "python_multipart"), "serve"),
     "cv2": "video",
     "trackers": "track",
+    "optuna": "search",
     "supervision": "supervision",
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.

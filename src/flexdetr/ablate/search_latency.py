@@ -1,0 +1,95 @@
+"""The milliseconds of a candidate before it is trained: its architecture with random weights on OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.ablate.cost import alternating_medians
+from flexdetr.config import Config, ConfigError
+from flexdetr.data.detect import read
+from flexdetr.data.images import read_image
+from flexdetr.export import openvino as writer
+from flexdetr.export.calibration import Calibration
+from flexdetr.export.prepare import Options
+from flexdetr.export.prepare import prepare as deploy
+from flexdetr.model.detector import DetectionModel
+from flexdetr.runtime.openvino import HINTS, computes_in, shared_core
+from flexdetr.runtime.process import prepare
+
+_PICTURES: Final = 4
+_ROUNDS: Final = 4
+_RANGES: Final = (
+    8  # pictures to measure int8 ranges on: enough for the time, which does not depend on the values
+)
+Picture = NDArray[np.uint8]
+
+
+def check_precision(precision: Literal["fp32", "bf16", "int8"]) -> None:
+    """Whether OpenVINO computes in a precision here.
+
+    Raises:
+        ConfigError: where it does not.
+    """
+    if precision == "bf16" and not computes_in("bf16"):
+        raise ConfigError("precision: this CPU does not compute in bf16; measure in int8 or fp32")
+
+
+def pictures_of(data: str) -> list[Picture]:
+    """A few pictures of a data set."""
+    dataset = read(data)
+    records = next(dataset.splits[name] for name in ("val", "test", "train") if dataset.splits.get(name))
+    return [read_image(record.path) for record in records[:_PICTURES]]
+
+
+def compiled(
+    config: Config, data: str, precision: Literal["fp32", "bf16", "int8"], threads: int
+) -> Callable[[Picture], object]:
+    """A function from a picture to what the candidate's graph answers: resizing and network.
+
+    Args:
+        config: the candidate's.
+        data: its classes count, and in int8 its training pictures.
+        precision: what is computed in.
+        threads: of the CPU.
+
+    Raises:
+        ExportError: where the architecture cannot be written for OpenVINO.
+    """
+    dataset = read(data)
+    size = config.image_size
+    torch.manual_seed(0)
+    model = DetectionModel(config, len(dataset.classes)).eval()
+    form = deploy(model, Options(size=size, resize_inside=True, sampling="gather"))
+    with TemporaryDirectory(prefix="flexdetr-search-") as place:
+        writer.write(form, Path(place), "fp32", ())
+        if precision == "int8":
+            records = tuple(dataset.split("train")[:_RANGES])
+            writer.quantise(Path(place) / writer.MODEL, form, Calibration(records, size, False, data), ())
+        graph = writer.read_whole(Path(place) / writer.MODEL)
+    graph.reshape({"images": [1, *size, 3], "sizes": [1, 2]})
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    options["INFERENCE_PRECISION_HINT"] = HINTS["bf16" if precision == "bf16" else "fp32"]
+    request = shared_core().compile_model(graph, "CPU", options).create_infer_request()
+
+    def call(picture: Picture) -> object:
+        planes = np.ascontiguousarray(prepare(picture, size).transpose(1, 2, 0)[None])
+        request.infer({"images": planes, "sizes": np.array([picture.shape[:2]], np.int64)}, share_inputs=True)
+        return request
+
+    return call
+
+
+def times(calls: Mapping[str, Callable[[Picture], object]], pictures: list[Picture]) -> dict[str, float]:
+    """Median milliseconds of each, measured in alternation."""
+    each = {
+        name: [lambda one=one, picture=picture: one(picture) for picture in pictures]
+        for name, one in calls.items()
+    }
+    return {name: 1e3 * seconds for name, seconds in alternating_medians(each, _ROUNDS).items()}
