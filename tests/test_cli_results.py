@@ -20,6 +20,7 @@ from flexdetr.cli.answers import UsageError
 from flexdetr.cli.results import Known, Results, ResultsError, make_folder, read_lines, write_json
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.sources import Picture
 
 CLASSES = Classes(("cat", "dog"), (3, 7))
 HOW = Computation("PyTorch", "cpu", "fp32", "fp32", "a CPU", ())
@@ -35,7 +36,7 @@ def begin(out: Path, known: Known | None = None) -> Results:
 def test_a_line_is_there_as_soon_as_a_picture_is_done(tmp_path: Path) -> None:
     results = begin(tmp_path)
     for number in range(3):
-        results.add(f"{number}.jpg", IMAGE, FOUND)
+        results.add(Picture(f"{number}.jpg", IMAGE), FOUND)
         lines = list(read_lines(tmp_path / "detections.jsonl"))
         assert [line["file"] for line in lines] == [f"{i}.jpg" for i in range(number + 1)]
         assert lines[-1]["objects"] == FOUND.to_json()
@@ -53,9 +54,9 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
 
 def test_the_files_at_the_end(tmp_path: Path) -> None:
     results = begin(tmp_path)
-    results.add("a.jpg", IMAGE, FOUND)
+    results.add(Picture("a.jpg", IMAGE), FOUND)
     results.fail("gone.jpg", "gone")
-    results.add("b.jpg", IMAGE, Detections.empty(size=(40, 60)))
+    results.add(Picture("b.jpg", IMAGE), Detections.empty(size=(40, 60)))
     results.finish()
     document = json.loads((tmp_path / "detections.json").read_text(encoding="utf-8"))
     assert document["info"]["computation"]["precision"] == "fp32"
@@ -80,7 +81,7 @@ def test_a_data_set_s_own_ids(tmp_path: Path) -> None:
     known = Known({(tmp_path / "a.jpg").resolve(): "the-id"}, {"dog": 18, "cat": 17, "owl": 19})
     results = begin(tmp_path / "out", known)
     for name in ("b.jpg", "a.jpg"):
-        results.add(str(tmp_path / name), IMAGE, FOUND)
+        results.add(Picture(str(tmp_path / name), IMAGE), FOUND)
     results.finish()
     assert results.unknown == 1
     listed = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
@@ -100,8 +101,8 @@ def test_another_call_removes_its_own_pictures_and_no_others(tmp_path: Path) -> 
         file.write(json.dumps({"file": "x", "picture": str(outside)}) + "\n")
     results = begin(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"detections.jsonl", "mine.jpg"}
-    results.add("b.jpg", IMAGE, FOUND)
-    results.add("mine.jpg", IMAGE, FOUND)
+    results.add(Picture("b.jpg", IMAGE), FOUND)
+    results.add(Picture("mine.jpg", IMAGE), FOUND)
     assert {path.name for path in tmp_path.glob("*.jpg")} == {"b.jpg", "mine.jpg", "mine-2.jpg"}
     assert (tmp_path / "mine.jpg").read_bytes() == outside.read_bytes() == b"mine"
 
@@ -109,7 +110,7 @@ def test_another_call_removes_its_own_pictures_and_no_others(tmp_path: Path) -> 
 def test_pictures_of_one_name_and_frames(tmp_path: Path) -> None:
     results = begin(tmp_path)
     for name in ("a/x.jpg", "b/x.JPG", "b/x.gif", "c.mp4#000001", "d/c.mp4#000001", "e/y.webp"):
-        results.add(name, IMAGE, FOUND)
+        results.add(Picture(name, IMAGE), FOUND)
     names = [Path(line["picture"]).name for line in results.lines()]
     assert names == ["x.jpg", "x-2.jpg", "x-3.jpg", "c-000001.jpg", "c-000001-2.jpg", "y.webp"]
 
@@ -118,7 +119,7 @@ def test_nothing_of_a_camera_s_frames_stays_in_memory(tmp_path: Path) -> None:
     results = begin(tmp_path)
     before = {name: len(value) for name, value in vars(results).items() if hasattr(value, "__len__")}
     for number in range(5):
-        results.add(f"camera-0#{number:06d}", IMAGE, FOUND)
+        results.add(Picture(f"camera-0#{number:06d}", IMAGE), FOUND)
     after = {name: len(value) for name, value in vars(results).items() if hasattr(value, "__len__")}
     assert after == before | {"counts": len(CLASSES)}
 
@@ -126,7 +127,7 @@ def test_nothing_of_a_camera_s_frames_stays_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "name", "form"), [(65_501, "a.jpg", "PNG"), (16_384, "a.webp", "PNG")])
 def test_what_a_format_cannot_hold_becomes_png(side: int, name: str, form: str, tmp_path: Path) -> None:
     results = begin(tmp_path)
-    results.add(name, np.zeros((2, side, 3), np.uint8), Detections.empty())
+    results.add(Picture(name, np.zeros((2, side, 3), np.uint8)), Detections.empty())
     (line,) = results.lines()
     with Image.open(line["picture"]) as written:
         assert (written.format, written.size) == (form, (side, 2))
@@ -136,8 +137,8 @@ def test_what_a_format_cannot_hold_becomes_png(side: int, name: str, form: str, 
 def test_names_that_are_no_utf8_or_very_long(tmp_path: Path) -> None:
     results = begin(tmp_path)
     odd = os.fsdecode(b"gr\xfc\xdfe.jpg")
-    results.add(odd, IMAGE, FOUND)
-    results.add("x" * 250 + ".png", IMAGE, FOUND)
+    results.add(Picture(odd, IMAGE), FOUND)
+    results.add(Picture("x" * 250 + ".png", IMAGE), FOUND)
     results.finish()
     document = json.loads((tmp_path / "detections.json").read_bytes().decode("utf-8"))
     assert os.fsencode(document["images"][0]["file_name"]) == os.fsencode(odd)
@@ -162,12 +163,12 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_was_found(
 ) -> None:
     results = begin(tmp_path)
     monkeypatch.setattr(Results, "_draw", full(2))
-    results.add("0.jpg", IMAGE, FOUND)
-    results.add("1.jpg", IMAGE, FOUND)
+    results.add(Picture("0.jpg", IMAGE), FOUND)
+    results.add(Picture("1.jpg", IMAGE), FOUND)
     with pytest.raises(
         ResultsError, match="No space left on device; what was found in 3 pictures is kept in"
     ):
-        results.add("2.jpg", IMAGE, FOUND)
+        results.add(Picture("2.jpg", IMAGE), FOUND)
     lines = list(read_lines(tmp_path / "detections.jsonl"))
     assert [line["picture"] is not None for line in lines] == [True, True, False]
     assert lines[2]["objects"] == FOUND.to_json()
@@ -182,7 +183,7 @@ def test_a_copy_that_cannot_be_written_is_told_and_the_objects_are_kept(
         raise OSError("the encoder refuses")
 
     monkeypatch.setattr(Results, "_draw", draw)
-    results.add("a.jpg", IMAGE, FOUND)
+    results.add(Picture("a.jpg", IMAGE), FOUND)
     assert "a.jpg: the annotated copy" in capsys.readouterr().err
     assert (results.pictures, results.failed) == (1, 1)
     (line,) = results.lines()

@@ -27,12 +27,12 @@ from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import THRESHOLD, resize
 from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import (
-    Camera,
     Item,
     Picture,
     Source,
     Unreadable,
     expects_many,
+    is_live,
     read_many,
     read_one,
 )
@@ -230,7 +230,7 @@ class ArtifactDetector:
         """
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         listed = items if isinstance(items, list) else list(items)
-        live = any(isinstance(item.content, Camera) for item in listed)
+        live = any(is_live(item) for item in listed)
         runtime = self.runtime(device, pictures=_pictures(listed), precision=precision)
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
@@ -381,8 +381,8 @@ def check_options(path: str | Path, options: Iterable[str]) -> None:
 
 
 def _pictures(items: Sequence[Item]) -> int:
-    """How many pictures to expect: of a camera one at a time, of a film many."""
-    if any(isinstance(item.content, Camera) for item in items):
+    """How many pictures to expect: of what is live one at a time, of a film many."""
+    if any(is_live(item) for item in items):
         return 1
     return MANY if any(expects_many(item) for item in items) else len(items)
 

@@ -118,16 +118,22 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path, monkeypatch)
 
 
 class Recording:
-    """A stand-in for OpenCV's VideoCapture: three frames of pure blue, in its BGR order."""
+    """A stand-in for OpenCV's VideoCapture: three frames of pure blue, in its BGR order, one a tenth of a second."""
 
     def __init__(self, target) -> None:
         self.left = 0 if target == 9 else 3
 
-    def read(self):
+    def get(self, asked):
+        return {0: 100.0 * (2 - self.left), 5: 10.0, 7: 3.0}[asked]
+
+    def grab(self):
         self.left -= 1
+        return self.left >= 0
+
+    def retrieve(self):
         frame = np.zeros((4, 5, 3), np.uint8)
         frame[:, :, 0] = 255
-        return self.left >= 0, frame if self.left >= 0 else None
+        return True, frame
 
     def release(self) -> None:
         self.left = 0
@@ -139,6 +145,7 @@ def test_a_video_gives_its_frames_in_rgb(tmp_path, monkeypatch):
     video.write_bytes(b"")
     answers = list(read(find(tmp_path), pixels))
     assert [one.name for one in answers] == [f"{video}#{number:06d}" for number in range(3)]
+    assert [(one.frame, one.seconds, one.rate) for one in answers] == [(i, i / 10, 10.0) for i in range(3)]
     assert (answers[0].image == (0, 0, 255)).all()
     (silent,) = read(find("9"), pixels)
     assert "gives no picture" in silent.reason

@@ -24,11 +24,13 @@ from flexdetr.cli.evaluate import (
     Score,
     inference,
 )
+from flexdetr.cli.frames import Draw, End, Every, Reconnect, Show, Start, Window, check_drawn, part_of
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
 if TYPE_CHECKING:
     from flexdetr.cli.results import Results
     from flexdetr.runtime.detections import Detections
+    from flexdetr.runtime.films import Part
     from flexdetr.runtime.sources import Item, Picture, Unreadable
     from flexdetr.runtime.thresholds import Threshold
 
@@ -43,7 +45,8 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Images, folders, globs, videos, a camera's number, or - (stdin)."
+            metavar="SOURCE...",
+            help="Images, folders, globs, videos, http(s) and rtsp addresses, a camera's number, or - (stdin).",
         ),
     ],
     threshold: Annotated[
@@ -65,6 +68,12 @@ def predict(
             metavar="DATA", help="The data set of the pictures, whose ids the COCO files then have."
         ),
     ] = None,
+    every: Every = 1,
+    start: Start = "0",
+    end: End = None,
+    reconnect: Reconnect = 5,
+    draw: Draw = "auto",
+    show: Show = False,
     tile: Side = None,
     overlap: Overlap = 0.2,
     merge: Merge = "nms",
@@ -83,9 +92,12 @@ def predict(
 
     # What can be refused is, before a model is loaded.
     limit = _limit(threshold)
+    part = part_of(every, start, end, reconnect)
+    check_drawn(draw)
+    window = Window() if show else None
     if is_artifact(file):
         open_artifact(file, verify=False)
-    items, missing = _listed(sources, out)
+    items, missing = _listed(sources, out, part)
     known = None if data is None else known_images(data)
     new = make_folder(out)
     options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
@@ -110,7 +122,11 @@ def predict(
         raise
     for name, reason in missing:
         results.fail(name, reason)
-    rows, interrupted = _write_all(results, answered, len(items))
+    try:
+        rows, interrupted = _write_all(results, answered, items, draw, window)
+    finally:
+        if window is not None:
+            window.close()
     results.finish()
     if results.unknown:
         answers.note(f"{results.unknown} pictures are not of {data}, and are left out of the COCO files")
@@ -119,7 +135,7 @@ def predict(
         raise typer.Exit(130 if interrupted else 1)
 
 
-def _listed(sources: list[str], out: Path) -> tuple[list[Item], list[tuple[str, str]]]:
+def _listed(sources: list[str], out: Path, part: Part) -> tuple[list[Item], list[tuple[str, str]]]:
     """What is to be read, and what leads nowhere, with the reasons.
 
     Raises:
@@ -128,7 +144,7 @@ def _listed(sources: list[str], out: Path) -> tuple[list[Item], list[tuple[str, 
     """
     from flexdetr.runtime.sources import Missing, find
 
-    found = find(sources, leave_out=out)
+    found = find(sources, leave_out=out, part=part)
     place = out.resolve()
     if any(isinstance(one.content, Path) and one.content.parent.resolve() == place for one in found):
         raise answers.UsageError(f"--out {out} holds the pictures themselves, which would be overwritten")
@@ -142,11 +158,17 @@ def _listed(sources: list[str], out: Path) -> tuple[list[Item], list[tuple[str, 
 
 
 def _write_all(
-    results: Results, answered: Iterator[tuple[Picture, Detections] | Unreadable], expected: int
+    results: Results,
+    answered: Iterator[tuple[Picture, Detections] | Unreadable],
+    items: Sequence[Item],
+    draw: str,
+    window: Window | None,
 ) -> tuple[list[tuple[str, int, str]], bool]:
     """Write answers as they come: rows of the table, one more than is shown at most, and whether it was interrupted."""
-    from flexdetr.runtime.sources import Unreadable
+    from flexdetr.draw import draw_detections
+    from flexdetr.runtime.sources import Unreadable, is_live
 
+    live = tuple(f"{item.name}#" for item in items if is_live(item))
     rows: list[tuple[str, int, str]] = []
     try:
         with answers.counting("predicting") as show_count:
@@ -155,10 +177,13 @@ def _write_all(
                     results.fail(answer.name, answer.reason)
                 else:
                     picture, found = answer
-                    results.add(picture.name, picture.image, found)
+                    of_film = draw == "film" or (draw == "auto" and not picture.name.startswith(live))
+                    results.add(picture, found, draw=draw != "none", film=of_film)
                     if len(rows) <= _SHOWN:
                         rows.append((picture.name, len(found), _summary(Counter(found.names))))
-                show_count(number, max(number, expected))  # a film gives more pictures than one
+                    if window is not None and not window.show(draw_detections(picture.image, found)):
+                        break
+                show_count(number, max(number, len(items)))  # a film gives more pictures than one
     except KeyboardInterrupt:  # the only end that a camera has
         return rows, True
     return rows, False

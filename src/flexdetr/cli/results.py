@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from flexdetr.cli import answers
+from flexdetr.cli.film import Film
+from flexdetr.runtime.addresses import is_address
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from flexdetr.classes import Classes
     from flexdetr.runtime.computation import Computation
     from flexdetr.runtime.detections import Detections
+    from flexdetr.runtime.sources import Picture
 
 LINES: Final = "detections.jsonl"
 DOCUMENT: Final = "detections.json"
@@ -109,6 +113,7 @@ class Results:
         self.pictures, self.failed, self.unknown = 0, 0, 0
         self.counts: Counter[str] = Counter()
         self._numbers: dict[str, int] = {}
+        self._film: Film | None = None
         missing = [] if known is None else [name for name in classes.names if name not in known.categories]
         if missing:
             raise answers.UsageError(f"--data has no class {', '.join(map(repr, missing))}, which FILE finds")
@@ -116,13 +121,16 @@ class Results:
         with self._writing():
             (out / LINES).write_bytes(b"")
 
-    def add(self, name: str, image: NDArray[np.uint8], found: Detections) -> dict[str, Any]:
+    def add(
+        self, picture: Picture, found: Detections, *, draw: bool = True, film: bool = False
+    ) -> dict[str, Any]:
         """Draw what was found, and write it down.
 
         Args:
-            name: the picture's file; of a video, with the number of the frame behind a ``#``.
-            image: (H, W, 3) uint8 RGB.
+            picture: its file's name, of a film with the number of the frame behind a ``#``, and its pixels.
             found: its objects.
+            draw: write an annotated copy.
+            film: write frames that have a rate into an annotated film, instead of a copy each.
 
         Returns:
             The line that was written.
@@ -130,10 +138,28 @@ class Results:
         Raises:
             ResultsError: where the disk is full.
         """
-        line = {"file": name, "picture": None, "size": list(image.shape[:2]), "objects": found.to_json()}
-        picture = self.out / self._free_name(name, max(image.shape[:2]))
+        name, image = picture.name, picture.image
+        line: dict[str, Any] = {"file": name, "picture": None, "size": list(image.shape[:2])}
+        if picture.frame is not None:
+            line |= {"frame": picture.frame, "seconds": picture.seconds}
+        line["objects"] = found.to_json()
+        if film and draw and picture.rate is not None:
+            self._add_to_film(line, picture, found)
+        elif draw:
+            self._add_copy(line, picture, found)
+        else:
+            with self._writing():
+                self._write_line(line)
+        self.pictures += 1
+        self.counts.update(found.names)
+        return line
+
+    def _add_copy(self, line: dict[str, Any], picture: Picture, found: Detections) -> None:
+        """Write the line, and the annotated copy that it names: both or, where the copy fails, the line alone."""
+        name, image = picture.name, picture.image
+        copy = self.out / self._free_name(name, max(image.shape[:2]))
         try:
-            self._draw(image, found, picture.suffix)
+            self._draw(image, found, copy.suffix)
         except OSError as error:
             if error.errno in _FULL:
                 (self.out / _DRAFT).unlink(missing_ok=True)  # a line needs less room than a picture
@@ -142,16 +168,36 @@ class Results:
                 self.pictures += 1
             self._refuse_full(error)
             self.failed += 1
-            answers.note(f"Error: {name}: the annotated copy {picture} cannot be written: {error}")
+            answers.note(f"Error: {name}: the annotated copy {copy} cannot be written: {error}")
         else:
-            line["picture"] = str(picture)
+            line["picture"] = str(copy)
         with self._writing():
             self._write_line(line)
             if line["picture"] is not None:
-                (self.out / _DRAFT).replace(picture)
-        self.pictures += 1
-        self.counts.update(found.names)
-        return line
+                (self.out / _DRAFT).replace(copy)
+
+    def _add_to_film(self, line: dict[str, Any], picture: Picture, found: Detections) -> None:
+        from flexdetr.draw import draw_detections
+
+        of = picture.name.rpartition("#")[0]
+        if self._film is None or not self._film.continues(of, picture.image.shape):
+            self._end_film()
+            self._film = Film(self.out / self._free_name(of, 0, suffix=".mp4"), of, picture)
+            if self._film.opened:
+                answers.note(f"{of}: drawn into {self._film.path}, whose sound is not kept")
+            else:
+                self.failed += 1
+                answers.note(f"Error: {of}: the annotated film {self._film.path} cannot be written")
+        if self._film.opened:
+            self._film.add(draw_detections(picture.image, found))
+            line["picture"] = str(self._film.path)
+        with self._writing():
+            self._write_line(line)
+
+    def _end_film(self) -> None:
+        if self._film is not None:
+            self._film.close()
+            self._film = None
 
     def fail(self, name: str, reason: str) -> None:
         """Write down a file that could not be read.
@@ -174,6 +220,7 @@ class Results:
         Raises:
             ResultsError: where the disk is full.
         """
+        self._end_film()
         self.unknown = sum(self._image_id(0, line) is None for line in self._answered())
         info = {"description": "found by FlexDETR", "computation": self.how.to_json()}
         with self._writing(), _replacing(self.out / DOCUMENT) as write:
@@ -263,19 +310,27 @@ class Results:
                 f"{self.out / LINES}: make room, or give another --out"
             ) from error
 
-    def _free_name(self, name: str, longest: int) -> str:
-        """A file name that nothing in the folder has: folders may hold pictures of the same name."""
+    def _free_name(self, name: str, longest: int, suffix: str | None = None) -> str:
+        """A file name that nothing in the folder has: folders may hold pictures of the same name.
+
+        Args:
+            name: as of ``Picture``.
+            longest: pixels of the longer side.
+            suffix: of the file; None is the picture's own where copies can be written as such.
+        """
+        file, _, frame = name.rpartition("#")
+        if is_address(name):
+            place = urlsplit(file or name)
+            name = f"{Path(place.path).name or place.hostname}{'#' * bool(file)}{frame}"
         path = Path(os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "_"))
         file, _, frame = path.name.rpartition("#")
-        stem, suffix = (
-            (f"{Path(file).stem[:_LONGEST_STEM]}-{frame}", ".jpg")
-            if file
-            else (path.stem[:_LONGEST_STEM], path.suffix.lower())
-        )
-        if suffix not in _LONGEST:
-            suffix = ".jpg"
-        if longest > _LONGEST[suffix]:
-            suffix = ".png"
+        stem = f"{Path(file).stem[:_LONGEST_STEM]}-{frame}" if file else path.stem[:_LONGEST_STEM]
+        if suffix is None:
+            suffix = ".jpg" if file else path.suffix.lower()
+            if suffix not in _LONGEST:
+                suffix = ".jpg"
+            if longest > _LONGEST[suffix]:
+                suffix = ".png"
         key = f"{stem}{suffix}".lower()
         number = self._numbers.get(key, 0) + 1
         while os.path.lexists(

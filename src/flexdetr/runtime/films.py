@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +46,73 @@ _PICTURE_BRANDS: Final = frozenset(
 _PACKET: Final = 188  # bytes of an MPEG transport stream's packet
 _REDUCED_OR_MASK: Final = 0b101  # of TIFF's NewSubfileType: no page, but a page's preview or mask
 _NEW_SUBFILE_TYPE: Final = 254
+
+
+USUAL_RATE: Final = 30.0
+"""Frames in a second of what states none."""
+# OpenCV's numbers of what a film says about itself.
+_POSITION_MS: Final = 0
+_RATE: Final = 5
+_FRAME_COUNT: Final = 7
+_ENDLESS: Final = 1e12
+_BROKEN_IN_A_ROW: Final = 64  # of frames that are tried before a film counts as ended
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which frames of films, cameras and streams are wanted.
+
+    Attributes:
+        every: one of so many, the first, by their numbers from 0.
+        start: seconds before which none is.
+        end: seconds at which it is over; None is the end.
+        reconnect: how often in a row a stream that broke is tried again.
+
+    Raises:
+        ValueError: where a value is out of its range.
+    """
+
+    every: int = 1
+    start: float = 0.0
+    end: float | None = None
+    reconnect: int = 5
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every is one frame of N, and N at least 1; got {self.every}")
+        if not self.start >= 0:
+            raise ValueError(f"start is a time of 0 seconds or more; got {self.start}")
+        if self.end is not None and not self.end > self.start:
+            raise ValueError(f"end is a time after the start at {self.start:g} seconds; got {self.end:g}")
+        if self.reconnect < 0:
+            raise ValueError(f"reconnect is a number of tries, 0 or more; got {self.reconnect}")
+
+    def takes(self, number: int, seconds: float | None) -> bool:
+        """Whether a frame is wanted; without a time, by its number alone."""
+        return number % self.every == 0 and (seconds is None or seconds >= self.start)
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether no later frame is wanted."""
+        return self.end is not None and seconds >= self.end
+
+
+WHOLE: Final = Part()
+
+
+class Frame(NamedTuple):
+    """One picture of many.
+
+    Attributes:
+        number: from 0, of all frames, those that were not wanted among them.
+        seconds: since the beginning; None where there is no time, as between the pages of a document.
+        image: (H, W, 3) RGB, or a Pillow image; None where it cannot be decoded.
+        rate: frames in a second, of all; None where there is no time.
+    """
+
+    number: int
+    seconds: float | None
+    image: Any
+    rate: float | None = None
 
 
 class FilmError(ValueError):
@@ -86,18 +155,22 @@ def has_pages(content: Path | BytesIO) -> bool:
         return image.format != "TIFF" or sum(_is_page(image) for _ in _numbers(image)) > 1
 
 
-def pages(content: Path | BytesIO) -> Iterator[tuple[int, Image.Image]]:
-    """The frames of an animation, or a document's pages, upright, each with its number; previews and masks left out.
+def pages(content: Path | BytesIO) -> Iterator[Frame]:
+    """The frames of an animation with their times, or a document's pages; upright, previews and masks left out.
 
     Raises:
         OSError, ValueError, SyntaxError, EOFError: where one cannot be read, as Pillow does.
     """
     with Image.open(content, formats=picture_formats()) as image:
+        seconds: float | None = None if image.format == "TIFF" else 0.0
         for number in _numbers(image):
             if image.format != "TIFF" or _is_page(image):
                 if isinstance(content, Path):
                     tell_range(content, image)
-                yield number, ImageOps.exif_transpose(image)
+                yield Frame(number, seconds, ImageOps.exif_transpose(image))
+            if seconds is not None:
+                # WebP's decoder tells how long a frame stays when it has read it.
+                seconds = round(seconds + float(image.info.get("duration") or 0) / 1000, 4)
 
 
 def _numbers(image: Image.Image) -> Iterator[int]:
@@ -117,34 +190,113 @@ def _is_page(image: Image.Image) -> bool:
     return not int(tags.get(_NEW_SUBFILE_TYPE, 0)) & _REDUCED_OR_MASK
 
 
-def frames(target: Path | int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a video file or a camera as (H, W, 3) RGB, as long as there are any.
+def frames(target: Path | int, part: Part = WHOLE) -> Iterator[Frame]:
+    """The frames of a video file or a camera, as long as there are any.
+
+    Those that ``part`` leaves out are passed over without being converted. A frame of a file that cannot be decoded is
+    one without an image, and the next go on.
+
+    Args:
+        target: a file, or a camera's number.
+        part: which of them.
 
     Raises:
-        FilmError: where there is none.
+        FilmError: where there is none, or a file ends long before it says.
         OSError: where the file cannot be read.
+    """
+    if isinstance(target, Path) and _is_text(target):
+        raise FilmError(
+            "is a text, like a playlist, which names other files and addresses: give those that you mean"
+        )
+    capture = open_capture(str(target) if isinstance(target, Path) else target)
+    try:
+        if isinstance(target, Path):
+            yield from of_capture(capture, part)
+        else:
+            yield from _live(capture, part)
+    finally:
+        capture.release()
+
+
+def open_capture(target: str | int, *options: Any) -> Any:  # noqa: ANN401 - of OpenCV, which is optional
+    """OpenCV's reader of a film, a camera or a stream, open or not.
+
+    Raises:
+        FilmError: where OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError as error:
         raise FilmError("videos and cameras need OpenCV: pip install 'flexdetr[video]'") from error
-    if isinstance(target, Path) and _is_text(target):
-        raise FilmError(
-            "is a text, like a playlist, which names other files and addresses: give those that you mean"
-        )
-    capture = cv2.VideoCapture(str(target) if isinstance(target, Path) else target)
-    found = False
-    try:
-        while True:
-            more, frame = capture.read()
-            if not more:
+    return cv2.VideoCapture(target, *options)
+
+
+def stated_frames(capture: Any) -> int:  # noqa: ANN401
+    """How many frames a film says that it has; 0 for what has no end that is known, like a stream."""
+    stated = capture.get(_FRAME_COUNT)
+    return int(stated) if 0 < stated < _ENDLESS else 0
+
+
+def of_capture(capture: Any, part: Part) -> Iterator[Frame]:  # noqa: ANN401
+    """The frames of a film that is open, with the times that it states itself.
+
+    Raises:
+        FilmError: as ``frames``.
+    """
+    stated, rate = stated_frames(capture), stated_rate(capture)
+    number, good, broken = 0, 0, 0
+    while True:
+        if not capture.grab():
+            # A frame that cannot be decoded looks like the end, and is not where others follow.
+            if number + broken >= stated or broken >= _BROKEN_IN_A_ROW:
                 break
-            found = True
-            yield np.ascontiguousarray(frame[:, :, ::-1])  # OpenCV's order is BGR
-    finally:
-        capture.release()
-    if not found:
+            broken += 1
+            continue
+        for _ in range(broken):
+            if part.takes(number, number / rate):
+                yield Frame(number, number / rate, None, rate)
+            number += 1
+        broken = 0
+        good += 1
+        seconds = capture.get(_POSITION_MS) / 1000
+        if part.is_over(seconds):
+            return
+        if part.takes(number, seconds):
+            more, frame = capture.retrieve()
+            yield Frame(number, round(seconds, 4), _rgb(frame) if more else None, rate)
+        number += 1
+    if not good:
         raise FilmError("gives no picture; is it a video that OpenCV can read, or in use?")
+    # A film that was cut without being written anew has frames that are not to be seen, but few.
+    if stated - number > max(2, stated // 10):
+        raise FilmError(
+            f"says that it has {stated} frames, and ends after {number}: the rest is missing or broken"
+        )
+
+
+def _live(capture: Any, part: Part) -> Iterator[Frame]:  # noqa: ANN401
+    """The frames of a camera; their times are those of their arrival."""
+    rate, began, number = stated_rate(capture), time.monotonic(), 0
+    while capture.grab():
+        seconds = time.monotonic() - began
+        if part.is_over(seconds):
+            return
+        if part.takes(number, seconds):
+            more, frame = capture.retrieve()
+            yield Frame(number, round(seconds, 4), _rgb(frame) if more else None, rate)
+        number += 1
+    if not number:
+        raise FilmError("gives no picture; is it a video that OpenCV can read, or in use?")
+
+
+def stated_rate(capture: Any) -> float:  # noqa: ANN401
+    """Frames in a second, as stated; 30 where nothing sensible is."""
+    stated = float(capture.get(_RATE))
+    return stated if 0 < stated < 1000 else USUAL_RATE
+
+
+def _rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(frame[:, :, ::-1])  # OpenCV's order is BGR
 
 
 def read_head(path: Path) -> bytes:

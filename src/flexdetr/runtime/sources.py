@@ -1,4 +1,4 @@
-"""What a person may give to predict on: files, folders, globs, standard input, videos, cameras, arrays."""
+"""What a person may give to predict on: files, folders, globs, standard input, addresses, videos, cameras, arrays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from flexdetr.runtime.addresses import Address, fetch, is_address
 from flexdetr.runtime.films import (
     AMBIGUOUS_SUFFIXES,
     VIDEO_SUFFIXES,
+    WHOLE,
+    Frame,
+    Part,
     frames,
     has_pages,
     is_film,
@@ -29,6 +33,7 @@ from flexdetr.runtime.films import (
 )
 from flexdetr.runtime.folders import IMAGE_SUFFIXES, is_hidden, list_files
 from flexdetr.runtime.picture_formats import picture_formats
+from flexdetr.runtime.streams import stream
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +67,12 @@ class Item(NamedTuple):
     Attributes:
         name: how results and messages call it.
         content: where the picture comes from; bytes are those of a file.
+        part: which frames are wanted, where it gives many.
     """
 
     name: str
-    content: Path | io.BytesIO | Image.Image | NDArray[np.uint8] | Camera | Missing
+    content: Path | io.BytesIO | Image.Image | NDArray[np.uint8] | Camera | Address | Missing
+    part: Part = WHOLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +82,16 @@ class Picture:
     Attributes:
         name: the file's path; of a video, path and frame number.
         image: (H, W, 3) uint8 RGB.
+        frame: its number from 0 in a video, an animation or a document; None for a picture of its own.
+        seconds: its time in a video; None where there is none.
+        rate: frames in a second of what was read of the video; None where there is no time.
     """
 
     name: str
     image: NDArray[np.uint8]
+    frame: int | None = None
+    seconds: float | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +108,24 @@ class Unreadable:
 
 
 def find(
-    sources: Source | Iterable[Source], *, stdin: BinaryIO | None = None, leave_out: Path | None = None
+    sources: Source | Iterable[Source],
+    *,
+    stdin: BinaryIO | None = None,
+    leave_out: Path | None = None,
+    part: Part = WHOLE,
 ) -> list[Item]:
     """List what sources hold, without reading any picture yet.
 
     A text is a file, a folder (with everything below it but hidden and system files), a glob, ``-`` for standard
-    input (an image, or paths, one on each line or separated by NUL), or a number for a camera. A file that is found
-    twice is listed once. What leads nowhere is listed too: reading it gives ``Unreadable``.
+    input (an image, or paths, one on each line or separated by NUL), an address (``https://``, ``rtsp://`` ...) of a
+    picture, a film or a stream, or a number for a camera. A file that is found twice is listed once. What leads nowhere
+    is listed too: reading it gives ``Unreadable``.
 
     Args:
         sources: one or many texts, paths, PIL images or arrays.
         stdin: what ``-`` reads, by default the process's own.
         leave_out: a folder that is passed over below others, where results go for instance.
+        part: which frames are wanted of what gives many.
     """
     given = [sources] if isinstance(sources, str | Path | Image.Image | np.ndarray) else list(sources)
     found: list[Item] = []
@@ -127,16 +146,24 @@ def find(
                 if place in seen:
                     continue
                 seen.add(place)
-            found.append(item)
+            found.append(item._replace(part=part))
     return found
 
 
 def expects_many(item: Item) -> bool:
-    """Whether many pictures are to be expected of it, by its name alone: a video or a camera."""
+    """Whether many pictures are to be expected of it, by its name alone: a video, a stream or a camera."""
     content = item.content
-    return isinstance(content, Camera) or (
-        isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES
+    return (
+        isinstance(content, Camera)
+        or (isinstance(content, Path) and content.suffix.lower() in VIDEO_SUFFIXES)
+        or (isinstance(content, Address) and content.looks_like_film)
     )
+
+
+def is_live(item: Item) -> bool:
+    """Whether it shows what happens now, as far as its name tells: a camera, or a stream."""
+    content = item.content
+    return isinstance(content, Camera) or (isinstance(content, Address) and content.streams)
 
 
 def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable]:
@@ -165,7 +192,7 @@ def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Un
         pixels: as ``read`` takes it.
         whole: take the first frame or page for the whole.
     """
-    name, content = item
+    name, content = item.name, item.content
     if isinstance(content, Missing):
         return Unreadable(name, content.reason)
     if isinstance(content, Camera):
@@ -178,7 +205,12 @@ def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Un
         elif isinstance(content, io.BytesIO):
             if not whole and has_pages(content):
                 return None
-            content = next(pages(content))[1]
+            content = next(pages(content)).image
+        elif isinstance(content, Address):
+            fetched = fetch(content)
+            if fetched is None or has_pages(fetched):
+                return None
+            content = next(pages(fetched)).image
         return Picture(name, pixels(content))
     except _FAILURES as error:
         return Unreadable(name, _reason(name, error))
@@ -187,24 +219,47 @@ def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Un
 def read_many(item: Item, pixels: Pixels) -> Iterator[Picture | Unreadable]:
     """The pictures of an item that gives many, named ``ITEM#000000`` and so on; what cannot be read ends them.
 
+    A single frame of a video that cannot be decoded does not: it is ``Unreadable``, and the next go on.
+
     Args:
         item: for which ``read_one`` gave None.
         pixels: as ``read`` takes it.
     """
-    name, content = item
-    if not isinstance(content, Path | Camera | io.BytesIO):
-        return
+    name, part = item.name, item.part
     try:
-        if isinstance(content, Camera):
-            numbered: Iterator[tuple[int, Any]] = enumerate(frames(content.number))
-        elif isinstance(content, Path) and _gives_frames(content, read_head(content)):
-            numbered = enumerate(frames(content))
-        else:
-            numbered = pages(content)
-        for number, frame in numbered:
-            yield Picture(f"{name}#{number:06d}", pixels(frame))
+        for frame in _frames(item):
+            called = f"{name}#{frame.number:06d}"
+            if frame.image is None:
+                yield Unreadable(called, f"{called}: the frame is broken and cannot be decoded")
+                continue
+            rate = None if frame.rate is None else frame.rate / part.every
+            yield Picture(called, pixels(frame.image), frame.number, frame.seconds, rate)
     except _FAILURES as error:
         yield Unreadable(name, _reason(name, error))
+
+
+def _frames(item: Item) -> Iterator[Frame]:
+    content, part = item.content, item.part
+    if isinstance(content, Camera):
+        return frames(content.number, part)
+    if isinstance(content, Path) and _gives_frames(content, read_head(content)):
+        return frames(content, part)
+    if isinstance(content, Address):
+        fetched = fetch(content)
+        if fetched is None:
+            return stream(content, part)
+        content = fetched
+    if not isinstance(content, Path | io.BytesIO):
+        return iter(())
+    return _wanted(pages(content), part)
+
+
+def _wanted(frames_of: Iterator[Frame], part: Part) -> Iterator[Frame]:
+    for frame in frames_of:
+        if frame.seconds is not None and part.is_over(frame.seconds):
+            return
+        if part.takes(frame.number, frame.seconds):
+            yield frame
 
 
 # Pillow raises SyntaxError for broken PNGs, EOFError and IndexError for broken animations.
@@ -236,7 +291,10 @@ def _is_picture(path: Path) -> bool:
 
 
 def _from_text(text: str, leave_out: Path | None) -> list[Item]:
-    """The files that a path, folder or glob stands for, sorted; or a camera."""
+    """The files that a path, folder or glob stands for, sorted; or a camera, or an address."""
+    if is_address(text):
+        address = Address(text)
+        return [Item(address.shown, address)]
     path = Path(text)
     if path.is_dir():
         return _from_folder(path, leave_out) or [Item(text, Missing(f"{text}: the folder holds no image"))]
