@@ -259,7 +259,9 @@ class Detector:
         """Find objects.
 
         Args:
-            source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
+            source: a picture or a list of them: a path, an http(s) address, the bytes of a file, a PIL image, or an
+                array or tensor, RGB, grey or RGBA, (H, W, C) or (C, H, W), uint8, uint16 or float
+                (``runtime.arrays.as_picture``); or a film's path, whose frames are found.
             threshold: lowest score to keep, in [0, 1]; "auto" takes each class's best one, as found by the training.
             device: where to compute.
             precision: "fp32", "bf16", "fp16" (on a GPU), or "auto": bf16 where the device multiplies it in hardware.
@@ -268,7 +270,8 @@ class Detector:
             slice: look at each picture in tiles of so many pixels on a side, and at the whole; see ``Slicing``.
 
         Returns:
-            Detections in pixels of the original image and the data set's own class ids; a list for a list.
+            Detections in pixels of the original image and the data set's own class ids; a list for a list, and for the
+            frames of a film.
 
         Raises:
             ImageError: where a file cannot be read as an image.
@@ -276,15 +279,23 @@ class Detector:
         from flexdetr.data.images import pixels
         from flexdetr.deployed import items_of
         from flexdetr.engine.predict import detect_images
+        from flexdetr.gathered import gathered
+        from flexdetr.runtime.sources import as_film
 
         if slice is not None:
-            options = {
+            sliced = {
                 "device": device,
                 "precision": precision,
                 "decoder_layers": decoder_layers,
                 "queries": queries,
             }
-            return SlicedDetector(self, slice).predict(source, threshold, **options)
+            return SlicedDetector(self, slice).predict(source, threshold, **sliced)
+        film = as_film(source)
+        if film is not None:
+            options: dict[str, Any] = {"decoder_layers": decoder_layers, "queries": queries}
+            return gathered(
+                self.predict_many([film], threshold, device=device, precision=precision, **options)
+            )
         pictures = source if isinstance(source, list) else [source]
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         if self.runtime == "openvino":
@@ -313,6 +324,8 @@ class Detector:
         *,
         device: str = "auto",
         precision: str = "auto",
+        decoder_layers: int | None = None,
+        queries: int | None = None,
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists.
 
@@ -321,6 +334,8 @@ class Detector:
             threshold: as for ``predict``.
             device: where to compute.
             precision: as for ``predict``.
+            decoder_layers: as for ``predict``.
+            queries: as for ``predict``.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
@@ -331,14 +346,16 @@ class Detector:
         listed = list(items)
         limits(threshold, self.metadata.thresholds, self.classes.names)  # answers before any work
         if self.runtime == "openvino":
-            other = self._on_openvino(device, precision, items=listed)
+            other = self._on_openvino(device, precision, decoder_layers, queries, listed)
             yield from other.predict_many(listed, threshold)
             return
+        options: dict[str, Any] = {"device": device, "precision": precision}
+        options |= {"decoder_layers": decoder_layers, "queries": queries}
         for picture in read(listed, pixels):
             if isinstance(picture, Unreadable):
                 yield picture
             else:
-                yield picture, self.predict(picture.image, threshold, device=device, precision=precision)
+                yield picture, self.predict(picture.image, threshold, **options)
 
     def track(
         self,

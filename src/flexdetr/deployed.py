@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.classes import described
-from flexdetr.data.images import ImageError, pixels
+from flexdetr.data.images import pixels
+from flexdetr.gathered import gathered
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
@@ -31,6 +32,8 @@ from flexdetr.runtime.sources import (
     Picture,
     Source,
     Unreadable,
+    as_film,
+    as_item,
     expects_many,
     is_live,
     read_many,
@@ -173,14 +176,17 @@ class ArtifactDetector:
         """Find objects.
 
         Args:
-            source: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a list of them.
+            source: a picture or a list of them: a path, an http(s) address, the bytes of a file, a PIL image, or an
+                array or tensor, RGB, grey or RGBA, (H, W, C) or (C, H, W), uint8, uint16 or float
+                (``runtime.arrays.as_picture``); or a film's path, whose frames are found.
             threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
             slice: look at each picture in tiles of so many pixels on a side, and at the whole; see ``Slicing``.
 
         Returns:
-            Detections in pixels of the original image and the data set's own class ids; a list for a list.
+            Detections in pixels of the original image and the data set's own class ids; a list for a list, and for the
+            frames of a film.
 
         Raises:
             ImageError: where a file cannot be read as an image, after the others were read; ``predict_many`` goes on.
@@ -191,18 +197,12 @@ class ArtifactDetector:
                 source, threshold, device=device, precision=precision
             )
             return in_tiles
+        film = as_film(source)
         given = source if isinstance(source, list) else [source]
-        found: list[Detections] = []
-        failed: list[str] = []
+        items = items_of(given) if film is None else [film]
         options: dict[str, Any] = {"device": device, "precision": precision, "frames": False}
-        for answer in self.predict_many(items_of(given), threshold, **options):
-            if isinstance(answer, Unreadable):
-                failed.append(answer.reason)
-            else:
-                found.append(answer[1])
-        if failed:
-            raise ImageError("; ".join(failed))
-        return found if isinstance(source, list) else found[0]
+        found = gathered(self.predict_many(items, threshold, **options))
+        return found if isinstance(source, list) or film is not None else found[0]
 
     def predict_many(
         self,
@@ -286,7 +286,7 @@ class ArtifactDetector:
         On CPUs ``predict`` with a list is faster; this is for runtimes that gain by batches.
 
         Args:
-            images: paths, PIL images or arrays (H, W, 3) uint8 RGB, of any sizes.
+            images: as ``predict`` takes them, of any sizes.
             threshold: lowest score to keep, in [0, 1]; "auto" takes the artifact's own.
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
@@ -416,13 +416,7 @@ def _answers(
 
 def items_of(sources: Iterable[Source]) -> list[Item]:
     """Pictures that were given as they are, as ``predict_many`` takes them."""
-    return [
-        Item(
-            str(one) if isinstance(one, str | Path) else f"image-{i}",
-            Path(one) if isinstance(one, str) else one,
-        )
-        for i, one in enumerate(sources)
-    ]
+    return [as_item(source, number) for number, source in enumerate(sources)]
 
 
 def _image_size(artifact: Artifact, asked: tuple[int, int] | None) -> tuple[int, int]:

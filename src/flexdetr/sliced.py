@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flexdetr.classes import Classes
 from flexdetr.data.images import pixels
+from flexdetr.gathered import gathered
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.slicing import Slicing, detect_sliced
-from flexdetr.runtime.sources import Item, Picture, Source, Unreadable, read
+from flexdetr.runtime.sources import Item, Picture, Source, Unreadable, as_film, read
 from flexdetr.scored import cut_of, score_answers
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class SlicedDetector:
         Raises:
             ImageError: where a file cannot be read as an image.
         """
+        film = as_film(source)
+        if film is not None:
+            return gathered(self.predict_many([film], *threshold, **options))
         given = source if isinstance(source, list) else [source]
         found = [
             detect_sliced(

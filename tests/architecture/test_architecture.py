@@ -42,6 +42,7 @@ RANKS = {
     "export": 5,
     "report": 5,
     "deployed": 5,
+    "gathered": 5,
     "scored": 5,
     "sliced": 5,
     "tracking": 5,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from flexdetr.runtime.addresses import Address, AddressError, fetch, is_address
+from flexdetr.runtime.arrays import ArrayError, as_picture, is_array
 from flexdetr.runtime.deep_pixels import tell_range
+from flexdetr.runtime.films import has_pages
 from flexdetr.runtime.picture_formats import picture_formats
 
+_log = logging.getLogger(__name__)
+_told: set[tuple[Path, str | None]] = set()
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 # A 16-bit picture without a value above this is a 14-bit one or less: it is read in less than a quarter of the range.
@@ -207,20 +214,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def pixels(picture: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of anything that counts as a picture: a file, a Pillow image, or such an array itself.
+def pixels(picture: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - see below
+    """(H, W, 3) uint8 RGB of anything that counts as a picture.
+
+    Args:
+        picture: a file's path or its bytes, an http(s) address, a Pillow image, or an array or tensor as
+            ``runtime.arrays.as_picture`` takes it.
 
     Raises:
-        ImageError: where a file cannot be read, or an array has another shape or type.
+        ImageError: where it cannot be read, or is something else.
     """
+    if isinstance(picture, str) and is_address(picture):
+        address = Address(picture)
+        try:
+            fetched = fetch(address)
+        except AddressError as error:
+            raise ImageError(f"{address.shown}: {error}") from error
+        if fetched is None:
+            raise ImageError(f"{address.shown}: is a stream or a film, and no picture")
+        return _read(fetched, None, name=address.shown)
     if isinstance(picture, str | Path):
         return read_image(picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return _read(io.BytesIO(picture), None, name="the bytes given")
     if isinstance(picture, Image.Image):
         return np.asarray(to_rgb(picture))
-    array = np.asarray(picture)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise ImageError(f"an image array must be (H, W, 3) uint8 RGB; got {array.shape} {array.dtype}")
-    return array
+    if not is_array(picture):
+        kinds = "a path, an address, bytes, a Pillow image, an array or a tensor"
+        raise ImageError(f"a picture is {kinds}; got {type(picture).__name__}")
+    try:
+        return as_picture(picture)
+    except ArrayError as error:
+        raise ImageError(str(error)) from error
 
 
 def _eight_bits(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
@@ -233,12 +258,14 @@ def _eight_bits(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     return (np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
 
 
-def _read(path: Path, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _read(file: Path | io.BytesIO, at_least: tuple[int, int] | None, *, name: str = "") -> NDArray[np.uint8]:
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             if at_least is not None:
                 _reduce(image, at_least)
-            tell_range(path, image)
+            if isinstance(file, Path):
+                tell_range(file, image)
+                _tell_frames(file, image)
             upright = to_rgb(ImageOps.exif_transpose(image))
             if at_least is not None:
                 size = covering(upright.size, at_least)
@@ -246,7 +273,17 @@ def _read(path: Path, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
                     upright = upright.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
             return np.array(upright, dtype=np.uint8)
     except _FAILURES as error:
-        raise _failure(path, error) from error
+        raise _failure(name or file, error) from error
+
+
+def _tell_frames(path: Path, image: Image.Image) -> None:
+    """Say that one frame of several is taken, once for each folder and format."""
+    key = (path.parent, image.format)
+    if key not in _told and getattr(image, "is_animated", False) and has_pages(path):
+        _told.add(key)
+        _log.warning(
+            "%s: holds several frames or pages, of which the first is taken (told once for this folder)", path
+        )
 
 
 def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
@@ -267,13 +304,13 @@ def covering(size: tuple[int, int], at_least: tuple[int, int]) -> tuple[int, int
 _FAILURES = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path | io.BytesIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are legitimate
         return Image.open(path, formats=picture_formats())
 
 
-def _failure(path: Path, error: Exception) -> ImageError:
+def _failure(path: object, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{path}: image not found")
     if isinstance(error, UnidentifiedImageError):

@@ -115,24 +115,26 @@ def fetch(address: Address, *, max_bytes: int = MAX_BYTES, seconds: float = SECO
     return io.BytesIO(bytes(content))
 
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        """Refuses to be led elsewhere: urllib would follow to ftp."""
-        if urlsplit(newurl).scheme.lower() not in _WEB:
-            raise AddressError(f"leads to {shown(newurl)}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """An opener that sends the address's own user and password: urllib takes them for a part of the host."""
+    """An opener of http and https alone, whatever it is led to, which sends the address's own user and password."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
     parts = urlsplit(url)
-    handlers: list[urllib.request.BaseHandler] = [_WebOnly()]
     if parts.username is not None:
         known = urllib.request.HTTPPasswordMgrWithPriorAuth()
         user, password = unquote(parts.username), unquote(parts.password or "")
         known.add_password(None, _without_user(url), user, password, is_authenticated=True)
-        handlers.append(urllib.request.HTTPBasicAuthHandler(known))
-    return urllib.request.build_opener(*handlers)
+        opener.add_handler(urllib.request.HTTPBasicAuthHandler(known))
+    return opener
 
 
 def _without_user(url: str) -> str:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from flexdetr.runtime.addresses import Address, fetch, is_address
+from flexdetr.runtime.arrays import ArrayLike, is_array
 from flexdetr.runtime.films import (
     AMBIGUOUS_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -37,7 +38,8 @@ from flexdetr.runtime.streams import stream
 
 _log = logging.getLogger(__name__)
 
-Source = str | Path | Image.Image | NDArray[np.uint8]
+# A path or an address, a file's bytes, a Pillow image, or an array or tensor as ``runtime.arrays`` takes it.
+Source = str | Path | bytes | Image.Image | NDArray[Any] | ArrayLike
 Pixels = Callable[[Any], NDArray[np.uint8]]
 
 
@@ -71,7 +73,7 @@ class Item(NamedTuple):
     """
 
     name: str
-    content: Path | io.BytesIO | Image.Image | NDArray[np.uint8] | Camera | Address | Missing
+    content: Path | io.BytesIO | Image.Image | NDArray[Any] | ArrayLike | Camera | Address | Missing
     part: Part = WHOLE
 
 
@@ -127,7 +129,8 @@ def find(
         leave_out: a folder that is passed over below others, where results go for instance.
         part: which frames are wanted of what gives many.
     """
-    given = [sources] if isinstance(sources, str | Path | Image.Image | np.ndarray) else list(sources)
+    alone = isinstance(sources, str | Path | bytes | Image.Image) or is_array(sources)
+    given: list[Any] = [sources] if alone else list(cast("Iterable[Any]", sources))
     found: list[Item] = []
     seen: set[Path] = set()
     for number, source in enumerate(given):
@@ -139,7 +142,7 @@ def find(
                 for item in ([one] if isinstance(one, Item) else _from_text(one, leave_out))
             ]
         else:
-            below = [Item(getattr(source, "filename", "") or f"image-{number}", source)]
+            below = [as_item(source, number)]
         for item in below:
             if isinstance(item.content, Path):
                 place = item.content.absolute()
@@ -148,6 +151,36 @@ def find(
                 seen.add(place)
             found.append(item._replace(part=part))
     return found
+
+
+def as_item(source: Source, number: int = 0) -> Item:
+    """One source that is taken as it is: a text is a path or an address, no folder, glob or camera.
+
+    Args:
+        source: what was given.
+        number: of it among others, for what has no name.
+    """
+    if isinstance(source, str) and is_address(source):
+        address = Address(source)
+        return Item(address.shown, address)
+    if isinstance(source, str | Path):
+        return Item(str(source), Path(source))
+    content = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    return Item(getattr(source, "filename", "") or f"image-{number}", content)
+
+
+def as_film(source: Source | list[Source]) -> Item | None:
+    """The film or the stream that a path or an address leads to, whose pictures are its frames; None for all else."""
+    if not isinstance(source, str | Path):
+        return None
+    item = as_item(source)
+    content = item.content
+    if isinstance(content, Address):
+        return item if content.looks_like_film else None
+    try:
+        return item if isinstance(content, Path) and _gives_frames(content, read_head(content)) else None
+    except OSError:  # reading it as a picture says what is wrong
+        return None
 
 
 def expects_many(item: Item) -> bool:
