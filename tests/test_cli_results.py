@@ -93,7 +93,7 @@ def test_a_data_set_s_own_ids(tmp_path: Path) -> None:
 
 
 def test_another_call_removes_its_own_pictures_and_no_others(tmp_path: Path) -> None:
-    begin(tmp_path).add("a.jpg", IMAGE, FOUND)
+    begin(tmp_path).add(Picture("a.jpg", IMAGE), FOUND)
     (tmp_path / "mine.jpg").write_bytes(b"mine")
     outside = tmp_path.parent / "outside.jpg"
     outside.write_bytes(b"mine")
