@@ -50,6 +50,7 @@ _EXTRAS = {
     "trackers": "track",
     "optuna": "search",
     "supervision": "supervision",
+    "pyarrow": "parquet",
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}

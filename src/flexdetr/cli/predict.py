@@ -25,6 +25,7 @@ from flexdetr.cli.evaluate import (
     inference,
 )
 from flexdetr.cli.frames import Draw, End, Every, Reconnect, Show, Start, Window, check_drawn, part_of
+from flexdetr.cli.shards import Share, shard_of
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ def predict(
     reconnect: Reconnect = 5,
     draw: Draw = "auto",
     show: Show = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="parquet", help="Write this besides."),
+    ] = None,
+    share: Share = None,
     tile: Side = None,
     overlap: Overlap = 0.2,
     merge: Merge = "nms",
@@ -94,10 +100,16 @@ def predict(
     limit = _limit(threshold)
     part = part_of(every, start, end, reconnect)
     check_drawn(draw)
+    parquet = _parquet(formats or [])
+    shard = None if share is None else shard_of(share)
     window = Window() if show else None
     if is_artifact(file):
         open_artifact(file, verify=False)
     items, missing = _listed(sources, out, part)
+    if shard is not None:
+        listed, items = len(items), items[shard.number :: shard.total]
+        missing, out = missing if shard.number == 0 else [], out / shard.name
+        answers.note(f"share {shard.number} of {shard.total}: {len(items)} of {listed} sources, into {out}")
     known = None if data is None else known_images(data)
     new = make_folder(out)
     options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
@@ -127,7 +139,7 @@ def predict(
     finally:
         if window is not None:
             window.close()
-    results.finish()
+    results.finish(parquet=parquet)
     if results.unknown:
         answers.note(f"{results.unknown} pictures are not of {data}, and are left out of the COCO files")
     _show(results, rows, as_json=as_json)
@@ -210,6 +222,24 @@ def _show(results: Results, rows: Sequence[tuple[str, int, str]], *, as_json: bo
         answers.show(f"{results.pictures:,} pictures, {total:,} objects: {_summary(results.counts)}")
     files = "detections.jsonl, detections.json, results.json and detections.csv"
     answers.show(f"pictures, {files}: {results.out}")
+
+
+def _parquet(formats: Sequence[str]) -> bool:
+    """Whether a Parquet file is asked for.
+
+    Raises:
+        UsageError: where something else is.
+        ModuleNotFoundError: where pyarrow is not installed.
+    """
+    from flexdetr.config import nearest
+
+    for wrong in (one for one in formats if one != "parquet"):
+        if wrong in ("coco", "csv", "jsonl"):
+            raise answers.UsageError(f"--format {wrong}: COCO, CSV and JSON Lines files are written always")
+        raise answers.UsageError(nearest(wrong, ["parquet"], "--format"))
+    if formats:
+        import pyarrow  # noqa: F401 - missed before any work
+    return bool(formats)
 
 
 def _many(items: Sequence[Item]) -> bool:

@@ -31,6 +31,7 @@ LINES: Final = "detections.jsonl"
 DOCUMENT: Final = "detections.json"
 RESULTS: Final = "results.json"
 TABLE: Final = "detections.csv"
+PARQUET: Final = "detections.parquet"
 
 # What copies are written as, and the longest side that a format has room for; others become JPEG, or PNG beyond it.
 _LONGEST: Final[Mapping[str, int]] = {
@@ -214,8 +215,11 @@ class Results:
         """What was written down, picture by picture."""
         return read_lines(self.out / LINES)
 
-    def finish(self) -> None:
+    def finish(self, *, parquet: bool = False) -> None:
         """``detections.json`` (COCO with scores), ``results.json`` (COCO's result list) and ``detections.csv``.
+
+        Args:
+            parquet: and ``detections.parquet``.
 
         Raises:
             ResultsError: where the disk is full.
@@ -235,6 +239,12 @@ class Results:
             write_list(write, (row for row, _ in self._rows()))
         with self._writing(), _replacing(self.out / TABLE) as write:
             self._write_table(write)
+        if parquet:
+            from flexdetr.runtime.parquet import write as write_parquet
+            from flexdetr.weights.store import replacing
+
+            with self._writing(), replacing(self.out / PARQUET) as draft:
+                write_parquet(draft, self.lines())
 
     def _answered(self) -> Iterator[dict[str, Any]]:
         return (line for line in self.lines() if "objects" in line)
@@ -413,5 +423,5 @@ def _remove_former(out: Path) -> None:
             name = Path(str(line.get("picture") or "")).name
             if name and (out / name).is_file():
                 (out / name).unlink()
-    for name in (LINES, DOCUMENT, RESULTS, TABLE, _DRAFT):
+    for name in (LINES, DOCUMENT, RESULTS, TABLE, PARQUET, _DRAFT):
         (out / name).unlink(missing_ok=True)

@@ -86,8 +86,9 @@ def fetch(address: Address, *, max_bytes: int = MAX_BYTES, seconds: float = SECO
     end = time.monotonic() + seconds
     bare = _without_user(address.url)
     request = urllib.request.Request(bare, headers={"user-agent": "flexdetr"})  # noqa: S310 - see is_address
+    ask = _opener(address.url).open
     try:
-        with _opener(address.url).open(request, timeout=seconds) as answer:
+        with ask(request, timeout=seconds) as answer:
             kind = answer.headers.get("content-type", "").lower()
             head: bytes = b"" if kind.startswith(_STREAM_KINDS) else answer.read(HEAD)
             if kind.startswith(_STREAM_KINDS) or is_film(head) or head.startswith(b"#EXTM3U"):
