@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 from flexdetr.runtime import artifact
+from flexdetr.runtime.trial import REFERENCE
 
-from .material import Material, describe
+from .material import Material, describe, write
 from .mutations import ODD, Draw, odd, raw, text, tree
 
 # (originals, an empty folder, the draw) -> the arguments of a command that meets the changed file.
@@ -234,6 +236,137 @@ def _artifact_command(there: Path, material: Material, draw: Draw) -> list[str]:
         commands.append(["check", str(graph), "--target", draw.choice(("generic", "npu"))])
         commands.append(["predict", str(graph), str(material.picture("jpg")), "--runtime", "onnxruntime"])
     return [*draw.choice(commands)]
+
+
+def written_files(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """Programs of torch.export, and two graphs for boards; described again in most cases."""
+    return _written_files(draw.choice(("torch", "board")), material, folder, draw)
+
+
+def compiled_files(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """ExecuTorch's and LiteRT's files, which take the longest to write."""
+    forms = [name for name in ("executorch", "litert") if write(material, name)]
+    if not forms:
+        pytest.skip("pip install 'flexdetr[executorch]' or 'flexdetr[litert]'")
+    return _written_files(draw.choice(forms), material, folder, draw)
+
+
+def _written_files(form: str, material: Material, folder: Path, draw: Draw) -> list[str]:
+    there = folder / form
+    shutil.copytree(material.artifact(form), there)
+    document = json.loads((there / artifact.METADATA).read_text())
+    names = [*document["files"]]
+    file = there / draw.choice(names)
+    if draw.random() < 0.3:
+        document = tree(document, draw)
+        if isinstance(document, dict):
+            document["seal"] = artifact._seal(document)
+        (there / artifact.METADATA).write_text(json.dumps(document))
+    else:
+        change = _inside_zip if file.suffix == ".pt2" and draw.random() < 0.6 else raw
+        file.write_bytes(change(file.read_bytes(), draw))
+        if draw.random() < 0.8:
+            describe(there, form, names)
+    # A program is code: what is tried is what becomes of one that the person trusts.
+    trust = ["--allow-code", artifact.sha256(file)] if file.suffix == ".pt2" and draw.random() < 0.8 else []
+    commands = (
+        ["info", str(there)],
+        ["predict", str(there), str(material.picture("jpg")), "--out", "out", *trust],
+        ["predict", str(there), str(material.picture("jpg")), "--out", "out", "--device", "cuda", *trust],
+        ["eval", str(there), str(material.data("coco")), "--split", "val", *trust],
+    )
+    return [*draw.choice(commands)]
+
+
+def _inside_zip(content: bytes, draw: Draw) -> bytes:
+    """One of an archive's files, changed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(stream, "w") as written:
+        chosen = draw.choice(archive.namelist())
+        for record in archive.infolist():
+            one = archive.read(record)
+            if record.filename == chosen:
+                one = text(one, draw) if chosen.endswith(".json") else raw(one, draw)
+            written.writestr(record, one)
+    return stream.getvalue()
+
+
+def proven_artifact(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """What an int8 artifact says of its proofs, sealed again, and the pictures that other precisions are tried with."""
+    there = folder / "int8"
+    shutil.copytree(material.artifact("int8"), there)
+    document = json.loads((there / artifact.METADATA).read_text())
+    if draw.random() < 0.4:
+        file = there / REFERENCE
+        file.write_bytes((_inside_zip if draw.random() < 0.5 else raw)(file.read_bytes(), draw))
+        entry = document["files"][REFERENCE]
+        entry["sha256"], entry["bytes"] = artifact.sha256(file), file.stat().st_size
+    else:
+        part = draw.choice(("made", "parity", "precisions", "reference"))
+        document[part] = tree(document[part], draw)
+    document["seal"] = artifact._seal(document)
+    (there / artifact.METADATA).write_text(json.dumps(document))
+    command = _artifact_command(there, material, draw)
+    precision = draw.choice(("auto", "fp32", "bf16", "fp16"))
+    return [*command, "--precision", precision] if command[0] in ("predict", "eval") else command
+
+
+def exported_checkpoint(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """A damaged checkpoint, written for every runtime."""
+    kinds = (checkpoint_bytes, checkpoint_header, checkpoint_metadata, checkpoint_numbers, checkpoint_numbers)
+    draw.choice(kinds)(material, folder, draw)
+    command = ["export", str(folder / "detector.safetensors"), "--out", str(folder / "out")]
+    forms = ("onnx", "openvino", "openvino", "torch", "nothing")
+    precisions = (
+        ["--precision", "fp16"],
+        ["--precision", "int8", "--data", str(material.data("coco"))],
+        [],
+        [],
+    )
+    if draw.random() < 0.2:
+        return [*command, "--format", "onnx", "--target", "generic"]
+    return [*command, "--format", draw.choice(forms), *draw.choice(precisions)]
+
+
+_NUMBERS = (
+    "-1", "0", "1", "2147483648", "9223372036854775808", "1" * 400, "1e308", "1e999", "nan", "-inf", "0.5", "x", "",
+)  # fmt: skip
+
+
+def numbers(material: Material, folder: Path, draw: Draw) -> list[str]:
+    """Numbers that are typed: out of range, huge, or none, for every option that takes one."""
+    value = draw.choice(_NUMBERS)
+    checkpoint, picture, data = (
+        str(one) for one in (material.checkpoint, material.picture("jpg"), material.data("coco"))
+    )
+    film, graph = str(material.picture("avi")), str(material.artifact("openvino"))
+    predict = ["predict", checkpoint, picture, "--out", "out"]
+    export = ["export", checkpoint, "--format", "nothing"]
+    train = ["train", data, "--model", "flexdetr_pico", "--out", "new", *QUICK]
+    commands = (
+        *([*predict, option, value] for option in ("--threshold", "--queries", "--decoder-layers", "--slice", "--iou")),
+        *([*predict, "--slice", "64", option, value] for option in ("--overlap", "--merge", "--score")),
+        ["predict", graph, picture, "--slice", value, "--out", "out"],
+        ["predict", graph, film, "--out", "out", "--threshold", value],
+        *(
+            [*export, option, value]
+            for option in ("--decoder-layers", "--queries", "--image-size", "--calibration", "--max-drop", "--qat")
+        ),
+        *(["bench", graph, "--rounds", "1", option, value] for option in ("--threads", "--rounds", "--precision")),
+        *(["track", graph, film, "--out", "out", option, value] for option in ("--threshold", "--line", "--zone")),
+        *(["serve", graph, "--port", value, "--max-bytes", "0"], ["serve", graph, "--timeout", value, "--port", "-1"]),
+        ["data", "split", data, "there", "--shares", f"{value}/0.1/0"],
+        ["data", "preview", data, "--count", value, "--out", "page.html"],
+        *([*train, "--set", f"{key}={value}"] for key in KEYS),
+    )  # fmt: skip
+    return [*draw.choice(commands)]
+
+
+KEYS = (
+    "train.epochs", "train.weight_decay", "train.ema", "train.clip", "train.batch_size", "data.val_fraction",
+    "data.mosaic", "data.workers", "head.queries", "head.layers", "head.width", "head.heads", "head.denoising",
+    "encoder.width", "encoder.depth", "encoder.expansion", "loss.box_options.ratio", "loss.weights", "image_size",
+)  # fmt: skip
 
 
 def coco_json(material: Material, folder: Path, draw: Draw) -> list[str]:
@@ -461,7 +594,8 @@ KINDS: dict[str, Kind] = {
     kind.__name__: kind
     for kind in (
         checkpoint_bytes, checkpoint_header, checkpoint_metadata, checkpoint_numbers, foreign_bytes, foreign_pickle,
-        foreign_tree, foreign_folder, artifact_metadata, artifact_files, coco_json, voc_xml, yolo_labels, data_yaml,
-        lists, pictures, config_yaml, options, plan_yaml, ablation_folder, run_config, run_state, run_metrics,
+        foreign_tree, foreign_folder, artifact_metadata, artifact_files, written_files, compiled_files,
+        proven_artifact, exported_checkpoint, coco_json, voc_xml, yolo_labels, data_yaml, lists, pictures, config_yaml,
+        options, numbers, plan_yaml, ablation_folder, run_config, run_state, run_metrics,
     )
 }  # fmt: skip

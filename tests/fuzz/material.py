@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,22 @@ from flexdetr.ablate.plan import budgeted, configurations, read_plan
 from flexdetr.ablate.records import EPOCHS, Epochs, KeptCosts, VariantCost
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
+from flexdetr.deployed import ArtifactDetector
 from flexdetr.engine import fit, trainer
+from flexdetr.export.formats import writer_of
+from flexdetr.export.prepare import Options, prepare
 from flexdetr.presets import resolve
-from flexdetr.runtime.artifact import ArtifactMetadata, Input, Outputs, describe_files, write_metadata
+from flexdetr.runtime.artifact import (
+    ArtifactMetadata,
+    Input,
+    Outputs,
+    ReferencePictures,
+    describe_files,
+    write_metadata,
+)
+from flexdetr.runtime.formats import FORMATS
+from flexdetr.runtime.parity import Drift, Parity, Proven, Tolerance
+from flexdetr.runtime.trial import REFERENCE, write_reference
 from flexdetr.weights.transformers_export import to_transformers
 
 from ..weights.conftest import SMALL as FOREIGN
@@ -66,7 +81,10 @@ class Material:
         return self.folder / form
 
     def artifact(self, form: str) -> Path:
-        """An exported detector, which is not the same as ``checkpoint``: "openvino" or "onnx"."""
+        """An exported detector: "openvino" and "onnx" are graphs made by hand, "int8" is such a one with proofs.
+
+        The others are ``checkpoint`` without a proof: "torch" and "board", and what ``write`` has written.
+        """
         return self.folder / form
 
     def foreign(self, name: str) -> Path:
@@ -89,6 +107,10 @@ def make(folder: Path) -> Material:
     _yolo(material.data("yolo"))
     _openvino(material.artifact("openvino"))
     _onnx(material.artifact("onnx"))
+    for name in ("torch", "board"):
+        write(material, name)
+    shutil.copytree(material.artifact("openvino"), material.artifact("int8"))
+    prove(material.artifact("int8"))
     _foreign(folder / "foreign")
     _run(material)
     _texts(material)
@@ -238,6 +260,45 @@ def _onnx(folder: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / "model.onnx")
     describe(folder, "onnx", ["model.onnx"])
+
+
+def write(material: Material, name: str) -> bool:
+    """Another format as its writer makes it, once; whether it is there: its writer's package may be missing."""
+    row, there = FORMATS[name], material.artifact(name)
+    if there.exists() or any(find_spec(package) is None for package in row.packages):
+        return there.exists()
+    model = Detector.from_checkpoint(material.checkpoint).model
+    options = Options((SIDE, SIDE), raw=True, target="generic" if row.for_target else None)
+    there.mkdir()
+    describe(there, name, writer_of(row).write(prepare(model, options), there, "fp32", ()))
+    return True
+
+
+def prove(folder: Path) -> None:
+    """Let an artifact say that it is int8, that bf16 was proven, and hold the pictures to try that with."""
+    found = ArtifactDetector(folder, precision="fp32", cache=False, verify=False)
+    pictures = [np.ascontiguousarray(_pixels(seed)[:, :SIDE]) for seed in range(2)]
+    write_reference(folder / REFERENCE, pictures, lambda picture: found.predict(picture, 0.0))
+    metadata = found.metadata
+    drift, loose = Drift(case="one by one", pictures=2, compared=2, floor=0.3), Tolerance(score=0.1)
+    parity = Parity(passed=True, pictures="2 pictures", runtime="OpenVINO", tolerance=loose, drifts=(drift,))
+    proven = Proven(passed=True, runtime="OpenVINO", features=("AVX2",), tolerance=loose, drifts=(drift,))
+    rounds = [{"float": [], "ap": 0.5, "drop": 0.001}]
+    int8 = {
+        "layers": {"int8": 5, "all": 9}, "calibration": "3 pictures", "drop": 0.001, "max_drop": 0.003,
+        "rounds": rounds,
+        "sensitivity": [{"part": "head", "layers": 4, "distance": 0.1, "precision": "fp32"}],
+    }  # fmt: skip
+    names = [*metadata.files, REFERENCE]
+    changes = {
+        "precision": "int8",
+        "made": {"int8": int8, "by": {"torch": "2"}, "half": ""},
+        "parity": parity,
+        "precisions": {"fp32": proven, "bf16": proven},
+        "reference": ReferencePictures(file=REFERENCE, tolerance=loose),
+        "files": describe_files(folder, names),
+    }
+    write_metadata(folder, metadata.model_copy(update=changes))
 
 
 def _values() -> dict[str, np.ndarray]:

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from .answering import Product
+from flexdetr.runtime.formats import FORMATS
+
+from .answering import LIMIT, Product
 from .kinds import KINDS
 from .material import Material
 
 _USUAL = 3  # of each kind in every run of the tests
+_LONG = {"exported_checkpoint": 0, "compiled_files": 0, "written_files": 2}  # of those that take seconds each
 _MANY = 50  # in the slow one
 
 CASES = [
-    pytest.param(kind, number, id=f"{kind}-{number}", marks=[pytest.mark.slow] if number >= _USUAL else [])
+    pytest.param(kind, number, id=f"{kind}-{number}", marks=[pytest.mark.slow] if number >= usual else [])
     for kind in KINDS
+    for usual in [_LONG.get(kind, _USUAL)]
     for number in range(_MANY)
 ]
 
@@ -27,7 +31,8 @@ def test_a_broken_file_is_answered_in_a_sentence(
     kind: str, number: int, material: Material, product: Product, tmp_path: Path
 ) -> None:
     arguments = KINDS[kind](material, tmp_path, random.Random(f"{kind}-{number}"))
-    fault = product.ask(arguments, tmp_path).fault()
+    limit = 5 * LIMIT if kind in _LONG else LIMIT
+    fault = product.ask(arguments, tmp_path, limit).fault()
     assert not fault, f"flexdetr {' '.join(arguments)}\n{fault}"
 
 
@@ -49,7 +54,11 @@ def test_whole_files_are_taken(material: Material, product: Product, tmp_path: P
             ["convert", material.foreign(name), "--out", f"{name}.safetensors"]
             for name in ("zip.pth", "legacy.pth", "paddle.pdparams", "transformers")
         ),
-        *(["predict", material.artifact(name), *pictures] for name in ("openvino", "onnx")),
+        *(
+            ["predict", material.artifact(name), *pictures]
+            for name in (*FORMATS, "int8")
+            if name != "torch" and material.artifact(name).exists()
+        ),
         ["config", "--config", material.folder / "config.yaml"],
         ["train", material.data("coco"), "--config", material.folder / "config.yaml", "--out", "new"],
         ["ablate", plan, "--report", "--out", ablation],

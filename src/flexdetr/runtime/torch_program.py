@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import flexdetr.model.suppression  # noqa: F401 - registers the operation that programs of dense heads hold
+from flexdetr.export.program import quiet
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.feeds import check_feeds
@@ -77,8 +77,7 @@ def read_program(path: Path) -> torch.export.ExportedProgram:
     """
     refuse_unknown(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return torch.export.load(path)
     except Exception as error:  # zip, JSON and torch errors share no base
         raise ArtifactError(f"{path} cannot be read by torch.export: {error}") from error
