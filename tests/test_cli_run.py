@@ -210,6 +210,23 @@ def test_train_says_at_once_what_a_log_lacks(
     assert not out.exists()
 
 
+def test_what_a_run_starts_from_is_said(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "weights: random, since https://" in (run_folder / "log.txt").read_text(encoding="utf-8")
+    assert "\nweights: none\n" in (run_folder / "config.yaml").read_text(encoding="utf-8")
+    out = tmp_path / "run"
+    assert main(["train", str(data), *TRAIN, "--out", str(out), "--weights", "coco"]) == 1
+    told = capsys.readouterr().err
+    assert "no detector is published for flexdetr_pico, but its backbone hgnetv2_b0 is" in told
+    assert "--weights backbone" in told
+    assert main(["predict", "rtdetr_r18", str(data / "test"), "--out", str(out)]) == 1
+    assert "rtdetr_r18vd_dec3_6x_coco_from_paddle.pth" in capsys.readouterr().err
+    assert main(["predict", "rtdetr_r81", str(data / "test"), "--out", str(out)]) == 1
+    assert "did you mean rtdetr_r18" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_predict_writes_pictures_json_and_csv(
     checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,7 @@ def test_rates_are_printed_with_the_reason():
     assert "lr 0.0012: nothing is trained yet" in "\n".join(rates(NOTHING)[1].reasons)
     fresh = TrainedParts(trained=PARTS, fresh=frozenset({"backbone.inserts.16.conv.weight"}))
     assert "the whole detector is trained but for 1 new weight" in "\n".join(rates(fresh)[1].reasons)
-    assert "1 new weights in trained parts learn at lr, and are never frozen" in rates(fresh)[1].reasons
+    assert "new weights in trained parts learn at lr, and are never frozen: 1" in rates(fresh)[1].reasons
 
 
 def test_what_is_not_frozen_is_said():

@@ -149,7 +149,8 @@ def multipliers(parts: TrainedParts, backbone: float) -> dict[str, float]:
 
 def _rates(parts: TrainedParts, backbone: float, lr: float) -> list[str]:
     """The peak rate of each part that does not learn at the detector's, and what does in parts that are trained."""
-    fresh = f"{len(parts.fresh)} new weights in trained parts learn at lr, and are never frozen"
+    count = len(parts.fresh)
+    fresh = f"new weights in trained parts learn at lr, and are never frozen: {count}"
     return ([fresh] if parts.fresh else []) + [
         f"rate of the {part} {lr * rate:.4g}: {rate:.3g} of lr, because it is trained"
         for part, rate in multipliers(parts, backbone).items()
