@@ -49,6 +49,7 @@ RANKS = {
     "tasks": 6,
     "classifier": 7,
     "api": 7,
+    "integrations": 7,
     "serve": 7,
     "ablate": 8,
     "demo": 8,
@@ -116,6 +117,7 @@ BASES = {
     "BaseModel", "Mapping", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "Generic",
     "Unpickler", "Handler", "Formatter", "HTMLParser", "TyperGroup", "ProgressColumn",
     "Part",
+    "SahiModel",  # what SAHI asks of a model
 }  # fmt: skip
 ERRORS = {
     name

@@ -51,6 +51,7 @@ _EXTRAS = {
     "optuna": "search",
     "supervision": "supervision",
     "pyarrow": "parquet",
+    "sahi": "sahi",
 }
 # Wrong usage, by the name of the package's exception; every other one is a failure.
 _USAGE_ERRORS = {"ConfigError", "ClassError", "UnrecognisedDataError"}

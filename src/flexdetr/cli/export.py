@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint.")],
     format: Annotated[  # noqa: A002 - the option's name
-        str, typer.Option(metavar="|".join(NAMED), help="What to write.")
-    ],
+        str | None, typer.Option(metavar="|".join(NAMED), help="What to write.")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="triton|ovms", help="Put an artifact (FILE) into a model server's repository (--out)."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --layout: the model's [default: the artifact's].")
+    ] = None,
     precision: Annotated[
         str, typer.Option(metavar="fp32|fp16|int8", help="What is computed or stored in.")
     ] = "fp32",
@@ -76,6 +85,11 @@ def export(
     """Write a detector for another runtime, and prove that the file does what the model does."""
     from flexdetr.runtime.artifact import ArtifactError, is_artifact
 
+    if layout is not None:
+        _lay_out(file, layout, out, name, format)
+        return
+    if format is None:
+        raise answers.UsageError(f"say what to write: --format {', '.join(NAMED)}")
     if sampling not in ("auto", "model", "gather", "discrete"):
         raise answers.UsageError(f"--sampling must be auto, model, gather or discrete; got {sampling!r}")
     if not format.isalpha():  # it becomes a part of a folder's name; which ones there are is told below
@@ -136,6 +150,28 @@ def export(
     _show_precisions(precisions)
     _show_int8(int8)
     answers.show(f"artifact: {artifact.path}")
+
+
+def _lay_out(file: Path, layout: str, out: Path | None, name: str | None, format: str | None) -> None:  # noqa: A002
+    """Put an artifact into a model server's repository."""
+    from flexdetr.config import nearest
+    from flexdetr.runtime.artifact import is_artifact, open_artifact
+    from flexdetr.runtime.repository import LAYOUTS, write
+
+    if layout not in LAYOUTS:
+        raise answers.UsageError(nearest(layout, LAYOUTS, "--layout"))
+    if format is not None or not is_artifact(file):
+        raise answers.UsageError(
+            f"--layout takes an artifact, and {file} is none: export the checkpoint with --format onnx before"
+            if format is None
+            else "--layout takes an artifact, whose format is its own: leave --format out"
+        )
+    artifact = open_artifact(file)
+    called = name or artifact.path.name
+    if not called or any(not (letter.isalnum() or letter in "-_.") for letter in called):
+        raise answers.UsageError(f"--name takes letters, digits, '-', '_' and '.'; got {called!r}")
+    folder = write(artifact, layout, out or Path("models"), called)
+    answers.show(f"{layout}: {folder}")
 
 
 def _show(parity: Parity) -> None:

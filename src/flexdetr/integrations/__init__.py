@@ -1,0 +1,1 @@
+"""Adapters to other projects; each needs the project's package, which is an extra."""
