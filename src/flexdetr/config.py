@@ -39,6 +39,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "DistillConfig",
     "EncoderConfig",
     "LossConfig",
     "Part",
@@ -157,6 +158,9 @@ class LossConfig(Part):
             finds each object once; more give a detector from random weights more positives to learn from. None
             derives it in a run, and is one elsewhere.
         late_matcher: share of the run after which queries are matched by score and overlap alone (DEIMv2); None never.
+        dense_auxiliary: train a dense head on the encoder's levels beside a head with queries (RT-DETRv3), whose
+            supervision of every cell teaches the encoder; no checkpoint and no exported file holds it.
+        dense_weight: weight of all that head's losses.
         box_options: keyword arguments of the box loss (ratio, scale, ...).
     """
 
@@ -171,7 +175,25 @@ class LossConfig(Part):
     matcher_box: str = "giou"
     encoder_copies: int | None = Field(default=None, gt=0, le=1000)
     late_matcher: float | None = Field(default=None, ge=0, le=1)
+    dense_auxiliary: bool = False
+    dense_weight: float = Field(default=1.0, ge=0, le=1e4)
     box_options: Frozen[Mapping[str, float]] = Field(default_factory=dict)
+
+
+class DistillConfig(Part):
+    """A trained network that teaches the one that trains. ``distill=NAME`` is short for ``distill.teacher=NAME``.
+
+    Attributes:
+        teacher: a backbone with trained weights (a row of the backbone table, ``timm/NAME``, or its checkpoint file),
+            which teaches its features; or a detector of the same classes and image size (a preset with published
+            weights, or a checkpoint file), which teaches its answers. None: nothing teaches.
+        weight: of what it teaches; None finds it for features, see ``share``, and is 1 for answers.
+        share: part of the gradient's norm at the encoder's deepest level that comes from a teacher of features.
+    """
+
+    teacher: str | None = None
+    weight: float | None = Field(default=None, gt=0, le=1e4)
+    share: float = Field(default=0.1, gt=0, lt=1)
 
 
 class DataConfig(Part):
@@ -329,6 +351,7 @@ class Config(Part):
         attention: inserts by place: ``backbone.16`` is after the backbone's stride-16 stage, ``encoder.8`` after the
             encoder's stride-8 level.
         loss: see LossConfig.
+        distill: see DistillConfig; a plain string is the teacher.
         data: see DataConfig.
         train: see TrainConfig.
         recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim" take a published
@@ -348,6 +371,7 @@ class Config(Part):
     head: HeadOptions = RTDETROptions()
     attention: Frozen[Mapping[str, Insert]] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     recipe: Literal["auto", "coco", "dfine", "deim"] = "auto"
@@ -375,6 +399,11 @@ class Config(Part):
     @classmethod
     def _short_backbone(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("distill", mode="before")
+    @classmethod
+    def _short_distill(cls, value: object) -> object:
+        return {"teacher": value} if isinstance(value, str) else value
 
     @field_validator("head", mode="before")
     @classmethod

@@ -60,7 +60,9 @@ def answers(data, tmp_path_factory):
     return two_ranks.answer(data, None), torch.load(file)
 
 
-@pytest.mark.parametrize(("norms", "tolerance"), [("frozen", 1e-6), ("synchronised", 1e-9), ("dense", 1e-9)])
+@pytest.mark.parametrize(
+    ("norms", "tolerance"), [("frozen", 1e-6), ("synchronised", 1e-9), ("dense", 1e-9), ("companions", 1e-9)]
+)
 def test_two_ranks_have_the_gradient_of_the_whole_batch(answers, norms, tolerance):
     """Denoising included, and where the second rank has no objects; only the order of additions differs.
 
@@ -71,6 +73,13 @@ def test_two_ranks_have_the_gradient_of_the_whole_batch(answers, norms, toleranc
     difference = sum(float((one[name] - two[name]).double().square().sum()) for name in one)
     whole = sum(float(gradient.double().square().sum()) for gradient in one.values())
     assert math.sqrt(difference / whole) < tolerance
+
+
+def test_what_trains_beside_a_detector_keeps_what_both_ranks_saw(answers):
+    one, two = (answer["beside"] for answer in answers)
+    torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+    assert one["parts.dense_auxiliary.scores"] != 1
+    assert one["parts.teacher.strength"] != 1
 
 
 def test_norms_remember_what_both_ranks_saw(answers):

@@ -16,19 +16,20 @@ from flexdetr.engine.distributed import Ranks, join, leave
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.norms import moving_statistics
 from flexdetr.presets import resolve
+from flexdetr.weights import store
 
 BATCH = 4
 
 
-def settings(model="flexdetr_pico", **train):
+def settings(model="flexdetr_pico", beside=None, **train):
     train = {"epochs": 2, "batch_size": BATCH, "eval_every": 2, "precision": "fp32", "clip": 0.0, **train}
-    return resolve(model, image_size=64, data={"workers": 0}, train=train)
+    return resolve(model, image_size=64, data={"workers": 0}, train=train, **(beside or {}))
 
 
 def gradients(trainer: fit.Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.gradients(batch, number)
-    named = trainer.model.named_parameters()
+    named = [*trainer.model.named_parameters(), *trainer.companions.named_parameters()]
     return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
 
 
@@ -42,18 +43,43 @@ def without_objects(batch: Batch, ranks: Ranks) -> Batch:
 
 
 def dense_gradients(dataset, folder, batch, processes, ranks):
-    """Of a detector whose losses are divided by what both ranks' predictions say, in float64."""
+    """Of a detector whose losses are divided by what both ranks' predictions say."""
     config = settings("yolov8_hgnetv2_b0", processes=processes)
+    trainer = precise_trainer(dataset, folder, config, ranks)
+    return gradients(trainer, without_objects(batch, ranks), 0)
+
+
+def companions(dataset, folder, batch, processes, ranks):
+    """Of a second step with what trains beside a detector, and what the steps leave in it."""
+    file = folder / "backbone.safetensors"
+    if ranks.first:
+        begun = fit.start(settings(), dataset.classes)
+        weights = {
+            name: value for name, value in begun.model.state_dict().items() if name.startswith("backbone.")
+        }
+        store.save(file, weights, replace(begun.metadata, part="backbone", classes=[]))
+    ranks.wait()
+    beside = {"loss": {"dense_auxiliary": True}, "distill": str(file)}
+    config = settings(beside=beside, processes=processes)
+    trainer = precise_trainer(dataset, folder, config, ranks)
+    gradients(trainer, batch, 0)
+    found = gradients(trainer, without_objects(batch, ranks), 1)
+    return found, {name: value.clone() for name, value in trainer.companions.named_buffers()}
+
+
+def precise_trainer(dataset, folder, config, ranks):
+    """In float64, with frozen norms."""
     run_state.seed_generators(0)
     trainer = fit.Trainer(
         dataset, config, fit.start(config, dataset.classes), folder, quiet=True, ranks=ranks
     )
     model = trainer.model.train().double()
     model.normalise = lambda images: images.double() / 255
-    for part in model.modules():
+    trainer.companions.double()
+    for part in (*model.modules(), *trainer.companions.modules()):
         if isinstance(part, torch.nn.BatchNorm2d):
             part.eval()
-    return gradients(trainer, without_objects(batch, ranks), 0)
+    return trainer
 
 
 def answer(data: Path, processes: int | None) -> dict[str, object]:
@@ -80,6 +106,7 @@ def answer(data: Path, processes: int | None) -> dict[str, object]:
     kept["synchronised"] = gradients(trainer, second, 1)
     model.float()
     kept["dense"] = dense_gradients(dataset, data.parent, first, processes, ranks)
+    kept["companions"], beside = companions(dataset, data.parent, first, processes, ranks)
     buffers = {name: value.clone() for name, value in trainer.model.named_buffers() if "running" in name}
     metrics = evaluate(
         trainer.ema.model.float(),
@@ -103,6 +130,7 @@ def answer(data: Path, processes: int | None) -> dict[str, object]:
     return {
         "gradients": kept,
         "buffers": buffers,
+        "beside": beside,
         "numbers": metrics.numbers(),
         "table": table,
         "statistics": ranks.gathered(statistics),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ _STAGE = re.compile(r"(?:^|\.)(?:stages|layers?|blocks)[._]?(\d+)\.")
 _BEFORE_STAGES = ("stem", "body.")
 
 
-def parameter_groups(model: DetectionModel, config: Config, parts: TrainedParts) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: DetectionModel, config: Config, parts: TrainedParts, beside: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning-rate multiplier and weight decay.
 
     Norms, biases and learnable affine blocks (all that is a scalar or a vector) get no weight decay. What starts from
@@ -29,6 +32,7 @@ def parameter_groups(model: DetectionModel, config: Config, parts: TrainedParts)
         model: the detector.
         config: a run's configuration without gaps.
         parts: what starts from trained weights.
+        beside: parameters that are no part of the model and learn with it, at the full rate.
 
     Returns:
         Groups with "params", "lr" (the peak), "weight_decay" and "multiplier".
@@ -51,6 +55,8 @@ def parameter_groups(model: DetectionModel, config: Config, parts: TrainedParts)
         if part == "backbone":
             multiplier *= own.get(below, 1.0)
         groups[multiplier, parameter.ndim > 1].append(parameter)
+    for parameter in beside:
+        groups[1.0, parameter.ndim > 1].append(parameter)
     return [
         {
             "params": parameters,
@@ -104,6 +110,8 @@ def freeze(model: DetectionModel, config: Config, parts: TrainedParts) -> None:
         parameter.requires_grad_(True)
 
 
-def build_optimizer(model: DetectionModel, config: Config, parts: TrainedParts) -> torch.optim.AdamW:
-    """AdamW with one fused kernel over each group."""
-    return torch.optim.AdamW(parameter_groups(model, config, parts), betas=(0.9, 0.999), fused=True)
+def build_optimizer(
+    model: DetectionModel, config: Config, parts: TrainedParts, beside: Iterable[nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """AdamW with one fused kernel over each group; see ``parameter_groups``."""
+    return torch.optim.AdamW(parameter_groups(model, config, parts, beside), betas=(0.9, 0.999), fused=True)

@@ -152,7 +152,7 @@ def _step(run: Trainer, batch: Batch, number: int) -> float:
     run.gradients(batch, number)
     run.scaler.unscale_(run.optimizer)
     clip = run.config.train.clip or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip, foreach=True)
+    norm = torch.nn.utils.clip_grad_norm_(run.learned, clip, foreach=True)
     skipped = run.scaler.is_enabled()  # by itself, where fp16 overflows
     loss = run.read(norm)
     run.scaler.step(run.optimizer)

@@ -50,6 +50,7 @@ def introduce(run: Trainer) -> None:
         *run.dataset.notes,
         *run.begun.notes,
         *run.recipe.reasons,
+        *run.companions.notes,
         f"{run.steps} steps on {run.device} in {precision_name(run.dtype)}, evaluations too, into {run.folder}",
     ]
     if resumed:
@@ -217,10 +218,10 @@ def check_space(run: Trainer) -> None:
 def needed_bytes(run: Trainer) -> int:
     """The most that a run's folder takes at any moment: two checkpoints, and three states while one is replaced."""
     weights = sum(value.nbytes for value in run.model.state_dict().values())
-    criterion = sum(value.nbytes for value in run.criterion.state_dict().values())
+    beside = [*run.criterion.state_dict().values(), *run.companions.state_dict().values()]
     learned = [one for group in run.optimizer.param_groups for one in group["params"] if one.requires_grad]
     moments = 2 * sum(one.nbytes for one in learned)  # AdamW's two
-    state = 2 * weights + criterion + moments  # with the averaged weights
+    state = 2 * weights + sum(value.nbytes for value in beside) + moments  # with the averaged weights
     return 2 * weights + 3 * state + _BESIDE
 
 

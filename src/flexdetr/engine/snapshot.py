@@ -32,6 +32,8 @@ def snapshot(run: Trainer) -> dict[str, Any]:
         "fingerprint": fingerprint(run.train_records),
         "model": run.model.state_dict(),
         "criterion": run.criterion.state_dict(),
+        "companions": run.companions.state_dict(),
+        "teacher": _teacher(run),
         "ema": run.ema.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
@@ -83,11 +85,18 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
             f"{run.dataset.root} has changed since {run.folder} began, so the run cannot go on exactly; put the "
             "data back, or begin a new run with --weights and the folder's last.safetensors"
         )
+    if state.get("teacher") != _teacher(run):
+        raise run_state.StateError(
+            f"the weights of distill.teacher={run.config.distill.teacher} are not those that taught {run.folder} so "
+            f"far (sha256 {state.get('teacher')}): put them back, or begin a new run with --weights "
+            f"{run.folder / 'last.safetensors'}"
+        )
     run.parts, run.rolled_back = int(state["parts"]), bool(state["rolled_back"])
     if run.rolled_back:
         run.use_full_precision()
     run.model.load_state_dict(current_names(state["model"]))
     run.criterion.load_state_dict(state["criterion"])
+    run.companions.load_state_dict(state.get("companions", {}))  # runs of earlier versions had none
     run.ema.load_state_dict({**state["ema"], "model": current_names(state["ema"]["model"])})
     run.optimizer.load_state_dict(state["optimizer"])
     _check_moments(run)
@@ -119,6 +128,11 @@ def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
             len(saved),
             run.ranks.size,
         )
+
+
+def _teacher(run: Trainer) -> str | None:
+    """The sha256 of the teacher's weights."""
+    return None if run.teacher is None else run.teacher.origin.get("sha256")
 
 
 def _check_moments(run: Trainer) -> None:

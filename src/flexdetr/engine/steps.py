@@ -17,6 +17,7 @@ class Step(NamedTuple):
     Attributes:
         number: counted from 0 over the whole run.
         objects: in the whole step, at least 1; what its loss is divided by.
+        images: in the whole step.
         fullest: objects of the fullest image of the step, from which the number of denoising groups follows.
         parts: micro-batches, the same number on every rank.
         stop: whether a rank was asked to stop.
@@ -25,6 +26,7 @@ class Step(NamedTuple):
 
     number: int
     objects: float
+    images: int
     fullest: int
     parts: int
     stop: bool
@@ -39,6 +41,7 @@ def agree(batch: Batch, number: int, *, parts: int, stop: bool, save: bool, rank
     return Step(
         number,
         max(1.0, sum(objects)),
+        int(sum(images)),
         int(max(fullests)),
         # Norms that are synchronised meet once a micro-batch: no rank may have fewer than another.
         max(1, min(int(max(wanted)), int(min(images)))),

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.callbacks import Callbacks
 from flexdetr.engine.checkpoint import Start
+from flexdetr.engine.companions import build_companions, together
 from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
@@ -52,6 +53,7 @@ from flexdetr.engine.snapshot import snapshot, take_up
 from flexdetr.engine.steps import Step, agree, micro_batches
 from flexdetr.engine.stop import Interrupted, on_signal
 from flexdetr.engine.sums import TermSums
+from flexdetr.engine.teacher import find_teacher, located, taught
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
@@ -110,7 +112,8 @@ class Trainer:
         callbacks: Sequence[object] = (),
     ) -> None:
         self.callbacks = Callbacks(callbacks)
-        self.dataset, self.begun, self.folder, self.ranks = dataset, begun, folder, ranks
+        self.dataset, self.folder, self.ranks = dataset, folder, ranks
+        config = located(config)
         self.quiet = quiet or not ranks.first
         self.classes = begun.classes
         weights = class_weights(config.data.class_weights, begun.classes)  # an unknown class is told first
@@ -140,14 +143,25 @@ class Trainer:
         freeze(self.model, config, begun.trained)
         self.criterion = build_criterion(config.loss, config.head, len(self.classes)).to(self.device)
         self.criterion.class_weights = None if weights is None else weights.to(self.device)
-        self.optimizer = build_optimizer(self.model, config, begun.trained)
+        name = config.distill.teacher
+        self.teacher = None if name is None else find_teacher(name, self.device)
+        self.begun = begun
+        if self.teacher is not None:
+            self.begun = replace(begun, metadata=taught(begun.metadata, self.teacher))
+        companions = build_companions(config, self.model, self.classes, self.teacher)
+        self.companions = companions.to(self.device).train()
+        beside = list(self.companions.parameters())
+        self.optimizer = build_optimizer(self.model, config, begun.trained, beside)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)
+        ranks.same_weights(self.companions)
         self.ema = AveragedModel(self.model, config.train.ema or 0.0, config.train.ema_horizon)
         if ranks.size > 1 and config.train.sync_norms:
             synchronise_norms(self.model, self.device)
-        learned = [one for one in self.model.parameters() if one.requires_grad]
-        self.gradient_sum = GradientSum(learned, ranks)
+            synchronise_norms(self.companions, self.device)
+        # The last ones get their gradients first.
+        self.learned = [one for one in (*self.model.parameters(), *beside) if one.requires_grad]
+        self.gradient_sum = GradientSum(self.learned, ranks)
         if config.train.compile:
             compile_parts(self.model, self.device)
         if not ranks.first:  # what still draws from these, like dropout, draws differently on each rank
@@ -272,7 +286,7 @@ class Trainer:
         self.gradients(batch, number)
         self.scaler.unscale_(self.optimizer)
         clip = self.config.train.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, clip, foreach=True)
         loss = self.read(norm)
         judge(
             loss.norm,
@@ -315,12 +329,13 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             release_memory(self.device)
         self.gradient_sum.finish()
+        self.companions.settle(self.ranks)
         if self.criterion.own_divisor:
-            learned = [one for group in self.optimizer.param_groups for one in group["params"]]
-            self.losses = divided(self.losses, learned, least=1 / step.objects, ranks=self.ranks)
+            self.losses = divided(self.losses, self.learned, least=1 / step.objects, ranks=self.ranks)
         statistics = [one for one in self.criterion.buffers() if one.is_floating_point()]
         # Where norms are apart, what is evaluated, saved and resumed is the same on all ranks.
-        statistics += [] if self.config.train.sync_norms else moving_statistics(self.model)
+        if not self.config.train.sync_norms:
+            statistics += moving_statistics(self.model) + moving_statistics(self.companions)
         self.ranks.average(statistics)
         for part in self.losses:
             self.terms.add(part.terms)
@@ -334,6 +349,7 @@ class Trainer:
     def _accumulate(self, batch: Batch, step: Step) -> list[PartLoss]:
         """The gradient of this rank's share, added up over its micro-batches; the losses stay on the device."""
         found = []
+        self.companions.begin()
         for number, part in enumerate(micro_batches(batch, step, self.config.seed), start=1):
             losses = self._losses(part, step)
             self.gradient_sum.listen(last=number == step.parts)
@@ -343,13 +359,19 @@ class Trainer:
 
     def _losses(self, batch: Batch, step: Step) -> Losses:
         """Forward one micro-batch; the loss is normalised by the objects of the whole step."""
-        images = batch.images.to(self.device, non_blocking=True)
+        pictures = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device)
-        images = self.model.normalise(images).contiguous(memory_format=self.format)
+        images = self.model.normalise(pictures).contiguous(memory_format=self.format)
+        seen = None
         with autocast(self.device, self.dtype):
-            output = self.model(images, targets)
+            if len(self.companions):
+                seen = self.model.observed(images, targets)
+            output = self.model(images, targets) if seen is None else seen.output
         try:
             losses: Losses = self.criterion(output, targets, num_boxes=step.objects)
+            if seen is not None:
+                with autocast(self.device, self.dtype):
+                    losses = together(losses, self.companions(seen, pictures, targets, step))
         except NonFiniteError as error:
             self.faults.append(Fault(str(error), error.image_ids))
             return poisoned(output)
@@ -387,6 +409,7 @@ class Trainer:
         steps = self.sums["steps"] or 1.0
         row |= {"seconds": self.sums["seconds"]}
         row |= {name: value / steps for name, value in added_up(self).items()}
+        row |= self.companions.numbers()
         row["lr"] = self.optimizer.param_groups[-1]["lr"]
         if self.epoch % (self.config.train.eval_every or 1) == 0 or self.epoch == epochs:
             began = time.monotonic()

@@ -16,7 +16,7 @@ from flexdetr.model.fuse import FuseError
 from flexdetr.model.heads import HEADS
 from flexdetr.model.heads.base import build_head
 from flexdetr.model.inserts import build_insert
-from flexdetr.model.outputs import Output, Targets
+from flexdetr.model.outputs import Observed, Output, Targets
 
 # What of the configuration decides about the module.
 SECTIONS = ("backbone", "encoder", "head", "attention")
@@ -114,11 +114,27 @@ class DetectionModel(nn.Module):
         Raises:
             ValueError: where the size is not divisible by 32 or ``decoder_layers`` does not exist.
         """
-        height, width = images.shape[-2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"image sides must be divisible by 32; got {height}x{width}")
+        _check_sides(images)
         levels = self.encoder(self.backbone(images))
         return self.head(levels, targets, decoder_layers=decoder_layers, queries=queries)
+
+    def observed(self, images: Tensor, targets: Targets | None = None) -> Observed:
+        """What ``forward`` computes, with the levels on the way, for losses that look at them.
+
+        Args:
+            images: as in ``forward``.
+            targets: as in ``forward``.
+        """
+        _check_sides(images)
+        within = self.encoder.within(self.backbone(images))
+        levels = self.encoder.across(within)
+        return Observed(self.head(levels, targets), levels, within[-1])
+
+
+def _check_sides(images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    if height % 32 or width % 32:
+        raise ValueError(f"image sides must be divisible by 32; got {height}x{width}")
 
 
 def _places(config: Config) -> tuple[dict[int, str], dict[int, str]]:

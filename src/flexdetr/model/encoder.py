@@ -64,10 +64,19 @@ class HybridEncoder(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels (B, C_l, h_l, w_l) -> encoder levels (B, D_l, h_l, w_l), finest first."""
+        return self.across(self.within(features))
+
+    def within(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone levels -> levels of the encoder's width, mixed within the coarsest; not yet across."""
         levels = [project(level) for project, level in zip(self.input_proj, features, strict=True)]
         for down in self.made:
             levels.append(down(levels[-1]))
         levels[-1] = self.intra(levels[-1])
+        return levels
+
+    def across(self, within: Sequence[Tensor]) -> list[Tensor]:
+        """What ``within`` gave -> the encoder's levels."""
+        levels = list(within)
         for step, (lateral, block) in enumerate(zip(self.lateral, self.top_down, strict=True)):
             coarse = len(levels) - 1 - step
             # The bottom-up path re-uses the lateral's output, not its input.
@@ -75,8 +84,8 @@ class HybridEncoder(nn.Module):
             fine = levels[coarse - 1]
             raised = F.interpolate(levels[coarse], size=fine.shape[-2:], mode="nearest")
             levels[coarse - 1] = block(self._joined(raised, fine))
-        for fine, (down, block) in enumerate(zip(self.downsample, self.bottom_up, strict=True)):
-            levels[fine + 1] = block(self._joined(down(levels[fine]), levels[fine + 1]))
+        for finer, (down, block) in enumerate(zip(self.downsample, self.bottom_up, strict=True)):
+            levels[finer + 1] = block(self._joined(down(levels[finer]), levels[finer + 1]))
         if self.inserts:
             levels = [
                 self.inserts[str(stride)](level) if str(stride) in self.inserts else level

@@ -74,6 +74,20 @@ class Output(NamedTuple):
     pre_denoising: Prediction | None = None
 
 
+class Observed(NamedTuple):
+    """A forward pass in training, with what lies between its parts; see ``DetectionModel.observed``.
+
+    Attributes:
+        output: of the head.
+        levels: the encoder's, (B, D_l, h_l, w_l), finest first.
+        deep: (B, D, h, w) the coarsest level behind the block within it, before levels are fused.
+    """
+
+    output: Output
+    levels: list[Tensor]
+    deep: Tensor
+
+
 class Noise(NamedTuple):
     """What makes denoising queries the same however a step is divided over processes and micro-batches.
 

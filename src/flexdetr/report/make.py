@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 USUAL = 0.5  # the threshold of a class of which nothing right was found
 _SHOWN_CLASSES = 12
 _SHOWN_MISTAKES = 12
+_NO_LOSS = ("epoch", "seconds", "loss", "lr", "distill_weight")  # columns that are drawn apart or not
 _SCORES = ("ap", "ap50", "ap75", "top1", "top5")  # columns of metrics.csv that are drawn together
 _GALLERIES: dict[str, Kind] = {
     "Worst misses": "missed",
@@ -144,7 +145,7 @@ def training_charts(history: Path) -> str:
     if not rows:
         return "<p>no epoch was finished</p>"
     known = [name for name in _SCORES if any(name in one for one in rows)]
-    others = [name for name in rows[0] if name not in ("epoch", "seconds", "loss", "lr", *_SCORES)]
+    others = [name for name in rows[0] if name not in (*_NO_LOSS, *_SCORES)]
     scores = [column(name) for name in known]
     losses = [column(name) for name in ("loss", *others)]
     return row(
