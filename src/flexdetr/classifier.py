@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from flexdetr.classes import Classes, described
 from flexdetr.config import ConfigError, nearest
+from flexdetr.part_table import load_part
 from flexdetr.runtime.classification import Classification
+from flexdetr.runtime.sources import Unreadable, read
+from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flexdetr.api import Detector
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.fit import Run
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
     from flexdetr.runtime.computation import Computation
-    from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
+    from flexdetr.runtime.sources import Item, Picture, Source
 
 
 class Classifier:
@@ -68,6 +75,17 @@ class Classifier:
 
     def __repr__(self) -> str:
         return f"<Classifier {self._inner.metadata.model}, {described(self.classes, self._size)}>"
+
+    @property
+    def task(self) -> str:
+        """What is told of a picture: "classify" its class, "orientation" which way a page lies."""
+        return str(self.metadata.task if self.deployed else self.config.task)
+
+    @cached_property
+    def _look(self) -> Callable[[Source], NDArray[np.uint8]]:
+        """What the model is shown of a picture."""
+        look: Callable[[Source], NDArray[np.uint8]] = load_part(TASKS[self.task].look)
+        return look
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -185,7 +203,8 @@ class Classifier:
             ImageError: where a file cannot be read as an image.
         """
         options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
-        given = source if isinstance(source, list) else [source]
+        sources: list[Source] = source if isinstance(source, list) else [source]
+        given: list[Source] = [self._look(one) for one in sources]
         found = [Classification.of(one) for one in self._inner.predict(given, 0.0, **options)]
         return found if isinstance(source, list) else found[0]
 
@@ -203,8 +222,15 @@ class Classifier:
             In the order of the items, each picture with its classes, or why it could not be read.
         """
         options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
-        for answer in self._inner.predict_many(items, 0.0, **options):
-            yield (answer[0], Classification.of(answer[1])) if isinstance(answer, tuple) else answer
+        if self.task == "classify":
+            for answer in self._inner.predict_many(items, 0.0, **options):
+                yield (answer[0], Classification.of(answer[1])) if isinstance(answer, tuple) else answer
+            return
+        for one in read(items, self._look):  # shown otherwise than detectors are
+            if isinstance(one, Unreadable):
+                yield one
+            else:
+                yield one, Classification.of(self._inner.predict([one.image], 0.0, **options)[0])
 
     def computation(self, **options: Any) -> Computation:  # noqa: ANN401
         """What ``predict`` computes with; see ``Detector.computation``."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import described
 from flexdetr.data.images import pixels
+from flexdetr.data.record_pixels import read_record
 from flexdetr.gathered import gathered
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.computation import Computation
@@ -45,6 +46,7 @@ from flexdetr.sliced import SlicedDetector
 from flexdetr.tasks import task
 
 if TYPE_CHECKING:
+    from flexdetr.data.dataset import Record
     from flexdetr.metrics.coco_map import Metrics
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ Read = Picture | Unreadable
 Answer = tuple[Picture, Detections] | Unreadable
 # From this many pictures on, working on several at a time repays compiling the graph for it.
 MANY = 8
+_PAGES = 32
 
 
 class ArtifactDetector:
@@ -334,7 +337,11 @@ class ArtifactDetector:
         if precision is None and self._asked == "auto" and self._chooses:
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
-        answers = self.predict_many(items, 0.0, device=device, precision=precision, frames=False)
+        options: dict[str, Any] = {"device": device, "precision": precision, "frames": False}
+        if any(one.view is not None for one in records):  # pages, which a path alone does not name
+            answers = self._of_pages(records, options)
+        else:
+            answers = self.predict_many(items, 0.0, **options)
         scored, found = score_answers(answers, records, self.classes, progress, kind=self.metadata.task)
         how = self.computation(device=device, precision=precision, items=items)
         metrics: Metrics = replace(cast("Metrics", scored), computation=how)
@@ -346,6 +353,14 @@ class ArtifactDetector:
             about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
             row.write_report(Path(report), about)
         return metrics
+
+    def _of_pages(self, records: Sequence[Record], options: dict[str, Any]) -> Iterator[Answer]:
+        """Answers for pages as their records show them, some at a time: they are held in memory."""
+        for first in range(0, len(records), _PAGES):
+            some = records[first : first + _PAGES]
+            yield from self.predict_many(
+                [Item(str(one.path), read_record(one)) for one in some], 0.0, **options
+            )
 
     def _detect(
         self, runtime: Runtime, threshold: float | list[float], picture: Picture

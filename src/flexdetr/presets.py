@@ -17,6 +17,7 @@ from flexdetr.config import (
     BackboneConfig,
     Config,
     ConfigError,
+    DataConfig,
     EncoderConfig,
     LossConfig,
     TrainConfig,
@@ -370,6 +371,28 @@ def resolve(
         if (reason := first_objection(config.model_dump(), config_file, known)) is not None:
             raise ConfigError(reason)
     return config
+
+
+def for_orientation(config: Config) -> Config:
+    """A classifier's configuration for pages in their four turns: the same network, and nothing mirrored or blended.
+
+    Raises:
+        ConfigError: where the model is no classifier.
+    """
+    if config.task not in ("classify", "orientation"):
+        raise ConfigError(
+            f"orientation is told by a classifier, and {config.model} is none; take --model pphgnet_tiny_cls, "
+            "hgnetv2_b0_cls or efficientnet_lite0_cls"
+        )
+    values = config.model_dump()
+    values["head"]["name"] = "orientation"
+    # What was asked for is refused later, with the reason.
+    values["data"] |= {
+        key: 0.0
+        for key in ("flip", "mosaic", "mixup")
+        if values["data"][key] in (None, DataConfig.model_fields[key].default)
+    }
+    return build(values)
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -83,6 +83,14 @@ def predict(
     tile: Side = None,
     overlap: Overlap = 0.2,
     merge: Merge = "nms",
+    upright: Annotated[
+        Path | None,
+        typer.Option(
+            "--upright",
+            metavar="DIR",
+            help="Write the pages of documents turned upright to DIR (a model of --task orientation).",
+        ),
+    ] = None,
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
@@ -105,6 +113,9 @@ def predict(
     window = Window() if show else None
     if is_artifact(file):
         open_artifact(file, verify=False)
+    if upright is not None:
+        _set_upright(file, sources, upright, limit, device, precision, runtime, as_json=as_json)
+        return
     items, missing = _listed(sources, out, part)
     if shard is not None:
         listed, items = len(items), items[shard.number :: shard.total]
@@ -145,6 +156,37 @@ def predict(
     _show(results, rows, as_json=as_json)
     if results.failed or interrupted:
         raise typer.Exit(130 if interrupted else 1)
+
+
+def _set_upright(
+    file: str,
+    sources: list[str],
+    upright: Path,
+    limit: Threshold,
+    device: str,
+    precision: str | None,
+    runtime: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Write documents with their pages upright.
+
+    Raises:
+        UsageError: where the model is no classifier, or ``limit`` is no number.
+    """
+    from flexdetr.api import load
+    from flexdetr.classifier import Classifier
+    from flexdetr.cli.uprighted import set_upright
+
+    if not isinstance(limit, float):
+        raise answers.UsageError("--upright takes a number as --threshold")
+    loaded = load(file, runtime=runtime)
+    if not isinstance(loaded, Classifier):
+        raise answers.UsageError(
+            f"--upright needs a model that was trained with --task orientation; {file} is a detector"
+        )
+    options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
+    set_upright(loaded, sources, upright, limit, options, as_json=as_json)
 
 
 def _listed(sources: list[str], out: Path, part: Part) -> tuple[list[Item], list[tuple[str, str]]]:

@@ -114,9 +114,11 @@ def train(
                 raise answers.UsageError(
                     "say which data to train on: flexdetr train DATA --model NAME, or --crops-of DATA"
                 )
-            from flexdetr.presets import resolve
+            from flexdetr.presets import for_orientation, resolve
 
             config = resolve(model, config_file, changes or (), **options)
+            if task == "orientation":
+                config = for_orientation(config)
             _check_task(config, "classify" if crops_of else task)
             folder = out or _free_folder(Path("runs"), config.model)
             if data is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flexdetr.data.dataset import Record
-from flexdetr.data.images import ImageError, covering, read_image, read_part, read_reduced, to_rgb
+from flexdetr.data.images import ImageError, covering, pixels, read_image, read_part, read_reduced, to_rgb
 from flexdetr.runtime.documents import DocumentError, stored_page
 from flexdetr.runtime.orientation import middle, turned
 
@@ -39,6 +41,26 @@ def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np
     return read_page(record, at_least)
 
 
+def look_at_page(source: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What an orientation classifier is shown of a page: the middle of its pixels as they are stored.
+
+    Args:
+        source: a file (of several pages the first), a PIL image, or an array (H, W, 3) uint8 RGB.
+
+    Returns:
+        (S, S, 3) uint8 RGB.
+
+    Raises:
+        ImageError: where a file cannot be read, or an array has another shape or type.
+    """
+    if isinstance(source, str | Path):
+        try:
+            source = stored_page(Path(source))
+        except DocumentError as error:
+            raise ImageError(str(error)) from error
+    return middle(pixels(source))
+
+
 def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
     """A page in its turn, all of it.
 
@@ -59,6 +81,6 @@ def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.ui
             size = covering(rgb.size, (max(at_least), max(at_least)))
             if size != rgb.size:
                 rgb = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return turned(np.asarray(rgb, dtype=np.uint8), view.turn)
+        return turned(np.array(rgb, dtype=np.uint8), view.turn)
     except DocumentError as error:
         raise ImageError(str(error)) from error

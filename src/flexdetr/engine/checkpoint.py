@@ -214,7 +214,7 @@ def _of_backbone(loaded: Loaded) -> dict[str, Deferred]:
 
 def _before_classes(loaded: Loaded, begun: Start) -> dict[str, Deferred]:
     """Layers between backbone and classes of a published classifier, which a classifier's head takes over."""
-    if begun.config.task != "classify":
+    if begun.config.task == "detect":
         return {}
     rows = begun.model.head.class_rows()
     there = {name: value.shape for name, value in begun.model.state_dict().items()}

@@ -44,16 +44,25 @@ class TaskRow:
         module: keeps the protocol ``Task``; imported when it is used.
         facade: the class for people, as ``package.module:Class`` with a class method ``of(detector)``; empty where they
             get the ``Detector`` or ``ArtifactDetector`` itself.
+        look: what a model is shown of a path, a PIL image or an array, as ``package.module:function``; the facade asks
+            for it.
     """
 
     noun: str
     module: str
     facade: str = ""
+    look: str = "flexdetr.data.images:pixels"
 
 
 TASKS: Final[Mapping[str, TaskRow]] = {
     "detect": TaskRow("detector", "flexdetr.tasks.detect"),
     "classify": TaskRow("classifier", "flexdetr.tasks.classify", "flexdetr.classifier:Classifier"),
+    "orientation": TaskRow(
+        "page classifier",
+        "flexdetr.tasks.orientation",
+        "flexdetr.classifier:Classifier",
+        "flexdetr.data.record_pixels:look_at_page",
+    ),
 }
 DEFAULT: Final = "detect"
 

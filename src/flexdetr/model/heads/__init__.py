@@ -87,6 +87,13 @@ HEADS: Final[Mapping[str, HeadRow]] = {
         task="classify",
         imagenet=True,
     ),
+    "orientation": HeadRow(
+        ClassifierOptions,
+        "flexdetr.model.heads.classifier.head:ClassifierHead",
+        "flexdetr.loss.classification:objective",
+        task="orientation",
+        imagenet=True,
+    ),
 }
 DEFAULT: Final = "rtdetr"
 

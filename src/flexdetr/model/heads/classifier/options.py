@@ -14,7 +14,7 @@ class ClassifierOptions(Part):
     """A linear layer behind the pooled coarsest level, with the layers between that its published networks have.
 
     Attributes:
-        name: "classifier".
+        name: "classifier"; "orientation" is the same on pages of documents, whose classes are their four turns.
         features: channels of a 1x1 convolution with norm and activation before the pooling (the GhostNets: 960 at
             width 1, EfficientNet-Lite: 1280); None has none.
         activation: of that convolution.
@@ -28,7 +28,7 @@ class ClassifierOptions(Part):
         smoothing: share of the target that all classes divide equally (label smoothing).
     """
 
-    name: Literal["classifier"] = "classifier"
+    name: Literal["classifier", "orientation"] = "classifier"
     features: Hidden | None = None
     activation: Literal["relu", "relu6"] = "relu"
     hidden: Hidden | None = None

@@ -1,0 +1,116 @@
+"""Training samples of pages in their four turns: squares cut out of them, in other colours; nothing is mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexdetr.config import ConfigError, DataConfig
+from flexdetr.data.batches import Batch, BatchPlan, Phase, SampleMaker
+from flexdetr.data.dataset import Record
+from flexdetr.data.kept import KeptImages
+from flexdetr.data.transforms import Sample, Window, draw_colours, render
+from flexdetr.model.outputs import Targets
+from flexdetr.runtime.orientation import middle
+
+# The side of a square, as a share of the page's shorter side: evaluation takes 7/8 of it, in the middle.
+_SIDES: Final = (0.6, 0.95)
+_LIGHT_ON_DARK: Final = 0.1  # share of samples whose colours are turned into their opposites
+_SAMPLE_STREAM: Final = 4  # beside those of ``flexdetr.data.batches`` and ``class_samples``
+
+
+class PageSamples:
+    """Makes an orientation classifier's training samples; the same for the same seed, epoch and page, always.
+
+    ``plain``: what an evaluation sees, the middle of the page. Other phases: a square of another size anywhere on the
+    page (``data.iou_crop`` is its probability), in other colours.
+
+    Args:
+        records: the training pages, each in one of its turns.
+        config: what is done to them.
+        image_size: (height, width) of the training.
+        seed: of the run.
+
+    Raises:
+        ConfigError: where pages would be mirrored or blended.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], config: DataConfig, image_size: tuple[int, int], seed: int
+    ) -> None:
+        for key in ("flip", "mosaic", "mixup"):
+            if value := getattr(config, key):
+                raise ConfigError(
+                    f"data.{key}={value:g}: a page that is mirrored or blended lies in no direction; set it to 0"
+                )
+        self._maker = SampleMaker(records, config, image_size, seed)
+        self.records: Sequence[Record] = records
+        self.config, self.seed = config, seed
+
+    @property
+    def kept(self) -> KeptImages:
+        """Pages that stay decoded."""
+        return self._maker.kept
+
+    def cache_bytes(self) -> int:
+        """Memory that all pages take, in all turns, at the size at which they are kept."""
+        return self._maker.cache_bytes()
+
+    def keep(self, index: int) -> None:
+        """Decode a page, and keep it."""
+        self._maker.keep(index)
+
+    def batch(
+        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
+    ) -> Batch:
+        """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
+        height, width = plan.size
+        images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
+        for slot, index in enumerate(plan.indices):
+            if observe is not None:
+                observe(index)
+            images[slot].numpy()[...] = self.sample(index, plan.epoch, plan.phase, plan.size)
+        if forget:
+            self.kept.clear()
+        records = [self.records[index] for index in plan.indices]
+        ids = [record.image_id for record in records]
+        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
+        targets = Targets(
+            [torch.from_numpy(record.labels) for record in records],
+            [torch.tensor([[0.5, 0.5, 1.0, 1.0]]) for _ in records],
+            list(ids),
+        )
+        return Batch(images.permute(0, 3, 1, 2), targets, sizes, ids)
+
+    def sample(self, index: int, epoch: int, phase: Phase, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """One sample, (height, width, 3) of exactly ``size``."""
+        rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
+        if index not in self.kept:
+            self.keep(index)
+        page = self.kept.get(index)
+        if phase == "plain":
+            seen = middle(page)
+            return render(_bare(seen), Window(0, 0, seen.shape[1], seen.shape[0]), size).image
+        window = _square(page.shape[0], page.shape[1], rng, self.config.iou_crop)
+        done = render(_bare(page), window, size, colours=draw_colours(rng, self.config.photometric)).image
+        return 255 - done if rng.random() < _LIGHT_ON_DARK else done
+
+
+def _bare(image: NDArray[np.uint8]) -> Sample:
+    return Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+
+
+def _square(height: int, width: int, rng: np.random.Generator, share: float) -> Window:
+    """A square of a drawn size anywhere on the page; with a probability of 1 - ``share`` the middle."""
+    short = min(height, width)
+    if rng.random() >= share:
+        side = max(1, round(short * 7 / 8))
+        left, top = (width - side) // 2, (height - side) // 2
+    else:
+        side = max(1, round(short * rng.uniform(*_SIDES)))
+        left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+    return Window(left, top, left + side, top + side)
