@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flexdetr.classifier import Classifier
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.engine.checkpoint import Start
+    from flexdetr.engine.explain import Explanation
     from flexdetr.engine.fit import Overfit, Run
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.model.detector import DetectionModel
@@ -316,6 +317,39 @@ class Detector:
             )
         )
         return found if isinstance(source, list) else found[0]
+
+    def explain(
+        self,
+        source: Source,
+        threshold: Threshold = THRESHOLD,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> Explanation:
+        """Find objects, and show where the query of each looked: sampling points, weights and heat maps.
+
+        Args:
+            source: a path, a PIL image, or an array (H, W, 3) uint8 RGB.
+            threshold: as for ``predict``.
+            device: where to compute; in PyTorch, whatever the runtime is.
+            precision: as for ``predict``.
+
+        Raises:
+            ExplainError: where the head has no queries that attend to places, like the dense ones.
+            ImageError: where a file cannot be read as an image.
+        """
+        from flexdetr.data.images import pixels
+        from flexdetr.engine.explain import explain
+
+        return explain(
+            self.deploy_form(),
+            pixels(source),
+            classes=self.classes,
+            size=self.config.image_size,
+            threshold=limits(threshold, self.metadata.thresholds, self.classes.names),
+            device=device,
+            precision=precision,
+        )
 
     def predict_many(
         self,

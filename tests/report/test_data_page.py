@@ -43,6 +43,9 @@ def test_statistics_page(dataset):
         assert f"<h2>{heading}</h2>" in text
     assert f"<b>{len(found.sides)}</b><span>objects</span>" in text
     assert "128x96" in text
+    counted = text.partition("Objects in an image")[2]
+    assert "3 to 4" in counted  # whole numbers: neither "0 to 1" nor "3 to 5" for three or four
+    assert not re.search(r"\b0 to 1\b", counted)
 
 
 def test_statistics_page_shows_twins(dataset):

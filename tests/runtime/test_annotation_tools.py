@@ -45,6 +45,11 @@ def test_cvat_document_is_well_formed_whatever_the_names():
     )
     assert document.tag == "annotations"
     assert document.findtext("version") == "1.1"
+    assert document.findtext("meta/task/size") == "2"
+    assert [one.text for one in document.findall("meta/task/labels/label/name")] == [
+        "cat & dog",
+        "\u732b\ufffd",
+    ]
     first, empty = document.findall("image")
     assert first.attrib == {"id": "0", "name": "a<b>.jpg", "width": "100", "height": "80"}
     assert [box.get("label") for box in first] == ["cat & dog", "\u732b\ufffd"]

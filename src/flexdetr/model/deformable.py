@@ -84,13 +84,25 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
+        value = self.value(memory).view(query.shape[0], memory.shape[1], self.heads, -1)
+        locations, weights = self.places(query, reference)
+        return self.output(self.gather(value, locations, weights, shapes))
+
+    def places(self, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each query looks, and how much it takes from there.
+
+        Args:
+            query: (B, Q, D).
+            reference: (B, Q, 4) cxcywh fractions.
+
+        Returns:
+            locations (B, Q, H, P, 2) xy fractions, P over all levels, and weights (B, Q, H, P), summing to 1 over P.
+        """
         batch, length, _ = query.shape
-        value = self.value(memory).view(batch, memory.shape[1], self.heads, -1)
         offsets = precisely(self.offsets, query).view(batch, length, self.heads, -1, 2)
         weights = precisely(self.weights, query).view(batch, length, self.heads, -1).softmax(-1)
         centre, size = reference[:, :, None, None, :2], reference[:, :, None, None, 2:]
-        locations = centre + offsets * (self.point_share.to(offsets.dtype) * 0.5) * size
-        return self.output(self.gather(value, locations, weights, shapes))
+        return centre + offsets * (self.point_share.to(offsets.dtype) * 0.5) * size, weights
 
     def gather(
         self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]

@@ -160,7 +160,7 @@ def _sizes(found: Statistics) -> str:
     charts = row(
         bar_chart(_histogram(found.sides, _SIDES, " px"), title="Side of an object (root of its area)"),
         bar_chart(_histogram(found.ratios, _RATIOS), title="Width of an object divided by its height"),
-        bar_chart(_histogram(found.counts, _COUNTS), title="Objects in an image"),
+        bar_chart(_counted(found.counts, _COUNTS), title="Objects in an image"),
     )
     return charts + f"<h3>Sizes of images</h3>{table(['pixels', 'images'], rows)}"
 
@@ -172,6 +172,20 @@ def _histogram(values: NDArray[np.number], edges: Sequence[float], unit: str = "
         for low, high in pairwise(edges)
     ]
     return [Bar(name, count) for name, count in zip(names, counts.tolist(), strict=True)]
+
+
+def _counted(values: NDArray[np.int64], edges: Sequence[float]) -> list[Bar]:
+    """A histogram of whole numbers: "0", "1", "3 to 4", "100 and more"."""
+    counts, _ = np.histogram(values, edges)
+    names = [
+        f"{low:.0f} and more" if high == float("inf") else _span(int(low), int(high) - 1)
+        for low, high in pairwise(edges)
+    ]
+    return [Bar(name, count) for name, count in zip(names, counts.tolist(), strict=True)]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _together(found: Statistics) -> str:

@@ -59,15 +59,26 @@ def label_studio(
     }
 
 
-def cvat(pictures: Iterable[tuple[str, tuple[int, int], Objects]]) -> str:
+def cvat(pictures: Iterable[tuple[str, tuple[int, int], Objects]], names: Iterable[str] = ()) -> str:
     """A document in the form "CVAT for images 1.1".
 
     Args:
         pictures: of each its name in the task, its (height, width), and its objects as ``Detections.to_json`` gives
             them.
+        names: of the task's labels, those besides that no object has.
     """
+    pictures = list(pictures)
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
+    task = ET.SubElement(ET.SubElement(root, "meta"), "task")  # other tools' readers ask for it
+    ET.SubElement(task, "size").text = str(len(pictures))
+    ET.SubElement(task, "mode").text = "annotation"
+    labels = ET.SubElement(task, "labels")
+    for name in dict.fromkeys([*names, *(found["name"] for _, _, objects in pictures for found in objects)]):
+        one = ET.SubElement(labels, "label")
+        ET.SubElement(one, "name").text = _xml(name)
+        ET.SubElement(one, "type").text = "rectangle"
+        ET.SubElement(one, "attributes")
     for number, (name, (height, width), objects) in enumerate(pictures):
         shown = {"id": str(number), "name": _xml(name), "width": str(width), "height": str(height)}
         image = ET.SubElement(root, "image", shown)
