@@ -108,6 +108,20 @@ def test_its_run_is_a_trained_backbone_of_a_detector(run: fit.Run) -> None:
     assert all(torch.equal(own[name], theirs[name]) for name in shared)
 
 
+def test_a_teacher_of_the_same_classes(run: fit.Run, data: Path, tmp_path: Path) -> None:
+    teacher = {"teacher": str(run.best), "temperature": 2.0}
+    taught = fit.train(
+        data,
+        settings(train={"epochs": 1, "report": False}, distill=teacher),
+        out=tmp_path / "run",
+        quiet=True,
+    )
+    assert "distill_class" in (taught.folder / "metrics.csv").read_text(encoding="utf-8")
+    student, alone = flexdetr.load(taught.best), flexdetr.load(run.best)
+    assert student.model.state_dict().keys() == alone.model.state_dict().keys()
+    assert [one["role"] for one in student.metadata.provenance if "role" in one] == ["teacher"]
+
+
 def test_classes_go_along_by_name(run: fit.Run) -> None:
     old = flexdetr.load(run.best).model.head.linear.weight
     new = flexdetr.Classifier("hgnetv2_atto_cls", classes=["red", "yellow"], image_size=64, weights=run.best)

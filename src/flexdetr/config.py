@@ -185,15 +185,17 @@ class DistillConfig(Part):
 
     Attributes:
         teacher: a backbone with trained weights (a row of the backbone table, ``timm/NAME``, or its checkpoint file),
-            which teaches its features; or a detector of the same classes and image size (a preset with published
+            which teaches its features; or a model of the same task, classes and image size (a preset with published
             weights, or a checkpoint file), which teaches its answers. None: nothing teaches.
         weight: of what it teaches; None finds it for features, see ``share``, and is 1 for answers.
         share: part of the gradient's norm at the encoder's deepest level that comes from a teacher of features.
+        temperature: a classifier's logits are divided by it (arXiv 1503.02531).
     """
 
     teacher: str | None = None
     weight: float | None = Field(default=None, gt=0, le=1e4)
     share: float = Field(default=0.1, gt=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0, le=100)
 
 
 class DataConfig(Part):
@@ -263,8 +265,7 @@ class TrainConfig(Part):
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of an optimisation step, over all processes and micro-batches; "auto" finds the largest
-            that fits the device.
+        batch_size: images of a step, over all processes and micro-batches; "auto" finds the largest that fits.
         accumulate: micro-batches a step.
         lr: peak learning rate of the detector.
         weight_decay: AdamW's weight decay, off for norms, biases and affine blocks.
@@ -290,8 +291,7 @@ class TrainConfig(Part):
         report: write ``report.html`` at the end, and the best thresholds into the best checkpoint.
         stall: seconds without a step after which the run says where it hangs; 0 never does.
         channels_last: memory format of images and weights.
-        compile: compile the backbone and the encoder with torch.compile; see docs/how-to/long-runs.md for when that
-            pays.
+        compile: backbone and encoder with torch.compile; docs/how-to/long-runs.md says when that pays.
         tf32: on CUDA, multiply what is float32 with 10 bits of mantissa (TF32).
         cudnn_benchmark: on CUDA, let cuDNN try its algorithms on each shape and keep the fastest, instead of taking
             only those that give the same numbers in every run.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flexdetr.config import LossConfig
 from flexdetr.loss.companion import Share
-from flexdetr.loss.distillation import AnswerTeaching, FeatureTeaching, on_grid
+from flexdetr.loss.distillation import AnswerTeaching, ClassTeaching, FeatureTeaching, on_grid
 from flexdetr.model.outputs import Observed, Output, Prediction, Targets
 
 NOTHING = Targets([], [])
@@ -101,3 +101,25 @@ def test_the_same_answer_costs_nothing_in_any_order_of_queries_and_classes() -> 
     assert moved.boxes.grad is not None
     assert moved.boxes.grad[0, :2].abs().sum() > 0
     assert moved.boxes.grad[0, 2].abs().sum() == 0, "the query without an object learns nothing"
+
+
+def test_a_classifiers_answers_are_learned_at_their_temperature() -> None:
+    student = torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(1))
+    order = [2, 0, 3, 1]
+    boxes = torch.zeros(3, 1, 4)
+
+    def loss(logits: Tensor, temperature: float, images: int = 3) -> Tensor:
+        teaching = ClassTeaching(lambda _: Prediction(teacher, boxes), order, temperature, 0.5)
+        deep = torch.zeros(3, 1, 1, 1)
+        return teaching(seen(deep, Prediction(logits, boxes)), boxes, NOTHING, Share(3.0, images)).total
+
+    for temperature in (1.0, 4.0):
+        one, other = (
+            (student[:, 0] / temperature).softmax(-1),
+            (teacher[:, 0, order] / temperature).softmax(-1),
+        )
+        expected = 0.5 * temperature**2 * (other * (other / one).log()).sum(-1).mean()
+        assert loss(student, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert loss(teacher[..., order], temperature).item() == pytest.approx(0, abs=1e-6)
+    assert loss(student, 1.0, images=6).item() == pytest.approx(loss(student, 1.0).item() / 2)

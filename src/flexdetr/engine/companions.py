@@ -89,10 +89,9 @@ def build_companions(
     Raises:
         ConfigError: where one does not fit.
     """
-    if config.task != "detect" and (teacher is not None or config.loss.dense_auxiliary):
+    if not model.head.selector and config.loss.dense_auxiliary:
         raise ConfigError(
-            f"distill.teacher and loss.dense_auxiliary are for detectors, and head={config.head.name} is none; leave "
-            "them out"
+            f"loss.dense_auxiliary is for detectors, and head={config.head.name} is none; leave it out"
         )
     parts: dict[str, nn.Module] = {}
     notes = []

@@ -15,12 +15,13 @@ from flexdetr.config import Config, ConfigError, build, nearest
 from flexdetr.data.batches import sizes_around
 from flexdetr.engine.checkpoint import Start, start
 from flexdetr.engine.state import undrawn
-from flexdetr.loss.distillation import AnswerTeaching, FeatureTeaching
+from flexdetr.loss.distillation import AnswerTeaching, ClassTeaching, FeatureTeaching
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Prediction
 from flexdetr.presets import PRESETS
+from flexdetr.tasks import TASKS
 from flexdetr.weights.ancestry import credited
 from flexdetr.weights.hub import SCHEME
 from flexdetr.weights.loading import Loaded, load_any
@@ -105,8 +106,8 @@ def _backbone(section: Mapping[str, Any], weights: str, device: torch.device) ->
 
 def teaching(
     config: Config, classes: Classes, model: DetectionModel, teacher: Teacher
-) -> FeatureTeaching | AnswerTeaching:
-    """What a teacher adds to the training of a detector.
+) -> FeatureTeaching | AnswerTeaching | ClassTeaching:
+    """What a teacher adds to the training of a detector or a classifier.
 
     Args:
         config: the run's.
@@ -134,18 +135,32 @@ def teaching(
             weight=distill.weight,
         )
     begun = teacher.begun
+    _check_task(config, begun.config)
     if begun.config.image_size != config.image_size:
         theirs, ours = ("x".join(map(str, one.image_size)) for one in (begun.config, config))
         raise ConfigError(
             f"distill.teacher={distill.teacher} sees images of {theirs}, and this run's are {ours}: train with "
             f"--image-size {theirs}, or take a teacher that was trained at {ours}"
         )
-    return AnswerTeaching(
-        teacher.predictions,
-        _order(classes, begun.classes, str(distill.teacher)),
-        config.loss,
-        1.0 if distill.weight is None else distill.weight,
-    )
+    order = _order(classes, begun.classes, str(distill.teacher))
+    weight = 1.0 if distill.weight is None else distill.weight
+    if not model.head.selector:  # its answer is one for the whole picture
+        return ClassTeaching(teacher.predictions, order, distill.temperature, weight)
+    return AnswerTeaching(teacher.predictions, order, config.loss, weight)
+
+
+def _check_task(config: Config, theirs: Config) -> None:
+    """Refuse a teacher whose answers are of another kind.
+
+    Raises:
+        ConfigError: with the kind that is needed.
+    """
+    if theirs.task != config.task:
+        ours, other = (TASKS[one.task].noun for one in (config, theirs))
+        raise ConfigError(
+            f"distill.teacher={config.distill.teacher} is a {other}, and {config.model} a {ours}: take a {ours} of "
+            "the same classes, which teaches its answers, or a backbone, which teaches its features"
+        )
 
 
 def _order(ours: Classes, theirs: Classes, name: str) -> list[int]:

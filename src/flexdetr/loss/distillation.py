@@ -194,6 +194,52 @@ class AnswerTeaching(nn.Module):
         """Nothing follows from a step."""
 
 
+class ClassTeaching(nn.Module):
+    """A classifier learns the probabilities that another one gives to all classes of the same, augmented picture.
+
+    The loss is the Kullback-Leibler divergence of the student's from the teacher's at a temperature, times its square,
+    so that its gradient stays as large at any (arXiv 1503.02531, section 2); GhostNetV3 (arXiv 2404.11202, section 3.2)
+    trains so.
+
+    Args:
+        teacher: (B, 3, H, W) uint8 RGB -> its prediction, logits (B, 1, T).
+        order: the teacher's class that is each of the student's.
+        temperature: of both.
+        weight: of the loss.
+    """
+
+    def __init__(
+        self, teacher: Callable[[Tensor], Prediction], order: Sequence[int], temperature: float, weight: float
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # see FeatureTeaching
+        self.register_buffer("order", torch.tensor(list(order)), persistent=False)
+        self.temperature, self.weight = temperature, weight
+
+    def begin(self) -> None:
+        """Nothing is collected."""
+
+    def forward(self, seen: Observed, images: Tensor, targets: Targets, step: Share) -> Losses:  # noqa: ARG002
+        """The loss "distill_class" of a micro-batch."""
+        with torch.no_grad():
+            answer = self._teacher[0](images)
+        with without_autocast(images.device):
+            mine = full_precision(seen.output.final.logits) / self.temperature
+            theirs = full_precision(answer.logits)[..., self.get_buffer("order")].to(mine) / self.temperature
+            distance = F.kl_div(
+                mine.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True
+            )
+            loss = self.weight * self.temperature**2 * distance / step.images
+        return Losses(loss, {"distill_class": loss.detach()})
+
+    def collected(self) -> Tensor:
+        """Nothing."""
+        return torch.zeros(1, device=self.get_buffer("order").device)
+
+    def settle(self, total: Tensor) -> None:
+        """Nothing follows from a step."""
+
+
 def on_grid(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Features (B, T, h, w) on another grid: averaged where that is coarser, interpolated where it is finer."""
     if features.shape[-2:] == size:
