@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -140,7 +140,7 @@ class Metrics:
     def from_json(cls, content: Mapping[str, Any]) -> Metrics:
         """The inverse of ``to_json``; other keys are left out."""
         per_class = {name: ClassMetrics(**_defined(row)) for name, row in content["per_class"].items()}
-        names = [name for name in cls.__dataclass_fields__ if name not in _NO_NUMBERS]
+        names = [one.name for one in fields(cls) if one.name not in _NO_NUMBERS]
         return cls(**_defined({name: content[name] for name in names}), per_class=per_class)
 
 
