@@ -64,7 +64,7 @@ def row(preset: str, size: str, queries: int) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Print the table; exit status 1 where a target does not take a preset, or a proof fails."""
+    """Print the table; exit status 1 if a target does not take a preset, or a proof fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="*", default=list(PRESETS), help="by default all")
     parser.add_argument("--size", default="64")

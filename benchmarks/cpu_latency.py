@@ -26,7 +26,7 @@ from PIL import Image
 from flexdetr.api import Detector
 from flexdetr.cli.bench import Place, open_detector, show_timings, subject_of
 from flexdetr.data.scenes import draw_scene
-from flexdetr.metrics.latency import END_TO_END, Subject, Timing, machine, measure
+from flexdetr.metrics.latency import END_TO_END, TimedDetector, Timing, machine, measure
 from flexdetr.runtime.openvino import shared_core
 from flexdetr.weights.transformers_export import to_transformers
 
@@ -61,7 +61,7 @@ class Bare(torch.nn.Module):
 
 def transformers_subject(
     name: str, what: str, processor: Any, infer: Callable[[torch.Tensor], tuple[Any, Any]]
-) -> Subject:
+) -> TimedDetector:
     """Transformers' own processor before and after whatever computes the network."""
     from transformers.models.rt_detr.modeling_rt_detr import RTDetrObjectDetectionOutput
 
@@ -82,7 +82,7 @@ def transformers_subject(
         image = decode(path)
         return finish(infer(prepare(image)), image.shape[:2])
 
-    return Subject(
+    return TimedDetector(
         name,
         what,
         decode,
@@ -94,7 +94,7 @@ def transformers_subject(
     )
 
 
-def of_transformers(folder: Path, size: tuple[int, int], threads: int, scratch: Path) -> list[Subject]:
+def of_transformers(folder: Path, size: tuple[int, int], threads: int, scratch: Path) -> list[TimedDetector]:
     """Eager, and what ``openvino.convert_model`` and ``torch.onnx.export`` make of it without further care."""
     import onnxruntime
     import openvino
@@ -136,7 +136,7 @@ def of_transformers(folder: Path, size: tuple[int, int], threads: int, scratch: 
     return subjects
 
 
-def _on_openvino(compiled: Any, precision: str, processor: Any) -> Subject:
+def _on_openvino(compiled: Any, precision: str, processor: Any) -> TimedDetector:
     def infer(pixels: torch.Tensor) -> tuple[Any, Any]:
         answer = compiled([pixels.numpy()])
         return answer[0], answer[1]
@@ -144,7 +144,9 @@ def _on_openvino(compiled: Any, precision: str, processor: Any) -> Subject:
     return transformers_subject(PLAIN.format(precision), f"OpenVINO on CPU in {precision}", processor, infer)
 
 
-def ours(arguments: argparse.Namespace, detector: Detector, scratch: Path) -> tuple[list[Subject], list[str]]:
+def ours(
+    arguments: argparse.Namespace, detector: Detector, scratch: Path
+) -> tuple[list[TimedDetector], list[str]]:
     """The checkpoint and its artifacts; what could not be timed is told."""
     options = {"threads": arguments.threads, "runtime": "auto"}
     notes: list[str] = []
@@ -227,7 +229,7 @@ def main() -> int:
         subjects += of_transformers(
             scratch / "folder", detector.config.image_size, arguments.threads, scratch
         )
-        timings = measure(subjects, paths, rounds=arguments.rounds, say=_say)
+        timings = measure(subjects, paths, rounds=arguments.rounds, announce=_say)
     print(file=sys.stderr)
     rows = compare(timings)
     show_timings(timings)

@@ -1,4 +1,4 @@
-"""Whether the loader feeds the step: augmented images a second beside the images a second that training takes.
+"""Whether the loader feeds the step: augmented images per second beside the images per second that training takes.
 
     python benchmarks/data_loader.py ../shared/data/bccd --model rtdetr_r18 --size 320 --workers 2
 

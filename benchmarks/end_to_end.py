@@ -57,7 +57,7 @@ class Way:
         network: a picture in the network's size and the original's (height, width) -> the graph's outputs.
         finish: these and the size -> boxes xyxy in pixels, scores, labels; what takes the suppression's time.
         milliseconds: (network, suppression) of each call.
-        candidates: of each call: (box, class) pairs above the score; -1 where the graph does not show them.
+        candidates: of each call: (box, class) pairs above the score; -1 if the graph does not show them.
         found: by image id.
     """
 

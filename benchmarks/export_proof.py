@@ -101,7 +101,7 @@ def rows(name: str, size: str, formats: list[str], less: dict[str, int]) -> tupl
 
 
 def main() -> int:
-    """Print the table; exit status 1 where an export was refused."""
+    """Print the table; exit status 1 if an export was refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS), help="names of rows, by default all")
     parser.add_argument("--sizes", nargs="+", default=["320", "256x416"])

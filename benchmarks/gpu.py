@@ -1,4 +1,4 @@
-"""A training step on a CUDA GPU: time, images a second, load and memory. `python benchmarks/gpu.py --help`.
+"""A training step on a CUDA GPU: time, images per second, load and memory. `python benchmarks/gpu.py --help`.
 
 One row a model, in bf16 and in float32, and beside each the same step by transformers, where that is installed and has
 the model. Busy is the share of a step's time in which at least one kernel runs, as torch's profiler sees it; what is
@@ -18,10 +18,10 @@ import torch
 from measure import alternate, machine, median
 from train_step import stepper, transformers_stepper
 
-COLUMNS = ("model", "step by", "ms a step", "images/s", "against transformers", "GPU busy", "peak memory")
+COLUMNS = ("model", "step by", "ms per step", "images/s", "against transformers", "GPU busy", "peak memory")
 
 
-class Subject(NamedTuple):
+class TimedStep(NamedTuple):
     """A step to measure."""
 
     model: str
@@ -41,16 +41,16 @@ class Row(NamedTuple):
 
 def subjects(
     models: Iterable[str], size: int, batch: int, classes: int, device: torch.device, rivals: bool
-) -> list[Subject]:
+) -> list[TimedStep]:
     """Each model's step in bf16 and in float32, ours and transformers'."""
     found = []
     for name in models:
         for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             ours = _made(stepper, name, size, batch, classes, device, precision=precision)
-            found.append(Subject(name, f"flexdetr {precision}", ours))
+            found.append(TimedStep(name, f"flexdetr {precision}", ours))
             if rivals:
                 theirs = _made(transformers_stepper, name, size, batch, classes, device, dtype)
-                found.append(Subject(name, f"transformers {precision}", theirs))
+                found.append(TimedStep(name, f"transformers {precision}", theirs))
     return found
 
 
@@ -77,7 +77,7 @@ def busy_share(kernels: Iterable[tuple[float, float]], begin: float, end: float)
     return covered / (end - begin)
 
 
-def measure(subject: Subject, rounds: int) -> Row:
+def measure(subject: TimedStep, rounds: int) -> Row:
     """Time, memory and kernels of a step; the model is made here, and gone afterwards."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

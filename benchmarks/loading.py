@@ -105,7 +105,7 @@ def child(subject: str, file: str, name: str, small: str) -> None:
 
 
 def main() -> int:
-    """Print a row for each subject; exit status 1 where a load takes more than it may."""
+    """Print a row for each subject; exit status 1 if a load takes more than it may."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="rtdetr_hgnetv2_l")
     parser.add_argument("--rounds", type=int, default=5, help="processes for each subject, in alternation")

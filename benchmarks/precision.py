@@ -156,7 +156,7 @@ def table(name: str, about: str, rows: list[Running | Refused]) -> str:
     lines = [
         f"`{name}`, {about}:",
         "",
-        "| computed in | AP | AP - float32 | AP50 | ms a picture | |",
+        "| computed in | AP | AP - float32 | AP50 | ms per picture | |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

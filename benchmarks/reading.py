@@ -75,7 +75,7 @@ def yolo(root: Path, picture: Path, count: int) -> None:
 
 
 def voc(root: Path, picture: Path, count: int) -> None:
-    """An XML file an image, in folders as the images."""
+    """An XML file per image, in folders as the images."""
     names = places(count)
     link(picture, root / "JPEGImages", names)
     for folder in range(FOLDERS):

@@ -1,4 +1,4 @@
-"""Optimisation steps: time, images a second and peak memory. `python benchmarks/train_step.py --help`.
+"""Optimisation steps: time, images per second and peak memory. `python benchmarks/train_step.py --help`.
 
 With `--transformers` a preset stands beside transformers' own class with the same weights, in its default float32 step
 and under bf16 autocast, and the ratios are printed. The last line of each model is what its products of matrices and
@@ -34,7 +34,7 @@ _SIDE = 2048  # of the product that the machine's rate is taken from
 
 
 def objects(batch: int, classes: int, device: torch.device) -> Targets:
-    """Ten objects an image."""
+    """Ten objects per image."""
     boxes = [torch.rand(10, 4) * 0.2 + 0.3 for _ in range(batch)]
     labels = [torch.randint(0, classes, (10,)) for _ in boxes]
     return Targets(labels, boxes, [*range(batch)]).to(device)
@@ -50,7 +50,7 @@ def stepper(
     compiled: bool = False,
     precision: str = "auto",
 ) -> Callable[[], None]:
-    """A function that does one whole optimisation step on noise with ten objects an image."""
+    """A function that does one whole optimisation step on noise with ten objects per image."""
     config = resolve(name, image_size=size, train={"batch_size": batch})
     torch.manual_seed(0)
     model = DetectionModel(config, classes).to(device, memory_format=torch.channels_last).train()
@@ -142,7 +142,7 @@ def show_profile(name: str, step: Callable[[], None], rounds: int, rows: int = 2
         for one in profile.key_averages()
     ]
     total = sum(ms for ms, _, _ in found)
-    print(f"{name}: {total:.0f} ms a step, while profiled")
+    print(f"{name}: {total:.0f} ms per step, while profiled")
     for ms, calls, key in sorted(found, reverse=True)[:rows]:
         print(f"{ms:9.1f} ms {ms / total:6.1%} {calls:7.0f} x {key}")
 
@@ -199,7 +199,7 @@ def main() -> None:
     for name, seconds in medians.items():
         own, _, rival = name.partition(", ")
         ratio = f"  {seconds / medians[own]:5.2f} times ours" if rival else ""
-        print(f"{name:36s} {seconds * 1e3:8.1f} ms a step {arguments.batch / seconds:7.1f} images/s{ratio}")
+        print(f"{name:36s} {seconds * 1e3:8.1f} ms per step {arguments.batch / seconds:7.1f} images/s{ratio}")
     for name, count in work.items():
         print(
             f"{name}: {count / 1e9:.0f} GFLOP a step; {count / fastest * 1e3:.0f} ms at the "

@@ -13,7 +13,7 @@ TOLERANCE = 1e-3
 
 
 def main() -> int:
-    """Print a row a metric; 1 where one differs by more than the tolerance."""
+    """Print a row a metric; 1 if one differs by more than the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", help="a checkpoint")
     parser.add_argument("data", help="a data set")

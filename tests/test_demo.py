@@ -9,9 +9,9 @@ import pytest
 
 import flexdetr
 from flexdetr.config import ConfigError
-from flexdetr.demo import Outcome, Plan, run
+from flexdetr.demo import DemoPlan, Outcome, run
 
-PLAN = Plan(
+PLAN = DemoPlan(
     train=8, val=2, test=3, scene_size=(96, 96), image_size=(64, 64), epochs=1, batch_size=4, pictures=2
 )
 
@@ -23,7 +23,7 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> Outcome:
-    return run(tmp_path_factory.mktemp("demo") / "out", PLAN, say=told.append, quiet=True)
+    return run(tmp_path_factory.mktemp("demo") / "out", PLAN, announce=told.append, quiet=True)
 
 
 def test_goes_the_whole_way(outcome: Outcome, told: list[str]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from flexdetr.classifier import Classifier
     from flexdetr.deployed import ArtifactDetector
-    from flexdetr.engine.checkpoint import Start
+    from flexdetr.engine.checkpoint import StartingDetector
     from flexdetr.engine.explain import Explanation
     from flexdetr.engine.fit import Overfit, Run
     from flexdetr.metrics.coco_map import Metrics
@@ -57,7 +57,7 @@ class Detector:
             detector for OpenVINO takes some seconds, which repay from a hundred pictures on, or so.
 
     Raises:
-        ConfigError: where a name, a key or a value is wrong.
+        ConfigError: if a name, a key or a value is wrong.
     """
 
     runtime: str = "auto"
@@ -79,13 +79,13 @@ class Detector:
         named = None if classes is None else as_classes(classes)
         self._take(start(config, named, module), untouched)
 
-    def _take(self, begun: Start, module: nn.Module | None) -> None:
-        self._begun = begun
+    def _take(self, starting: StartingDetector, module: nn.Module | None) -> None:
+        self._begun = starting
         self._module = module  # the user's backbone, as it was before anything was built around it
-        self.model: DetectionModel = begun.model.eval()
-        self.classes: Classes = begun.classes
-        self.config: Config = begun.config
-        self.metadata: Metadata = begun.metadata
+        self.model: DetectionModel = starting.model.eval()
+        self.classes: Classes = starting.classes
+        self.config: Config = starting.config
+        self.metadata: Metadata = starting.metadata
         self._fused: tuple[bytes, DetectionModel] | None = None
         self._converted: tuple[tuple[object, ...], ArtifactDetector] | None = None
 
@@ -134,17 +134,17 @@ class Detector:
                 checkpoint into it.
 
         Raises:
-            DataError: where the data cannot be used.
-            ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
-            WeightsError: where other weights are asked for and do not fit.
-            CallbackError: where a callback fails.
+            DataError: if the data cannot be used.
+            ConfigError: if a key or value is wrong, or the data's classes are not the detector's.
+            WeightsError: if other weights are asked for and do not fit.
+            CallbackError: if a callback fails.
         """
         from flexdetr.engine.checkpoint import restore
         from flexdetr.engine.fit import train
         from flexdetr.engine.rebuilt import rebuilt
 
-        config, begun, module = rebuilt(self._begun, self._module, changes)
-        run = train(data, config, out=out, begun=begun, quiet=quiet, callbacks=callbacks)
+        config, starting, module = rebuilt(self._begun, self._module, changes)
+        run = train(data, config, out=out, starting=starting, quiet=quiet, callbacks=callbacks)
         self._take(restore(run.best, {"backbone": config.backbone.name}, copy.deepcopy(module)), module)
         return run
 
@@ -160,14 +160,14 @@ class Detector:
             ``passed``, the first and the last loss, ``ap50``, and ``hints``: what to look at where it failed.
 
         Raises:
-            DataError: where the data cannot be used, or has no object.
-            ConfigError: where a key or value is wrong, or the data's classes are not the detector's.
+            DataError: if the data cannot be used, or has no object.
+            ConfigError: if a key or value is wrong, or the data's classes are not the detector's.
         """
         from flexdetr.engine.fit import overfit_one_batch
         from flexdetr.engine.rebuilt import rebuilt
 
-        config, begun, _ = rebuilt(self._begun, self._module, changes)
-        return overfit_one_batch(data, config, begun=begun, quiet=quiet)
+        config, starting, _ = rebuilt(self._begun, self._module, changes)
+        return overfit_one_batch(data, config, starting=starting, quiet=quiet)
 
     def evaluate(
         self,
@@ -196,7 +196,7 @@ class Detector:
             report: a page to write: curves, confusion, best thresholds, the worst mistakes in pictures.
 
         Raises:
-            DataError: where the data cannot be used, or has no such split.
+            DataError: if the data cannot be used, or has no such split.
         """
         if self.runtime == "openvino":
             other = self._on_openvino(device, precision, decoder_layers, queries)
@@ -275,7 +275,7 @@ class Detector:
             frames of a film.
 
         Raises:
-            ImageError: where a file cannot be read as an image.
+            ImageError: if a file cannot be read as an image.
         """
         from flexdetr.data.images import pixels
         from flexdetr.deployed import items_of
@@ -335,8 +335,8 @@ class Detector:
             precision: as for ``predict``.
 
         Raises:
-            ExplainError: where the head has no queries that attend to places, like the dense ones.
-            ImageError: where a file cannot be read as an image.
+            ExplainError: if the head has no queries that attend to places, like the dense ones.
+            ImageError: if a file cannot be read as an image.
         """
         from flexdetr.data.images import pixels
         from flexdetr.engine.explain import explain
@@ -405,7 +405,7 @@ class Detector:
             **options: ``threshold`` (0.1: low scores hold tracks), ``frame_rate`` (30), and the tracker's own.
 
         Raises:
-            TrackingError: where the film cannot be read, or there is no such tracker.
+            TrackingError: if the film cannot be read, or there is no such tracker.
         """
         from flexdetr.tracking import follow
 
@@ -440,13 +440,13 @@ class Detector:
         """The detector on OpenVINO; converted again only where a weight, or what is asked for, has changed."""
         from flexdetr.engine.device import check_openvino
         from flexdetr.export.converted import convert
-        from flexdetr.export.writing import Subject
+        from flexdetr.export.writing import ExportSource
         from flexdetr.model.fingerprint import fingerprint
 
         asked = check_openvino(device, precision)
         key = (fingerprint(self.model), asked, decoder_layers, queries)
         if self._converted is None or self._converted[0] != key:
-            subject = Subject(self.model, self.config, self.classes, self.metadata)
+            subject = ExportSource(self.model, self.config, self.classes, self.metadata)
             options = {"decoder_layers": decoder_layers, "queries": queries}
             self._converted = (key, convert(subject, items, precision=asked, **options))
         return self._converted[1]
@@ -474,12 +474,12 @@ class Detector:
             The artifact: ``path``, ``parity`` (the proof) and ``metadata``.
 
         Raises:
-            DriftError: where the file does not do what the model does; nothing is kept then.
-            ExportError: where the format cannot express the model, or an option does not fit.
+            DriftError: if the file does not do what the model does; nothing is kept then.
+            ExportError: if the format cannot express the model, or an option does not fit.
         """
-        from flexdetr.export.make import Subject, export
+        from flexdetr.export.make import ExportSource, export
 
-        subject = Subject(self.model, self.config, self.classes, self.metadata)
+        subject = ExportSource(self.model, self.config, self.classes, self.metadata)
         return export(subject, format, out or Path(f"{self.config.model}-{format}"), **options)
 
     def save(self, path: str | Path) -> Path:
@@ -499,7 +499,7 @@ class Detector:
             The repository's address.
 
         Raises:
-            WeightsError: where the hub refuses or cannot be reached.
+            WeightsError: if the hub refuses or cannot be reached.
         """
         from flexdetr.weights.hub import push
 
@@ -526,9 +526,9 @@ def load(
             ``head={"eval_layers": 3}``; of an artifact, options of ``ArtifactDetector``, like ``threads=4``.
 
     Raises:
-        WeightsError: where the checkpoint cannot be used.
-        ArtifactError: where the artifact cannot be used.
-        ConfigError: where a key or value is wrong.
+        WeightsError: if the checkpoint cannot be used.
+        ArtifactError: if the artifact cannot be used.
+        ConfigError: if a key or value is wrong.
     """
     from flexdetr.runtime.artifact import is_artifact
 

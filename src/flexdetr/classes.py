@@ -23,11 +23,11 @@ class Classes:
     data set's own ids.
 
     Attributes:
-        names: one name a class.
+        names: one name per class.
         ids: the data set's own id of each class.
 
     Raises:
-        ClassError: where names and ids are not equally many, one of them occurs twice, or a name is no text that a file
+        ClassError: if names and ids are not equally many, one of them occurs twice, or a name is no text that a file
             can hold.
 
     Example:
@@ -67,7 +67,7 @@ class Classes:
         """The inverse of ``to_json``.
 
         Raises:
-            ClassError: where a row lacks its id or its name.
+            ClassError: if a row lacks its id or its name.
         """
         for row in rows:
             if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str):
@@ -82,7 +82,7 @@ class Classes:
         """The head's index of a class.
 
         Raises:
-            ClassError: where there is no such class; names the nearest one.
+            ClassError: if there is no such class; names the nearest one.
         """
         try:
             return self.names.index(name)
@@ -93,7 +93,7 @@ class Classes:
         """The head's index of the class with the data set's id ``number``.
 
         Raises:
-            ClassError: where no class has this id.
+            ClassError: if no class has this id.
         """
         try:
             return self.ids.index(number)

@@ -38,7 +38,7 @@ class Classifier:
         **changes: configuration keys, like ``backbone="timm/convnext_atto"`` or ``image_size=160``.
 
     Raises:
-        ConfigError: where a name, a key or a value is wrong, or ``model`` is no classifier.
+        ConfigError: if a name, a key or a value is wrong, or ``model`` is no classifier.
 
     Example:
         >>> classifier = Classifier("hgnetv2_b0_cls", classes=["cat", "dog"])  # doctest: +SKIP
@@ -136,8 +136,8 @@ class Classifier:
             **changes: as for ``Detector.train``.
 
         Raises:
-            DataError: where the data cannot be used.
-            ConfigError: where a key or value is wrong, or the data's classes are not the classifier's.
+            DataError: if the data cannot be used.
+            ConfigError: if a key or value is wrong, or the data's classes are not the classifier's.
         """
         return self._checkpoint.train(data, out=out, quiet=quiet, **changes)
 
@@ -164,7 +164,7 @@ class Classifier:
             report: a page to write: confusion, calibration, the worst mistakes in pictures.
 
         Raises:
-            DataError: where the data cannot be used, or has no such split.
+            DataError: if the data cannot be used, or has no such split.
         """
         options: dict[str, Any] = {
             "device": device,
@@ -200,7 +200,7 @@ class Classifier:
             All classes, most probable first (the first 300); a list for a list.
 
         Raises:
-            ImageError: where a file cannot be read as an image.
+            ImageError: if a file cannot be read as an image.
         """
         options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
         sources: list[Source] = source if isinstance(source, list) else [source]
@@ -256,7 +256,7 @@ def load_detector(
     """``flexdetr.load`` for what can be done with detectors only.
 
     Raises:
-        ConfigError: where the file is a classifier.
+        ConfigError: if the file is a classifier.
     """
     from flexdetr.api import load
 

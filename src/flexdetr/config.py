@@ -229,7 +229,7 @@ class DataConfig(Part):
         tile_whole: train on the whole images too.
         repeat_threshold: show images with classes that a smaller share of the images has more often (repeat-factor
             sampling of LVIS, which takes 0.001); None shows every image once an epoch.
-        class_weights: what the class loss of a class is multiplied by, by its name; 1 where none is given.
+        class_weights: what the class loss of a class is multiplied by, by its name; 1 if none is given.
     """
 
     skip_bad: bool = False

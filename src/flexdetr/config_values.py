@@ -32,7 +32,7 @@ def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
         what: the kind of thing, for the sentence ("model", "option", "class" ...).
 
     Returns:
-        ``unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?``, or a list of all where none is near.
+        ``unknown model 'rtdetr_r81'; did you mean 'rtdetr_r18'?``, or a list of all if none is near.
     """
     choices = sorted(known)
     near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
@@ -60,7 +60,7 @@ def parse_size(value: int | str) -> tuple[int, int]:
     """``640`` or ``"384x640"`` (height x width) as (height, width).
 
     Raises:
-        ValueError: where the text is neither.
+        ValueError: if the text is neither.
     """
     sides = (value if isinstance(value, str) else shown(value)).lower().split("x")
     if len(sides) > 2 or not all(_SIDE.fullmatch(side) for side in sides):
@@ -141,7 +141,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """``["train.lr=1e-4", "backbone=timm/resnet18"]`` as a nested mapping; values are read as YAML.
 
     Raises:
-        ConfigError: where a text has no ``=`` or a value is no YAML.
+        ConfigError: if a text has no ``=`` or a value is no YAML.
     """
     nested: dict[str, Any] = {}
     for text in overrides:
@@ -184,7 +184,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file's mapping.
 
     Raises:
-        ConfigError: where the file is missing, is no YAML, or holds something else than a mapping.
+        ConfigError: if the file is missing, is no YAML, or holds something else than a mapping.
     """
     try:
         with Path(path).open(encoding="utf-8-sig") as file:

@@ -25,7 +25,7 @@ _MARK = ".flexdetr-demo"
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What the demonstration does; the defaults were made for six minutes on two CPU cores.
 
     Attributes:
@@ -86,9 +86,9 @@ class Outcome:
 
 def run(
     out: str | Path,
-    plan: Plan | None = None,
+    plan: DemoPlan | None = None,
     *,
-    say: Callable[[str], None] = _log.info,
+    announce: Callable[[str], None] = _log.info,
     quiet: bool = False,
 ) -> Outcome:
     """Run the demonstration.
@@ -96,11 +96,11 @@ def run(
     Args:
         out: folder for everything; a former demonstration in it is replaced.
         plan: what to do; None takes the default.
-        say: told what is done next.
+        announce: told what is done next.
         quiet: show no progress bar.
 
     Raises:
-        ConfigError: where ``out`` holds something else than a former demonstration.
+        ConfigError: if ``out`` holds something else than a former demonstration.
     """
     from flexdetr.api import Detector
     from flexdetr.classifier import load_detector
@@ -108,19 +108,19 @@ def run(
     from flexdetr.engine.fit import train
 
     began = time.monotonic()
-    plan = plan or Plan()
+    plan = plan or DemoPlan()
     config = _config(plan)
     folder = _cleared(Path(out))
-    say(f"drawing {plan.train + plan.val + plan.test} scenes into {folder / 'data'}")
+    announce(f"drawing {plan.train + plan.val + plan.test} scenes into {folder / 'data'}")
     data = draw_scenes(
         folder / "data", train=plan.train, val=plan.val, test=plan.test, size=plan.scene_size, seed=plan.seed
     )
-    say(f"training {plan.model} on {plan.train} of them")
+    announce(f"training {plan.model} on {plan.train} of them")
     best = train(data, config, out=folder / "run", quiet=quiet).best
-    say(f"scoring on {plan.test} scenes that the training has not seen")
+    announce(f"scoring on {plan.test} scenes that the training has not seen")
     detector = Detector.from_checkpoint(best)
     metrics = detector.evaluate(data, split="test")
-    say("exporting it to OpenVINO, and comparing what the file finds with what the model finds")
+    announce("exporting it to OpenVINO, and comparing what the file finds with what the model finds")
     artifact = detector.export("openvino", folder / "artifact", data=data).path
     pictures = folder / "pictures"
     files = sorted((data / "test").glob("*.jpg"))[: plan.pictures]
@@ -128,7 +128,7 @@ def run(
     return Outcome(data, best, metrics, artifact, pictures, time.monotonic() - began)
 
 
-def _config(plan: Plan) -> Config:
+def _config(plan: DemoPlan) -> Config:
     """The run's configuration, which departs from the derived recipe where a thousand steps must do.
 
     What such a short run lacks is not boxes but one clear answer for each object: several queries find it, and none

@@ -80,7 +80,7 @@ class ArtifactDetector:
         metadata: what the artifact says about itself.
 
     Raises:
-        ArtifactError: where the artifact, or the combination, cannot be used.
+        ArtifactError: if the artifact, or the combination, cannot be used.
 
     Example:
         >>> detector = ArtifactDetector("cells-openvino")  # doctest: +SKIP
@@ -127,7 +127,7 @@ class ArtifactDetector:
             precision: what to compute in; None takes what the detector was opened with.
 
         Raises:
-            ArtifactError: where the runtime cannot use the file, or has no such device.
+            ArtifactError: if the runtime cannot use the file, or has no such device.
         """
         hint = self._hint if self._hint != "auto" else "throughput" if pictures >= MANY else "latency"
         asked = self._asked if precision is None else precision_of(self.artifact, self._engine, precision)
@@ -192,7 +192,7 @@ class ArtifactDetector:
             frames of a film.
 
         Raises:
-            ImageError: where a file cannot be read as an image, after the others were read; ``predict_many`` goes on.
+            ImageError: if a file cannot be read as an image, after the others were read; ``predict_many`` goes on.
         """
         if slice is not None:
             sliced = SlicedDetector(self, slice)
@@ -229,7 +229,7 @@ class ArtifactDetector:
             In the order of the items, each picture with its objects, or why it could not be read.
 
         Raises:
-            PoolError: where nothing was answered for too long.
+            PoolError: if nothing was answered for too long.
         """
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         listed = items if isinstance(items, list) else list(items)
@@ -270,7 +270,7 @@ class ArtifactDetector:
             **options: ``threshold`` (0.1: low scores hold tracks), ``frame_rate`` (30), and the tracker's own.
 
         Raises:
-            TrackingError: where the film cannot be read, or there is no such tracker.
+            TrackingError: if the film cannot be read, or there is no such tracker.
         """
         from flexdetr.tracking import follow
 
@@ -295,7 +295,7 @@ class ArtifactDetector:
             precision: what to compute in; None takes what the detector was opened with.
 
         Raises:
-            ImageError: where a file cannot be read as an image.
+            ImageError: if a file cannot be read as an image.
         """
         if not images:
             return []
@@ -327,8 +327,8 @@ class ArtifactDetector:
             report: a page to write; see ``Detector.evaluate``.
 
         Raises:
-            DataError: where the data cannot be used, or has no such split.
-            ImageError: where a picture cannot be read.
+            DataError: if the data cannot be used, or has no such split.
+            ImageError: if a picture cannot be read.
         """
         del batch_size
         row = task(self.metadata.task)
@@ -346,11 +346,11 @@ class ArtifactDetector:
         how = self.computation(device=device, precision=precision, items=items)
         metrics: Metrics = replace(cast("Metrics", scored), computation=how)
         if report is not None:
-            from flexdetr.report.make import Subject
+            from flexdetr.report.make import ReportContent
 
             title = f"{self.metadata.model}, {self.metadata.format}"
             lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
-            about = Subject(title, lead, records, found, self.classes, metrics, dataset.splits)
+            about = ReportContent(title, lead, records, found, self.classes, metrics, dataset.splits)
             row.write_report(Path(report), about)
         return metrics
 
@@ -385,7 +385,7 @@ def check_options(path: str | Path, options: Iterable[str]) -> None:
     """Answer options that are decided when a detector is exported.
 
     Raises:
-        ArtifactError: where an option is none of ``ArtifactDetector``'s.
+        ArtifactError: if an option is none of ``ArtifactDetector``'s.
     """
     known = inspect.signature(ArtifactDetector).parameters
     decided = [name for name in options if name not in known]

@@ -33,7 +33,7 @@ def annotate(
 
     Lines and letters grow with the picture. The best objects are drawn last, on top of the others; a label
     stands where it hides no better one's, inside the picture. Names in other scripts are written in an installed font
-    that has their letters; where there is none, the class's id stands for the name, and a warning says so once.
+    that has their letters; if there is none, the class's id stands for the name, and a warning says so once.
 
     Args:
         image: (H, W, 3) uint8 RGB, or a PIL image.

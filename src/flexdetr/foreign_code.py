@@ -18,7 +18,7 @@ _IN_PYTHON: Final = {"backbone": "backbone={name}", "data.transforms": 'data={{"
 
 
 def objection(name: str, path: str | Path, typed: Collection[str] = (), part: str = "backbone") -> str | None:
-    """Why a part that a file names is not made, or None where there is nothing against it.
+    """Why a part that a file names is not made, or None if there is nothing against it.
 
     Args:
         name: of the backbone, or of the transforms' factory.

@@ -38,7 +38,7 @@ def freeze(value: Any) -> Any:  # noqa: ANN401 - any plain value
     """A plain value without anything in it that could be changed; lists become tuples.
 
     Raises:
-        ValueError: where there is something else than None, booleans, finite numbers, texts, lists and mappings from
+        ValueError: if there is something else than None, booleans, finite numbers, texts, lists and mappings from
             texts: files that keep a configuration could not give it back.
     """
     if isinstance(value, Mapping):

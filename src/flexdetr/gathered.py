@@ -13,7 +13,7 @@ def gathered(answers: Iterable[tuple[Picture, Detections] | Unreadable]) -> list
     """What was found in each picture; no picture is kept.
 
     Raises:
-        ImageError: where some could not be read, with all reasons, after the others were.
+        ImageError: if some could not be read, with all reasons, after the others were.
     """
     found: list[Detections] = []
     failed: list[str] = []

@@ -326,7 +326,7 @@ def preset(name: str) -> Config:
     """The configuration of a named model.
 
     Raises:
-        ConfigError: naming the nearest models where there is none of this name.
+        ConfigError: naming the nearest models if there is none of this name.
     """
     if name not in MODELS:
         raise ConfigError(nearest(name, MODELS, "model"))
@@ -351,7 +351,7 @@ def resolve(
         **changes: nested values by key, like ``image_size=320`` or ``train={"epochs": 5}``.
 
     Raises:
-        ConfigError: where a name, key or value is wrong, no model is named, or the file names code to be called.
+        ConfigError: if a name, key or value is wrong, no model is named, or the file names code to be called.
     """
     written = read_yaml(config_file) if config_file is not None else {}
     typed = parse_overrides(overrides)
@@ -377,7 +377,7 @@ def for_orientation(config: Config) -> Config:
     """A classifier's configuration for pages in their four turns: the same network, and nothing mirrored or blended.
 
     Raises:
-        ConfigError: where the model is no classifier.
+        ConfigError: if the model is no classifier.
     """
     if config.task not in ("classify", "orientation"):
         raise ConfigError(
@@ -403,7 +403,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
         changes: keys of the ``train`` section, like ``epochs``, or other sections and keys, like ``data``.
 
     Raises:
-        ConfigError: where a name, key or value is wrong, or the changes are those of another detector.
+        ConfigError: if a name, key or value is wrong, or the changes are those of another detector.
     """
     if changes.get("model", config.model) != config.model:
         raise ConfigError(

@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 from flexdetr.config_values import ConfigError, nearest
 
 
-class Published(NamedTuple):
+class PublishedRecipe(NamedTuple):
     """A published run.
 
     Attributes:
         epochs: of the run.
         backbone_rate: learning rate of the backbone relative to the detector's.
-        plain_from: epoch from which images are no longer augmented; None where there is none.
+        plain_from: epoch from which images are no longer augmented; None if there is none.
         warmup_steps: steps during which the learning rate rises.
         batch: images of a step.
         lr: learning rate of the detector.
@@ -33,11 +33,11 @@ class Published(NamedTuple):
         zoom_out: probability of pasting the image on a larger canvas.
         multi_scale: whether sizes are drawn.
         warmup_power: the rate rises with this power of the step.
-        flat: epoch from which the rate falls along a cosine; None where it never falls.
+        flat: epoch from which the rate falls along a cosine; None if it never falls.
         low: epochs at the end that keep the lowest rate.
         final: the lowest rate relative to the peak.
         ema_horizon: updates over which the moving average's decay rises.
-        late_matcher: epoch from which the late matcher is used; None where it never is.
+        late_matcher: epoch from which the late matcher is used; None if it never is.
         classification: the class loss.
         frozen: whether the backbone's stem and norms are frozen.
         image_size: (height, width); None leaves the model's own.
@@ -68,30 +68,32 @@ class Published(NamedTuple):
     image_size: tuple[int, int] = (640, 640)
 
 
-_COCO: Final[dict[str, Published]] = {
-    "rtdetr_r18": Published(72, 0.1),
-    "rtdetr_r34": Published(72, 0.1),
-    "rtdetr_r50m": Published(72, 0.1),
-    "rtdetr_r50": Published(72, 0.1),
-    "rtdetr_r101": Published(72, 0.01),
+_COCO: Final[dict[str, PublishedRecipe]] = {
+    "rtdetr_r18": PublishedRecipe(72, 0.1),
+    "rtdetr_r34": PublishedRecipe(72, 0.1),
+    "rtdetr_r50m": PublishedRecipe(72, 0.1),
+    "rtdetr_r50": PublishedRecipe(72, 0.1),
+    "rtdetr_r101": PublishedRecipe(72, 0.01),
     # On PP-HGNetV2 the first version was trained with Paddle alone, which warms up.
-    "rtdetr_hgnetv2_l": Published(72, 0.05, warmup_steps=2000),
-    "rtdetr_hgnetv2_x": Published(72, 0.01, warmup_steps=2000),
-    "rtdetr_hgnetv2_h": Published(72, 0.01, warmup_steps=2000),
-    "rtdetrv2_s": Published(120, 1.0, 117, 2000),
-    "rtdetrv2_m": Published(120, 0.5, 117, 2000),
-    "rtdetrv2_ml": Published(84, 0.1, 81, 2000),
-    "rtdetrv2_l": Published(72, 0.1, 71, 2000),
-    "rtdetrv2_x": Published(72, 0.01, 71, 2000),
+    "rtdetr_hgnetv2_l": PublishedRecipe(72, 0.05, warmup_steps=2000),
+    "rtdetr_hgnetv2_x": PublishedRecipe(72, 0.01, warmup_steps=2000),
+    "rtdetr_hgnetv2_h": PublishedRecipe(72, 0.01, warmup_steps=2000),
+    "rtdetrv2_s": PublishedRecipe(120, 1.0, 117, 2000),
+    "rtdetrv2_m": PublishedRecipe(120, 0.5, 117, 2000),
+    "rtdetrv2_ml": PublishedRecipe(84, 0.1, 81, 2000),
+    "rtdetrv2_l": PublishedRecipe(72, 0.1, 71, 2000),
+    "rtdetrv2_x": PublishedRecipe(72, 0.01, 71, 2000),
 }
 
 
-def _dfine(epochs: int, plain_from: int, lr: float, backbone: float, **more: Any) -> Published:  # noqa: ANN401
+def _dfine(epochs: int, plain_from: int, lr: float, backbone: float, **more: Any) -> PublishedRecipe:  # noqa: ANN401
     """A run of D-FINE: a short warm-up, then a rate that never falls."""
-    return Published(epochs, backbone, plain_from, 500, lr=lr, ema_horizon=1000, **{"batch": 32, **more})
+    return PublishedRecipe(
+        epochs, backbone, plain_from, 500, lr=lr, ema_horizon=1000, **{"batch": 32, **more}
+    )
 
 
-_DFINE: Final[dict[str, Published]] = {
+_DFINE: Final[dict[str, PublishedRecipe]] = {
     "dfine_n": _dfine(160, 148, 8e-4, 0.5, batch=128, multi_scale=False),
     "dfine_s": _dfine(132, 120, 2e-4, 0.5),
     "dfine_m": _dfine(132, 120, 2e-4, 0.1),
@@ -100,7 +102,7 @@ _DFINE: Final[dict[str, Published]] = {
 }
 
 
-def _deim(epochs: int, middle: int, low: int, lr: float, backbone: float, **more: Any) -> Published:  # noqa: ANN401
+def _deim(epochs: int, middle: int, low: int, lr: float, backbone: float, **more: Any) -> PublishedRecipe:  # noqa: ANN401
     """A run of DEIM: mosaic and mixup until the rate falls, plain images while it is lowest."""
     usual: dict[str, Any] = {
         "plain_from": epochs - low,
@@ -117,7 +119,7 @@ def _deim(epochs: int, middle: int, low: int, lr: float, backbone: float, **more
         "ema_horizon": 1000,
         "classification": "mal",
     }
-    return Published(epochs, backbone, lr=lr, **{**usual, **more})
+    return PublishedRecipe(epochs, backbone, lr=lr, **{**usual, **more})
 
 
 # N keeps its rate: a lowest rate of 1.0 is no fall.
@@ -131,7 +133,7 @@ _LITE: Final = {
     "multi_scale": False,
     "late_matcher": 450,
 }
-_DEIM: Final[dict[str, Published]] = {
+_DEIM: Final[dict[str, PublishedRecipe]] = {
     "deim_n": _deim(160, 78, 12, 8e-4, 0.5, batch=128, **_DEIM_N),
     "deim_s": _deim(132, 64, 12, 4e-4, 0.5),
     "deim_m": _deim(102, 49, 12, 4e-4, 0.1),
@@ -149,7 +151,7 @@ _DEIM: Final[dict[str, Published]] = {
 }
 
 # By the recipe's name; "auto" has no published run.
-RECIPES: Final[Mapping[str, Mapping[str, Published]]] = {
+RECIPES: Final[Mapping[str, Mapping[str, PublishedRecipe]]] = {
     "auto": {},
     "coco": _COCO,
     "dfine": _DFINE,
@@ -233,7 +235,7 @@ def published(recipe: str, model: str) -> dict[str, Any]:
 
 
 def warmup_steps(recipe: str, model: str) -> int:
-    """Steps of the published warm-up; 0 where there is none."""
+    """Steps of the published warm-up; 0 if there is none."""
     if recipe == "auto":
         return 0
     return RECIPES[recipe][run_of(recipe, model)].warmup_steps

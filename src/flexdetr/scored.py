@@ -46,7 +46,7 @@ def score_answers(
         The numbers, and by image id what they were counted from: boxes_xyxy, scores and head indices.
 
     Raises:
-        ImageError: where a picture could not be read.
+        ImageError: if a picture could not be read.
     """
     found = {}
     for record, answer in zip(records, answers, strict=True):

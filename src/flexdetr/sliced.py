@@ -59,7 +59,7 @@ class SlicedDetector:
         """Find objects; as the detector's own ``predict``: Detections, or a list for a list.
 
         Raises:
-            ImageError: where a file cannot be read as an image.
+            ImageError: if a file cannot be read as an image.
         """
         film = as_film(source)
         if film is not None:
@@ -107,8 +107,8 @@ class SlicedDetector:
             **options: of the detector's ``predict``; ``precision`` is "fp32" unless it is named.
 
         Raises:
-            DataError: where the data cannot be used, or has no such split.
-            ImageError: where a picture cannot be read.
+            DataError: if the data cannot be used, or has no such split.
+            ImageError: if a picture cannot be read.
         """
         del batch_size
         from flexdetr.data.detect import read as read_data
@@ -124,9 +124,9 @@ class SlicedDetector:
         scored, found = score_answers(answers, records, self.classes, progress)
         metrics = cast("Metrics", scored)
         if report is not None:
-            from flexdetr.report.make import Subject, write_report
+            from flexdetr.report.make import ReportContent, write_report
 
             lead = f"The {split} split of {data}, in tiles."
-            about = Subject(repr(self), lead, records, found, self.classes, metrics, dataset.splits)
+            about = ReportContent(repr(self), lead, records, found, self.classes, metrics, dataset.splits)
             write_report(Path(report), about)
         return metrics

@@ -39,8 +39,8 @@ class Tracker:
         **options: of the package's class, like ``lost_track_buffer=60``.
 
     Raises:
-        TrackingError: where there is no such tracker, or no such option.
-        ImportError: where trackers is not installed.
+        TrackingError: if there is no such tracker, or no such option.
+        ImportError: if trackers is not installed.
     """
 
     def __init__(self, name: str = "bytetrack", *, frame_rate: float = 30.0, **options: Any) -> None:  # noqa: ANN401
@@ -91,7 +91,7 @@ def follow(
     """What a detector finds in a sequence, numbered; see ``Detector.track``.
 
     Raises:
-        TrackingError: where the film cannot be read, or there is no such tracker.
+        TrackingError: if the film cannot be read, or there is no such tracker.
     """
     tracker = Tracker(name, **options)
     if not isinstance(frames, str | Path):
@@ -112,7 +112,7 @@ def mot_lines(found: Detections, frame: int) -> list[str]:
         frame: from 1.
 
     Returns:
-        ``frame, id, left, top, width, height, score, -1, -1, -1`` in pixels, a line an object; ids begin at 1.
+        ``frame, id, left, top, width, height, score, -1, -1, -1`` in pixels, a line per object; ids begin at 1.
     """
     lines = []
     ids = [] if found.tracker_id is None else found.tracker_id.tolist()

@@ -39,7 +39,7 @@ def parse_yaml(text: str, *, as_written: bool = False) -> Any:  # noqa: ANN401 -
         as_written: leave every number, boolean and date the string that it is written as: ``yes`` stays "yes".
 
     Raises:
-        YamlError: where the text is no YAML, has several documents or tags that would make other objects, contains
+        YamlError: if the text is no YAML, has several documents or tags that would make other objects, contains
             itself, nests deeper than 64 levels, or amounts to more than 4 MiB or 250,000 values with its aliases
             written out.
     """

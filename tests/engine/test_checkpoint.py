@@ -26,18 +26,18 @@ def file(tmp_path_factory):
 
 
 def test_saved_and_restored_is_the_same_detector(file):
-    begun = restore(file, {})
+    starting = restore(file, {})
     saved, metadata = store.load(file)
-    assert begun.classes == Classes(("cat", "dog", "traffic light"), (1, 5, 9))
-    assert begun.config.image_size == metadata.image_size == (64, 64)
-    assert all(torch.equal(value, saved[name]) for name, value in begun.model.state_dict().items())
+    assert starting.classes == Classes(("cat", "dog", "traffic light"), (1, 5, 9))
+    assert starting.config.image_size == metadata.image_size == (64, 64)
+    assert all(torch.equal(value, saved[name]) for name, value in starting.model.state_dict().items())
 
 
 def test_other_classes_take_over_the_rows_of_the_same_name(file):
     config = resolve("flexdetr_pico", weights=str(file), **TINY)
-    begun = start(config, Classes(("bird", "Traffic_Light", "cat"), (0, 2, 4)))
+    starting = start(config, Classes(("bird", "Traffic_Light", "cat"), (0, 2, 4)))
     old, _ = store.load(file)
-    new = begun.model.state_dict()
+    new = starting.model.state_dict()
     for name in (
         "head.encoder_score.weight",
         "head.scores.2.bias",
@@ -47,10 +47,10 @@ def test_other_classes_take_over_the_rows_of_the_same_name(file):
         assert torch.equal(new[name][2], old[name][0])
     assert not torch.equal(new["head.scores.2.weight"][0], old["head.scores.2.weight"][0])
     assert torch.equal(new["encoder.input_proj.0.conv.weight"], old["encoder.input_proj.0.conv.weight"])
-    assert begun.trained == TrainedParts.whole(begun.model)
-    assert begun.trained.all_trained
-    assert any("bird" in note and "cat" in note for note in begun.notes)
-    assert begun.metadata.provenance
+    assert starting.trained == TrainedParts.whole(starting.model)
+    assert starting.trained.all_trained
+    assert any("bird" in note and "cat" in note for note in starting.notes)
+    assert starting.metadata.provenance
 
 
 def test_another_architecture_is_refused_in_one_sentence(file):
@@ -91,10 +91,10 @@ def test_a_trained_backbone_serves_any_levels(name, strides, tmp_path):
         save_file(timm.create_model(part).state_dict(), file)
     backbone = {"name": name, "weights": str(file)}
     config = resolve("flexdetr_nano", image_size=64, backbone=backbone, encoder={"strides": strides})
-    begun = start(config, Classes.of(["a"]))
-    assert begun.trained.trained == ("backbone",)
-    assert all(".made." in parameter for parameter in begun.trained.fresh)
-    assert any("behind the level" in note for note in begun.notes) == (strides[-1] < 32)
+    starting = start(config, Classes.of(["a"]))
+    assert starting.trained.trained == ("backbone",)
+    assert all(".made." in parameter for parameter in starting.trained.fresh)
+    assert any("behind the level" in note for note in starting.notes) == (strides[-1] < 32)
 
 
 def test_a_larger_backbone_of_the_same_names_is_refused(tmp_path):
@@ -109,8 +109,8 @@ def test_a_larger_backbone_of_the_same_names_is_refused(tmp_path):
 def test_parts_of_a_detector_with_another_head_are_taken_where_they_are_asked_for(tmp_path):
     classes = Classes(("a", "b"), (1, 2))
     small = {"image_size": 64, "backbone": "hgnetv2_atto"}
-    begun = blank(resolve("flexdetr_pico", **small), classes)
-    file = store.save(tmp_path / "rtdetr.safetensors", begun.model.state_dict(), begun.metadata)
+    starting = blank(resolve("flexdetr_pico", **small), classes)
+    file = store.save(tmp_path / "rtdetr.safetensors", starting.model.state_dict(), starting.metadata)
     with pytest.raises(WeightsError, match=r"--weights-part backbone,encoder\)"):
         start(resolve("flexdetr_pico", head="dfine", weights=str(file), **small), classes)
     config = resolve(
@@ -120,7 +120,7 @@ def test_parts_of_a_detector_with_another_head_are_taken_where_they_are_asked_fo
     assert made.trained == TrainedParts(trained=("backbone", "encoder"), random=("head",))
     for name, value in made.model.state_dict().items():
         if not name.startswith("head."):
-            assert torch.equal(value, begun.model.state_dict()[name]), name
+            assert torch.equal(value, starting.model.state_dict()[name]), name
     assert any("taken of it: backbone, encoder" in note for note in made.notes)
 
 
@@ -137,26 +137,26 @@ def published_detector(tmp_path, monkeypatch):
         "encoder": {"width": 32, "ffn": 32},
         "head": {"width": 32, "layers": 1, "ffn": 32},
     }
-    begun = blank(resolve("rtdetr_r18", **small), Classes(("cat", "dog", "owl"), (3, 5, 9)))
+    starting = blank(resolve("rtdetr_r18", **small), Classes(("cat", "dog", "owl"), (3, 5, 9)))
     monkeypatch.setenv("FLEXDETR_CACHE", str(tmp_path))
-    store.save(tmp_path / PUBLISHED["rtdetr_r18"].file, begun.model.state_dict(), begun.metadata)
+    store.save(tmp_path / PUBLISHED["rtdetr_r18"].file, starting.model.state_dict(), starting.metadata)
     return small
 
 
 def test_auto_takes_the_published_detector(published_detector):
-    begun = start(resolve("rtdetr_r18", **published_detector), Classes.of(["dog"]))
-    assert begun.trained.all_trained
-    assert begun.config.weights == begun.metadata.config["weights"] == "coco"
-    assert begun.notes[0] == "weights: the published detector rtdetr_r18"
+    starting = start(resolve("rtdetr_r18", **published_detector), Classes.of(["dog"]))
+    assert starting.trained.all_trained
+    assert starting.config.weights == starting.metadata.config["weights"] == "coco"
+    assert starting.notes[0] == "weights: the published detector rtdetr_r18"
 
 
 def test_auto_says_what_was_not_reached(published_detector):
     """A changed head does not fit what is published, and the backbone's file is not here."""
     changed = merge(published_detector, {"head": {"ffn": 48}})
-    begun = start(resolve("rtdetr_r18", **changed), Classes.of(["dog"]))
-    assert begun.config.weights == "none"
-    assert not begun.trained.trained
-    (note,) = begun.notes
+    starting = start(resolve("rtdetr_r18", **changed), Classes.of(["dog"]))
+    assert starting.config.weights == "none"
+    assert not starting.trained.trained
+    (note,) = starting.notes
     assert note.startswith("weights: random, since the published detector rtdetr_r18 does not fit: ")
     assert "ResNet18_vd_pretrained_from_paddle.pth cannot be reached" in note
     assert "place it at" in note
@@ -164,13 +164,15 @@ def test_auto_says_what_was_not_reached(published_detector):
 
 
 def test_auto_without_anything_published():
-    begun = start(resolve("flexdetr_atto", image_size=64), Classes.of(["dog"]))
-    assert "nothing is published for flexdetr_atto or its backbone hgnetv2_atto" in begun.notes[0]
+    starting = start(resolve("flexdetr_atto", image_size=64), Classes.of(["dog"]))
+    assert "nothing is published for flexdetr_atto or its backbone hgnetv2_atto" in starting.notes[0]
 
 
 def test_auto_asks_for_no_detector_where_the_backbone_is_another(published_detector):
-    begun = start(resolve("rtdetr_r18", backbone="ghostnetv3_050", **published_detector), Classes.of(["dog"]))
-    assert "nothing is published for rtdetr_r18 or its backbone ghostnetv3_050" in begun.notes[0]
+    starting = start(
+        resolve("rtdetr_r18", backbone="ghostnetv3_050", **published_detector), Classes.of(["dog"])
+    )
+    assert "nothing is published for rtdetr_r18 or its backbone ghostnetv3_050" in starting.notes[0]
 
 
 def test_auto_refuses_a_changed_file(monkeypatch):

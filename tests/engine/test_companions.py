@@ -32,12 +32,12 @@ DENSE = {"loss": {"dense_auxiliary": True}}
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a small backbone, as a teacher of features."""
-    begun = blank(resolve("flexdetr_pico"), Classes(("one",), (0,)))
+    starting = blank(resolve("flexdetr_pico"), Classes(("one",), (0,)))
     file = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
     weights = {
-        name: value for name, value in begun.model.state_dict().items() if name.startswith("backbone.")
+        name: value for name, value in starting.model.state_dict().items() if name.startswith("backbone.")
     }
-    metadata = replace(begun.metadata, part="backbone", classes=[], licence="CC0-1.0")
+    metadata = replace(starting.metadata, part="backbone", classes=[], licence="CC0-1.0")
     store.save(file, weights, metadata)
     return file
 
@@ -175,8 +175,8 @@ def test_a_detector_teaches_a_smaller_one_its_answers(data: Path, tmp_path: Path
     dataset = fit.read(data, val_fraction=0.15, seed=0)
     classes = Classes(tuple(reversed(dataset.classes.names)), tuple(reversed(dataset.classes.ids)))
     file = tmp_path / "teacher.safetensors"
-    begun = blank(settings({}, model="flexdetr_nano"), classes)
-    store.save(file, begun.model.state_dict(), begun.metadata)
+    starting = blank(settings({}, model="flexdetr_nano"), classes)
+    store.save(file, starting.model.state_dict(), starting.metadata)
     run = trainer(data, settings({"distill": str(file)}), tmp_path)
     run.gradients(next(iter(run.loader.epoch(0, "plain"))), 0)
     assert {"distill_class", "distill_l1", "distill_box"} <= run.losses[0].terms.keys()
@@ -191,8 +191,8 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(data: Path
         (small.model_copy(update={"image_size": (96, 96)}), dataset.classes, "--image-size 96x96"),
         (small, Classes(("tree",), (0,)), "does not know .*it has also tree"),
     ):
-        begun = blank(config, classes)
-        store.save(file, begun.model.state_dict(), begun.metadata)
+        starting = blank(config, classes)
+        store.save(file, starting.model.state_dict(), starting.metadata)
         with pytest.raises(ConfigError, match=reason):
             trainer(data, settings({"distill": str(file)}), tmp_path)
     with pytest.raises(ConfigError, match=r"did you mean .*hgnetv2_b0"):

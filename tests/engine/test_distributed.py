@@ -250,7 +250,9 @@ def test_a_run_of_two_processes_goes_on_in_one(data, uninterrupted, tmp_path, ca
 
 def test_several_processes_on_a_mac_are_refused(data, tmp_path):
     with pytest.raises(ConfigError, match="mps trains in one process, and 2"):
-        launch.train(data, settings(device="mps", processes=2), out=tmp_path / "run", begun=None, quiet=True)
+        launch.train(
+            data, settings(device="mps", processes=2), out=tmp_path / "run", starting=None, quiet=True
+        )
 
 
 def test_several_gpus_are_named_in_one_option():
@@ -309,5 +311,5 @@ def test_a_lone_process_says_how_to_start_several():
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the GPUs that the test asks for")
 def test_gpus_that_are_not_here_are_refused_before_anything_is_started(data, tmp_path):
     with pytest.raises(ConfigError, match="needs GPU"):
-        launch.train(data, settings(device="cuda:0,1"), out=tmp_path / "run", begun=None, quiet=True)
+        launch.train(data, settings(device="cuda:0,1"), out=tmp_path / "run", starting=None, quiet=True)
     assert not (tmp_path / "run").exists()

@@ -107,14 +107,14 @@ def trained_backbone(tmp_path_factory):
 
 
 def test_fresh_parts_in_a_trained_backbone_learn_at_the_full_rate(trained_backbone):
-    begun = start(resolve("flexdetr_atto", weights=str(trained_backbone), **ADDED), Classes.of(["a"]))
-    parts = begun.trained
+    starting = start(resolve("flexdetr_atto", weights=str(trained_backbone), **ADDED), Classes.of(["a"]))
+    parts = starting.trained
     assert (parts.trained, parts.random) == (("backbone",), ("encoder", "head"))
     assert {name.split(".")[1] for name in parts.fresh} == {"inserts", "levels"}
     assert any(".norm." in name for name in parts.fresh)
-    settled = derive(begun.config, 100, parts, 0.1).config
-    freeze(begun.model, settled, parts)
-    groups = by_name(begun.model, parameter_groups(begun.model, settled, parts))
+    settled = derive(starting.config, 100, parts, 0.1).config
+    freeze(starting.model, settled, parts)
+    groups = by_name(starting.model, parameter_groups(starting.model, settled, parts))
     for name, group in groups.items():
         if name in parts.fresh:
             assert group is not None, name
@@ -124,7 +124,7 @@ def test_fresh_parts_in_a_trained_backbone_learn_at_the_full_rate(trained_backbo
     freeze_nothing = settled.model_copy(
         update={"backbone": settled.backbone.model_copy(update={"freeze_stages": 0})}
     )
-    model = start(begun.config, begun.classes).model
+    model = start(starting.config, starting.classes).model
     freeze(model, freeze_nothing, parts)
     rates = by_name(model, parameter_groups(model, freeze_nothing, parts))
     assert rates[old]["lr"] == pytest.approx(0.01 * settled.train.lr)

@@ -119,8 +119,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(data, tm
 
 def test_the_needed_space_is_what_a_run_takes(data, run, tmp_path):
     dataset = fit.read(data)
-    begun = fit.start(settings(), dataset.classes)
-    trainer = fit.Trainer(dataset, settings(), begun, tmp_path / "new", quiet=True)
+    starting = fit.start(settings(), dataset.classes)
+    trainer = fit.Trainer(dataset, settings(), starting, tmp_path / "new", quiet=True)
     size = {path.name: path.stat().st_size for path in run.folder.iterdir()}
     most = size["best.safetensors"] + size["last.safetensors"] + 3 * size["state.pt"]
     beside = preflight._BESIDE

@@ -55,17 +55,17 @@ def detector():
 
 
 @pytest.fixture
-def begun(detector, tmp_path):
+def starting(detector, tmp_path):
     """A start that is trained as a whole."""
     trained = load(detector.save(tmp_path / "trained.safetensors"))
     return trained._begun
 
 
 @pytest.mark.parametrize("changes", SECTIONS.values(), ids=SECTIONS)
-def test_what_fits_is_carried_over_and_the_rest_is_fresh(begun, changes):
-    config, built, module = rebuilt(begun, None, changes)
+def test_what_fits_is_carried_over_and_the_rest_is_fresh(starting, changes):
+    config, built, module = rebuilt(starting, None, changes)
     assert module is None
-    old, new = begun.model.state_dict(), built.model.state_dict()
+    old, new = starting.model.state_dict(), built.model.state_dict()
     swapped = "backbone" in changes
     for name, value in new.items():
         fits = (
@@ -89,7 +89,7 @@ def test_what_fits_is_carried_over_and_the_rest_is_fresh(begun, changes):
         )
 
 
-def test_what_does_not_change_the_model_keeps_it(begun):
+def test_what_does_not_change_the_model_keeps_it(starting):
     for changes in (
         {"epochs": 3},
         {"data": {"flip": 0.0}},
@@ -97,27 +97,27 @@ def test_what_does_not_change_the_model_keeps_it(begun):
         {"seed": 3},
         {"loss": {"box": "siou"}},
     ):
-        config, same, _ = rebuilt(begun, None, changes)
-        assert same is begun
-        assert config != begun.config
+        config, same, _ = rebuilt(starting, None, changes)
+        assert same is starting
+        assert config != starting.config
 
 
-def test_nothing_trained_is_forgotten_and_nothing_random_becomes_trained(detector, begun):
+def test_nothing_trained_is_forgotten_and_nothing_random_becomes_trained(detector, starting):
     slower = {"backbone": {"lr_mult": 0.3, "freeze_stem": True}}
-    for former in (detector._begun, begun):
+    for former in (detector._begun, starting):
         config, built, _ = rebuilt(former, None, slower)
         assert built.trained == former.trained
         assert config.backbone.lr_mult == 0.3
         assert all(note.endswith("all weights carried over") for note in built.notes)
 
 
-def test_other_weights_are_loaded_into_it(begun, tmp_path):
+def test_other_weights_are_loaded_into_it(starting, tmp_path):
     torch.manual_seed(5)
     other = Detector(
         "flexdetr_pico", classes=["dog", "bird"], **{**TINY, "head": {**TINY["head"], "layers": 2}}
     )
     file = str(other.save(tmp_path / "other.safetensors"))
-    config, built, _ = rebuilt(begun, None, {"weights": file, "head": {"layers": 2}})
+    config, built, _ = rebuilt(starting, None, {"weights": file, "head": {"layers": 2}})
     assert built.trained.all_trained
     name = "encoder.input_proj.0.conv.weight"
     assert torch.equal(built.model.state_dict()[name], other.model.state_dict()[name])
@@ -125,25 +125,25 @@ def test_other_weights_are_loaded_into_it(begun, tmp_path):
     again, _, _ = rebuilt(built, None, {"epochs": 2})
     assert again.weights == config.weights == file  # loaded once
     with pytest.raises(WeightsError, match="does not fit"):
-        rebuilt(begun, None, {"weights": file})
+        rebuilt(starting, None, {"weights": file})
 
 
-def test_what_makes_no_sense_is_refused(begun):
+def test_what_makes_no_sense_is_refused(starting):
     with pytest.raises(ConfigError, match=r"make another one: Detector\('rtdetr_r50'"):
-        rebuilt(begun, None, {"model": "rtdetr_r50"})
+        rebuilt(starting, None, {"model": "rtdetr_r50"})
     with pytest.raises(ConfigError, match=r"unknown key 'encodr'; did you mean 'encoder'"):
-        rebuilt(begun, None, {"encodr": {}})
+        rebuilt(starting, None, {"encodr": {}})
     with pytest.raises(ConfigError, match="eval_layers 9 is more"):
-        rebuilt(begun, None, {"head": {"eval_layers": 9}})
+        rebuilt(starting, None, {"head": {"eval_layers": 9}})
     with pytest.raises(ConfigError, match="place"):
-        rebuilt(begun, None, {"attention": {"encoder.64": "ese"}})
+        rebuilt(starting, None, {"attention": {"encoder.64": "ese"}})
     with pytest.raises(ConfigError, match="no run of flexdetr_pico was published"):
-        rebuilt(begun, None, {"recipe": "coco"})
+        rebuilt(starting, None, {"recipe": "coco"})
 
 
-def test_the_published_recipe_is_taken_whole_here_too(begun):
-    config = begun.config.model_copy(update={"model": "rtdetr_r18"})
-    changed, _, _ = rebuilt(replace(begun, config=config), None, {"recipe": "coco", "epochs": 3})
+def test_the_published_recipe_is_taken_whole_here_too(starting):
+    config = starting.config.model_copy(update={"model": "rtdetr_r18"})
+    changed, _, _ = rebuilt(replace(starting, config=config), None, {"recipe": "coco", "epochs": 3})
     published = resolve("rtdetr_r18", recipe="coco")
     assert changed.train.lr == published.train.lr == 1e-4
     assert changed.data == published.data

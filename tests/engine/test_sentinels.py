@@ -20,13 +20,13 @@ from flexdetr.engine.sentinels import (
     MemoryExhaustedError,
     PartLoss,
     StepLoss,
+    check_step,
+    failed_losses,
     is_out_of_memory,
-    judge,
-    poisoned,
     read_step,
     smaller_parts,
 )
-from flexdetr.engine.steps import agree, micro_batches
+from flexdetr.engine.steps import micro_batches, shared_step
 from flexdetr.engine.watchdog import FILE, Watchdog
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.presets import resolve
@@ -99,7 +99,7 @@ def test_a_fault_names_terms_images_and_the_file(trainer, tmp_path):
     assert read_step(torch.tensor(3.0), parts[:1]) == (StepLoss(3.0, 1.0), [])
     common = {"model": trainer.model, "batch": batch, "number": 3, "folder": tmp_path, "ranks": Ranks()}
     with pytest.raises(NonFiniteError, match=r"step 3: the loss is nan \(giou.aux0\)") as caught:
-        judge(math.nan, [fault], **common, overflow_is_normal=True)
+        check_step(math.nan, [fault], **common, overflow_is_normal=True)
     assert list(caught.value.image_ids) == batch.image_ids[:2]
     assert torch.equal(torch.load(tmp_path / "faults" / "step-3-rank-0.pt")["images"], batch.images)
 
@@ -109,22 +109,22 @@ def test_a_gradient_that_is_not_finite_names_parameters_unless_scaling_expects_i
     weight = trainer.model.head.scores[0].weight
     weight.grad = torch.full_like(weight, float("inf"))
     common = {"model": trainer.model, "batch": batch, "number": 3, "folder": tmp_path, "ranks": Ranks()}
-    judge(math.inf, [], **common, overflow_is_normal=True)
-    judge(1.0, [], **common, overflow_is_normal=False)
+    check_step(math.inf, [], **common, overflow_is_normal=True)
+    check_step(1.0, [], **common, overflow_is_normal=False)
     with pytest.raises(NonFiniteError, match=r"head.scores.0.weight") as caught:
-        judge(math.inf, [], **common, overflow_is_normal=False)
+        check_step(math.inf, [], **common, overflow_is_normal=False)
     assert list(caught.value.image_ids) == batch.image_ids
 
 
 def test_a_failed_step_has_gradients_where_another_rank_has_them(trainer):
     """Ranks that send each other gradients in pieces must all come to send the same ones, and get NaN of this one."""
     batch = next(iter(trainer.loader.epoch(0, "plain")))
-    step = agree(batch, 0, parts=1, stop=False, save=False, ranks=Ranks())
+    step = shared_step(batch, 0, parts=1, stop=False, save=False, ranks=Ranks())
     trainer.model.train()
     reached = []
     for make in (
         trainer._losses,
-        lambda part, _step: poisoned(trainer.model(trainer.model.normalise(part.images), part.targets)),
+        lambda part, _step: failed_losses(trainer.model(trainer.model.normalise(part.images), part.targets)),
     ):
         trainer.optimizer.zero_grad()
         (part,) = micro_batches(batch, step, 0)
@@ -136,13 +136,13 @@ def test_a_failed_step_has_gradients_where_another_rank_has_them(trainer):
 
 def test_micro_batches_cover_the_batch_and_know_the_step(trainer):
     batch = next(iter(trainer.loader.epoch(0, "plain")))
-    step = agree(batch, 5, parts=3, stop=False, save=False, ranks=Ranks())
+    step = shared_step(batch, 5, parts=3, stop=False, save=False, ranks=Ranks())
     parts = list(micro_batches(batch, step, 0))
     assert [len(part) for part in parts] == [2, 1, 1]
     assert [image_id for part in parts for image_id in part.image_ids] == batch.image_ids
     assert step.objects == max(1, batch.targets.num_objects)
     assert {part.targets.noise.max_objects for part in parts} == {step.fullest}
-    assert agree(batch, 5, parts=9, stop=False, save=False, ranks=Ranks()).parts == 4
+    assert shared_step(batch, 5, parts=9, stop=False, save=False, ranks=Ranks()).parts == 4
 
 
 def test_a_run_that_hangs_says_where(tmp_path, caplog):

@@ -65,10 +65,10 @@ def story(tmp_path, log):
     config = settings(log)
     folder = tmp_path / "run"
     folder.mkdir()
-    begun = open_trackers(config, folder, epochs=0)
-    begun.write({"epoch": 1, "loss": 3.0, "ap": float("nan")})
-    begun.write({"epoch": 2, "loss": 2.0})
-    begun.end("stopped")
+    starting = open_trackers(config, folder, epochs=0)
+    starting.write({"epoch": 1, "loss": 3.0, "ap": float("nan")})
+    starting.write({"epoch": 2, "loss": 2.0})
+    starting.end("stopped")
     (folder / run_state.FILE).touch()  # now it is a run that can be resumed
     with open_trackers(config, folder, epochs=1) as resumed:
         resumed.write({"epoch": 2, "loss": 1.5})

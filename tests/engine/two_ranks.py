@@ -53,11 +53,11 @@ def companions(dataset, folder, batch, processes, ranks):
     """Of a second step with what trains beside a detector, and what the steps leave in it."""
     file = folder / "backbone.safetensors"
     if ranks.first:
-        begun = fit.start(settings(), dataset.classes)
+        starting = fit.start(settings(), dataset.classes)
         weights = {
-            name: value for name, value in begun.model.state_dict().items() if name.startswith("backbone.")
+            name: value for name, value in starting.model.state_dict().items() if name.startswith("backbone.")
         }
-        store.save(file, weights, replace(begun.metadata, part="backbone", classes=[]))
+        store.save(file, weights, replace(starting.metadata, part="backbone", classes=[]))
     ranks.wait()
     beside = {"loss": {"dense_auxiliary": True}, "distill": str(file)}
     config = settings(beside=beside, processes=processes)

@@ -23,7 +23,7 @@ from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.openvino import quantise
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.runtime.artifact import describe_files, open_artifact, write_metadata
@@ -155,7 +155,7 @@ def in_int8(
     record = Record(photo, 0, 131, 97, *nothing, np.zeros(0, np.float32))
     metadata = open_artifact(folder).metadata
     form = prepare(detector.model, Options(metadata.input.size, resize_inside=True))
-    feeds = Calibration((record,), metadata.input.size, raw=False, source="")
+    feeds = CalibrationPictures((record,), metadata.input.size, raw=False, source="")
     quantise(folder / "model.xml", form, feeds, ())
     files = describe_files(folder, [*metadata.files])
     write_metadata(folder, metadata.model_copy(update={"precision": "int8", "files": files}))

@@ -17,7 +17,7 @@ from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.data.images import pixels
 from flexdetr.data.scenes import draw_scene
-from flexdetr.export.make import Subject, export
+from flexdetr.export.make import ExportSource, export
 from flexdetr.export.reference import Reference
 from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.detections import Detections
@@ -107,8 +107,8 @@ def whole() -> Callable[..., Detector]:
 
 
 @pytest.fixture(scope="session")
-def subject(detector: Detector) -> Subject:
-    return Subject(detector.model, detector.config, detector.classes, detector.metadata)
+def subject(detector: Detector) -> ExportSource:
+    return ExportSource(detector.model, detector.config, detector.classes, detector.metadata)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +126,7 @@ def settled_artifact(settled: Detector, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def exported(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+def exported(subject: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
     """(format) -> its artifact, made once; not to be written to."""
     folder = tmp_path_factory.mktemp("artifacts")
     made: dict[str, Artifact] = {}

@@ -21,7 +21,7 @@ from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.board_form import split
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.errors import ExportError
-from flexdetr.export.make import DriftError, Subject, export
+from flexdetr.export.make import DriftError, ExportSource, export
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.targets import TARGETS
 from flexdetr.presets import PRESETS
@@ -47,7 +47,7 @@ FORBIDDEN = {
 
 
 @pytest.fixture(scope="module")
-def board(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def board(subject: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return export(subject, "onnx", tmp_path_factory.mktemp("boards") / "generic", target="generic")
 
 
@@ -153,7 +153,7 @@ def test_other_forms_compute_the_same(make: Callable[..., Detector], sampling: s
 
 
 def test_a_graph_that_was_changed_is_refused_with_the_layer(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flexdetr.export import board as writer
 
@@ -186,7 +186,9 @@ def test_a_graph_that_was_changed_is_refused_with_the_layer(
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_options_that_do_not_go_together(subject: Subject, tmp_path: Path, options: dict, said: str) -> None:
+def test_options_that_do_not_go_together(
+    subject: ExportSource, tmp_path: Path, options: dict, said: str
+) -> None:
     with pytest.raises(ExportError, match=said):
         export(subject, out=tmp_path / "board", **options)
 

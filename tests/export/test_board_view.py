@@ -19,7 +19,7 @@ from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.errors import ExportError
 from flexdetr.export.formats import format_of, writer_of
-from flexdetr.export.make import DriftError, Subject, export
+from flexdetr.export.make import DriftError, ExportSource, export
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.feeds import FeedError
 
@@ -44,12 +44,12 @@ def small(make: Callable[..., Detector]) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def subject(small: Detector) -> Subject:
-    return Subject(small.model, small.config, small.classes, small.metadata)
+def subject(small: Detector) -> ExportSource:
+    return ExportSource(small.model, small.config, small.classes, small.metadata)
 
 
 @pytest.fixture(scope="module")
-def artifact(kind: str, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(kind: str, subject: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return export(subject, kind, tmp_path_factory.mktemp(kind) / "out")
 
 
@@ -104,7 +104,7 @@ def test_bad_input_is_answered(kind: str, artifact: Artifact) -> None:
 )
 @pytest.mark.parametrize("name", FORMATS)
 def test_options_that_do_not_go_together(
-    name: str, subject: Subject, tmp_path: Path, options: dict, said: str
+    name: str, subject: ExportSource, tmp_path: Path, options: dict, said: str
 ) -> None:
     with pytest.raises(ExportError, match=said.format(name=name)):
         export(subject, name, tmp_path / "out", **options)
@@ -113,7 +113,7 @@ def test_options_that_do_not_go_together(
 @pytest.mark.slow
 def test_graphs_of_another_model_are_refused(
     kind: str,
-    subject: Subject,
+    subject: ExportSource,
     artifact: Artifact,
     make: Callable[..., Detector],
     tmp_path: Path,

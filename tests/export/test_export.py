@@ -14,15 +14,15 @@ from torch import nn
 
 from flexdetr.api import Detector
 from flexdetr.export.errors import ExportError
-from flexdetr.export.make import Subject, export
+from flexdetr.export.make import ExportSource, export
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
 
 Exported = Callable[[str], Artifact]
 
 
-def subject_of(detector: Detector) -> Subject:
-    return Subject(detector.model, detector.config, detector.classes, detector.metadata)
+def subject_of(detector: Detector) -> ExportSource:
+    return ExportSource(detector.model, detector.config, detector.classes, detector.metadata)
 
 
 def proven(artifact: Artifact) -> set[str]:
@@ -175,7 +175,7 @@ def test_options_that_do_not_fit(detector: Detector, changes: dict, said: str) -
     assert said in str(caught.value)
 
 
-def test_wrong_words_and_places_are_answered_before_any_work(subject: Subject, tmp_path: Path) -> None:
+def test_wrong_words_and_places_are_answered_before_any_work(subject: ExportSource, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="openvino"):
         export(subject, "openvin", tmp_path / "out")
     with pytest.raises(ExportError, match="fp32, fp16, int8; got 'int7'"):

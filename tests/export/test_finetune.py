@@ -18,10 +18,10 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export import finetune
 from flexdetr.export import openvino as openvino_writer
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import RoundedInput, RoundedWeight, distance, fine_tune, rounding
-from flexdetr.export.make import Subject, export
+from flexdetr.export.make import ExportSource, export
 from flexdetr.export.prepare import DeployForm, Options, prepare
 from flexdetr.export.quantize import int8_layers
 
@@ -51,7 +51,7 @@ def config(detector: Detector) -> Config:
 
 
 def planes(records: tuple[Record, ...], form: DeployForm) -> torch.Tensor:
-    feeds = Calibration(records, form.options.size, raw=True, source="")
+    feeds = CalibrationPictures(records, form.options.size, raw=True, source="")
     return form.preprocess(torch.cat([torch.from_numpy(feed["images"]) for feed in feeds]))
 
 
@@ -110,7 +110,7 @@ def test_comes_nearer_to_the_float_model(
             return float(distance(model, form.detector, images))
 
     said: list[str] = []
-    tuned = fine_tune(form, records, config, 15, rate=1e-3, say=said.append)
+    tuned = fine_tune(form, records, config, 15, rate=1e-3, announce=said.append)
     assert off(tuned.form) < 0.85 * off(form)
     assert min(tuned.losses) < 0.8 * tuned.losses[0]
     assert len(tuned.losses) == len(said) == tuned.describe()["epochs"] == 15
@@ -127,7 +127,9 @@ def test_what_diverges_is_refused(form: DeployForm, config: Config, records: tup
         fine_tune(form, records, config, 2, rate=float("inf"))
 
 
-def test_data_without_training_pictures_is_refused(subject: Subject, tmp_path: Path, labelled: Path) -> None:
+def test_data_without_training_pictures_is_refused(
+    subject: ExportSource, tmp_path: Path, labelled: Path
+) -> None:
     import shutil
 
     data = shutil.copytree(labelled, tmp_path / "data")
@@ -171,7 +173,7 @@ def test_the_file_answers_as_the_rounding_model(
     tuned = fine_tune(form, records, config, 2, rate=2e-4).form
     openvino_writer.write(tuned, tmp_path, "fp32", ())
     path = tmp_path / openvino_writer.MODEL
-    feeds = Calibration(records, form.options.size, raw=False, source="")
+    feeds = CalibrationPictures(records, form.options.size, raw=False, source="")
     openvino_writer.quantise(path, tuned, feeds, ())
     graph = openvino.Core().read_model(path)
     graph.reshape({"images": [1, 64, 96, 3], "sizes": [1, 2]})

@@ -13,7 +13,7 @@ import flexdetr
 from flexdetr.api import Detector
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export.errors import ExportError
-from flexdetr.export.make import Subject, export
+from flexdetr.export.make import ExportSource, export
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.formats import ENGINES, FORMATS, NAMED
 
@@ -35,7 +35,7 @@ def artifact(
     missing = [package for package in row.packages if find_spec(package) is None]
     if missing:
         pytest.skip(f"pip install 'flexdetr[{row.extra}]': {', '.join(missing)}")
-    subject = Subject(small.model, small.config, small.classes, small.metadata)
+    subject = ExportSource(small.model, small.config, small.classes, small.metadata)
     target = "generic" if row.for_target else None
     asked = "onnx" if row.for_target else request.param
     return export(subject, asked, tmp_path_factory.mktemp(request.param) / "out", target=target)
@@ -64,7 +64,7 @@ def test_a_format_keeps_its_contract(
 
 
 def test_a_format_that_is_none(small: Detector, tmp_path: Path) -> None:
-    subject = Subject(small.model, small.config, small.classes, small.metadata)
+    subject = ExportSource(small.model, small.config, small.classes, small.metadata)
     with pytest.raises(ExportError, match="did you mean 'litert'") as refused:
         export(subject, "litertt", tmp_path / "out")
     assert "board" not in str(refused.value)

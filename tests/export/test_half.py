@@ -85,7 +85,7 @@ def test_a_model_that_does_not_fit_at_all(make: Callable[..., Detector]) -> None
 
 def test_only_precision_is_at_fault(make: Callable[..., Detector], tmp_path: Path) -> None:
     said: list[str] = []
-    artifact = overflowing(make()).export("onnx", tmp_path / "half", precision="fp16", say=said.append)
+    artifact = overflowing(make()).export("onnx", tmp_path / "half", precision="fp16", announce=said.append)
     assert artifact.parity is not None
     assert artifact.parity.passed
     (note,) = artifact.parity.notes

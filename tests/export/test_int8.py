@@ -17,10 +17,10 @@ from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export import int8
-from flexdetr.export.calibration import Calibration, calibration_of
+from flexdetr.export.calibration import CalibrationPictures, calibration_of
 from flexdetr.export.errors import ExportError
 from flexdetr.export.int8 import Quantising
-from flexdetr.export.make import DriftError, Subject, export
+from flexdetr.export.make import DriftError, ExportSource, export
 from flexdetr.export.prepare import DeployForm, Options, prepare
 from flexdetr.export.sensitivity import Sensitivity
 from flexdetr.runtime.artifact import Artifact, open_artifact
@@ -83,7 +83,7 @@ def test_openvino_computes_in_int8(
 
 
 @pytest.mark.slow
-def test_onnx_computes_in_int8(subject: Subject, data: Path, tmp_path: Path) -> None:
+def test_onnx_computes_in_int8(subject: ExportSource, data: Path, tmp_path: Path) -> None:
     artifact = export(
         subject, "onnx", tmp_path / "out", precision="int8", data=data, calibration=4, max_drop=0.9
     )
@@ -110,7 +110,9 @@ def quantising(
     calibration = calibration_of(data, detector.classes, (64, 96), raw=False, count=3)
 
     def make(attempts: list[tuple[str, ...]], precisions: tuple[Precision, ...] = ("fp32",)) -> Quantising:
-        def quantise(path: Path, form: DeployForm, pictures: Calibration, kept: Sequence[str]) -> None:
+        def quantise(
+            path: Path, form: DeployForm, pictures: CalibrationPictures, kept: Sequence[str]
+        ) -> None:
             assert path.is_file()
             attempts.append(tuple(kept))
 
@@ -195,7 +197,7 @@ def test_the_search_covers_every_precision_that_may_be_chosen(
     attempts: list[tuple[str, ...]] = []
     process = quantising(attempts, ("fp32", "bf16"))
 
-    def quantise(path: Path, form: DeployForm, pictures: Calibration, kept: Sequence[str]) -> None:
+    def quantise(path: Path, form: DeployForm, pictures: CalibrationPictures, kept: Sequence[str]) -> None:
         attempts.append(tuple(kept))
         (path.parent / "mark").write_text(str(len(attempts) - 1))
 
@@ -230,7 +232,7 @@ def test_nothing_to_score_is_said(
     ],
 )
 def test_options_that_do_not_fit(
-    subject: Subject, tmp_path: Path, kind: str, options: dict, said: str
+    subject: ExportSource, tmp_path: Path, kind: str, options: dict, said: str
 ) -> None:
     with pytest.raises(ExportError) as caught:
         export(subject, kind, tmp_path / "out", **({"precision": "int8"} | options))
@@ -255,7 +257,7 @@ def test_calibration_is_spread_over_the_training_split(detector: Detector, data:
 
 
 @pytest.mark.slow
-def test_what_loses_most_goes_back_to_float(subject: Subject, data: Path, tmp_path: Path) -> None:
+def test_what_loses_most_goes_back_to_float(subject: ExportSource, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DriftError, match="--max-drop allows 0") as caught:
         export(
             subject, "openvino", tmp_path / "out", precision="int8", data=data, calibration=4, max_drop=0.0

@@ -16,7 +16,7 @@ from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export import proof, writing
-from flexdetr.export.make import Subject, export
+from flexdetr.export.make import ExportSource, export
 from flexdetr.export.openvino import owner
 from flexdetr.export.prepare import DeployForm, Options, prepare
 from flexdetr.runtime.artifact import Artifact, open_artifact, write_metadata
@@ -114,12 +114,12 @@ def test_the_command_tells_what_may_be_chosen(
 
 @needs_bf16
 def test_a_file_that_fails_in_bf16_is_kept_for_float32(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     strict = dict(proof.TOLERANCES) | {"bf16": Tolerance(score=0.0, box=0.0)}
     monkeypatch.setattr(proof, "TOLERANCES", strict)
     said: list[str] = []
-    artifact = export(subject, "openvino", tmp_path / "out", say=said.append)
+    artifact = export(subject, "openvino", tmp_path / "out", announce=said.append)
     failed = artifact.metadata.precisions["bf16"]
     assert artifact.parity is not None
     assert artifact.parity.passed
@@ -134,7 +134,7 @@ def test_a_file_that_fails_in_bf16_is_kept_for_float32(
 
 @needs_bf16
 def test_labelled_pictures_judge_bf16_too(
-    subject: Subject, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: ExportSource, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = writing.accuracy_in
 
@@ -157,7 +157,7 @@ def test_labelled_pictures_judge_bf16_too(
 
 @needs_bf16
 def test_an_artifact_from_a_cpu_without_bf16_is_tried_once(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     picture = draw_scene(np.random.default_rng(0), (96, 128)).image
     with monkeypatch.context() as there:

@@ -15,7 +15,7 @@ from openvino import opset13 as ops
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.export import onnx as onnx_writer
-from flexdetr.export.make import DriftError, Subject, export
+from flexdetr.export.make import DriftError, ExportSource, export
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.proof import Proof, prove
 from flexdetr.export.reference import Reference, pictures_of
@@ -185,7 +185,7 @@ def test_a_class_renamed(folder_of: FolderOf, detector: Detector) -> None:
 
 
 def test_what_is_refused_is_not_kept(
-    subject: Subject, folder_of: FolderOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: ExportSource, folder_of: FolderOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = (folder_of("onnx") / "model.onnx").read_bytes()
 

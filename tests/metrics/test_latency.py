@@ -11,9 +11,9 @@ import pytest
 from flexdetr.metrics.latency import (
     END_TO_END,
     STAGES,
+    ColdStart,
     LatencyError,
-    Start,
-    Subject,
+    TimedDetector,
     Timing,
     machine,
     measure,
@@ -22,7 +22,7 @@ from flexdetr.metrics.latency import (
 from flexdetr.metrics.latency_plot import plot
 
 
-def subject(name: str, calls: list[str]) -> Subject:
+def subject(name: str, calls: list[str]) -> TimedDetector:
     def said(what: str, answer: object) -> object:
         calls.append(f"{name} {what}")
         return answer
@@ -31,7 +31,7 @@ def subject(name: str, calls: list[str]) -> Subject:
         calls.append(f"{name} all")
         return len(paths)  # type: ignore[arg-type]
 
-    return Subject(
+    return TimedDetector(
         name=name,
         what="nothing",
         decode=lambda path: said(f"decode {path}", np.zeros((4, 6, 3), np.uint8)),
@@ -51,7 +51,7 @@ def test_every_stage_of_everyone_is_timed_in_alternation() -> None:
         [Path("1"), Path("2")],
         rounds=3,
         warmup=1,
-        say=lambda *counts: shown.append(counts),
+        announce=lambda *counts: shown.append(counts),
     )
     assert calls.count("a infer (4, 6)") == calls.count("b infer (4, 6)") == 4, "one of them to warm up"
     assert {len(values) for values in [*one.milliseconds.values(), *other.milliseconds.values()]} == {3}
@@ -78,7 +78,7 @@ def test_nothing_to_time(subjects: int, pictures: int, rounds: int) -> None:
 
 def timing(name: str = "a") -> Timing:
     values = {stage: [1.0, 2.0, 3.0] for stage in STAGES} | {END_TO_END: [10.0, 11.0, 30.0]}
-    return Timing(name, "x", values, 12.5, Start(1.25, 100.0))
+    return Timing(name, "x", values, 12.5, ColdStart(1.25, 100.0))
 
 
 def test_numbers_as_json() -> None:

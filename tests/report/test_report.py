@@ -15,7 +15,7 @@ from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.metrics.coco_map import evaluate
 from flexdetr.report.charts import Line, line_chart
-from flexdetr.report.make import Subject, write_report
+from flexdetr.report.make import ReportContent, write_report
 
 SECTIONS = (
     "Score",
@@ -54,7 +54,7 @@ def subject(tmp_path_factory):
         "epoch,seconds,loss,l1,lr,ap,ap50,ap75\n1,3,9.5,2,1e-4,,,\n2,3,7.5,1.5,1e-4,0.1,0.3,0.1\n"
     )
     metrics = evaluate(records, found, CLASSES)
-    return Subject(
+    return ReportContent(
         "flexdetr_pico on cats",
         "A lead.",
         records,
@@ -123,7 +123,7 @@ def test_a_detector_that_finds_nothing_gets_a_report_too(subject, tmp_path):
         record.image_id: (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)) for record in subject.records
     }
     metrics = evaluate(subject.records, nothing, CLASSES)
-    empty = Subject("none", "", subject.records, nothing, CLASSES, metrics)
+    empty = ReportContent("none", "", subject.records, nothing, CLASSES, metrics)
     assert write_report(tmp_path / "report.html", empty) == {}
     assert "nothing to show" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

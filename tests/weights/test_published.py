@@ -21,7 +21,7 @@ from flexdetr.presets import PRESETS
 from flexdetr.weights import download, published, store
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
-from flexdetr.weights.manifest import PUBLISHED, Published
+from flexdetr.weights.manifest import PUBLISHED, PublishedWeights
 from flexdetr.weights.packaged import digest
 from flexdetr.weights.published import UnreachedError, backbone_entry, detector_entry, fetch, preset_entry
 
@@ -90,9 +90,9 @@ def content(dialects: SimpleNamespace, tmp_path: Path) -> bytes:
     return (tmp_path / "a.pth").read_bytes()
 
 
-def entry(server: Server, **changes: Any) -> Published:
+def entry(server: Server, **changes: Any) -> PublishedWeights:
     address = f"http://127.0.0.1:{server.server_address[1]}/model.pth"
-    return Published(**{"name": "rtdetr_r18", "file": "model.pth", "url": address, **changes})
+    return PublishedWeights(**{"name": "rtdetr_r18", "file": "model.pth", "url": address, **changes})
 
 
 def test_a_broken_download_goes_on(
@@ -168,7 +168,7 @@ def test_who_waits_for_another_says_so(
 
 
 def test_offline_names_the_file_and_its_place(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = Published("rtdetr_r18", "model.pth", "http://127.0.0.1:9/model.pth")
+    published = PublishedWeights("rtdetr_r18", "model.pth", "http://127.0.0.1:9/model.pth")
     with pytest.raises(WeightsError) as caught:
         fetch(published)
     message = str(caught.value)
@@ -243,7 +243,7 @@ def test_a_preset_stands_for_its_published_detector(tmp_path: Path, monkeypatch:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedWeights:
     """An installed package with a file of weights."""
     place = tmp_path / "site"
     (place / "some_model-0.1.0.dist-info").mkdir(parents=True)
@@ -252,7 +252,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
     (place / "some_model" / "__init__.py").write_text("raise RuntimeError('imported')")
     (place / "some_model" / "models" / "a.pth").write_bytes(b"weights")
     monkeypatch.syspath_prepend(str(place))
-    return Published(
+    return PublishedWeights(
         "efficientnet_lite0",
         "a.pth",
         package="some-model",
@@ -261,7 +261,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
     )
 
 
-def test_weights_of_an_installed_package(package: Published, tmp_path: Path, cache: Path) -> None:
+def test_weights_of_an_installed_package(package: PublishedWeights, tmp_path: Path, cache: Path) -> None:
     place = fetch(package)
     assert place.read_bytes() == b"weights"
     place.write_bytes(b"others")

@@ -69,8 +69,8 @@ def ablate(
         tell: takes a sentence about each run.
 
     Raises:
-        ConfigError: where the plan does not fit, or has changed since a run in the folder was made.
-        DataError: where the data cannot be used, or has changed.
+        ConfigError: if the plan does not fit, or has changed since a run in the folder was made.
+        DataError: if the data cannot be used, or has changed.
         Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
     folder = Path(folder)
@@ -155,7 +155,7 @@ def try_build(name: str, config: Config) -> None:
     """A wrong part is told now and not after hours, when its turn comes.
 
     Raises:
-        ConfigError: where the configuration cannot be built, with the variant's name.
+        ConfigError: if the configuration cannot be built, with the variant's name.
     """
     try:
         with without_draws():

@@ -34,7 +34,7 @@ def epochs_within(
         images: training images.
 
     Raises:
-        ConfigError: where not even one fits.
+        ConfigError: if not even one fits.
     """
     fitting = 0
     for epochs in range(1, min(_MOST_EPOCHS, int(60 * minutes / max(epoch_seconds, 1e-3))) + 1):
@@ -63,7 +63,7 @@ def measured_epochs(
     """The epochs of a variant's runs: measured once, by one epoch that is thrown away, and kept in the folder.
 
     That epoch has the strongest augmentation that the run will have from its first step on, and it starts the loader:
-    both make it slow, so that the budget is rather left than overrun.
+    both make it slow, so that a run stays within its budget.
 
     Args:
         name: the variant's.
@@ -75,7 +75,7 @@ def measured_epochs(
         quiet: show no progress.
 
     Raises:
-        ConfigError: where not even one epoch fits, or nothing is known and nothing may be measured; or where what
+        ConfigError: if not even one epoch fits, or nothing is known and nothing may be measured; or where what
             is kept is damaged.
     """
     path = folder / FILE

@@ -72,7 +72,7 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
         again: measure even where all is known.
 
     Raises:
-        ConfigError: where what is kept is damaged.
+        ConfigError: if what is kept is damaged.
     """
     path = folder / FILE
     known = read_record(path, COSTS, "delete it, and the costs are measured again") or KeptCosts()

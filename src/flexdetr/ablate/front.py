@@ -11,7 +11,7 @@ class Point(NamedTuple):
     """A candidate's two sides.
 
     Attributes:
-        ap: the more the better; nan where it has none.
+        ap: the more the better; nan if it has none.
         milliseconds: the fewer the better.
     """
 

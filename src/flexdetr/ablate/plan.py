@@ -83,7 +83,7 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from its YAML file.
 
     Raises:
-        ConfigError: where the file cannot be read, a key or value is wrong, with the nearest right one, or it names
+        ConfigError: if the file cannot be read, a key or value is wrong, with the nearest right one, or it names
             code that nobody has allowed.
     """
     values = read_yaml(path)
@@ -110,7 +110,7 @@ def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (),
         **changes: keys of the plan; those that are None change nothing.
 
     Raises:
-        ConfigError: where a variant is unknown or a value is wrong.
+        ConfigError: if a variant is unknown or a value is wrong.
     """
     values = plan.model_dump() | {key: value for key, value in changes.items() if value is not None}
     names = [*only]
@@ -127,7 +127,7 @@ def configurations(plan: Plan) -> dict[str, Config]:
     """The configuration of the base and of each variant, by name, the base first; seeds and budget are not in them.
 
     Raises:
-        ConfigError: where a key or value is wrong, a key belongs to the plan, or a variant changes nothing.
+        ConfigError: if a key or value is wrong, a key belongs to the plan, or a variant changes nothing.
     """
     base = nested(plan.base)
     built: dict[str, Config] = {}

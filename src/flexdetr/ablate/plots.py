@@ -59,7 +59,7 @@ def _whisker(row: Row, x: Callable[[float], float], y: float) -> list[str]:
 def trade_off(table: Sequence[Row]) -> str:
     """AP against the latency of the deploy form."""
     shown = [(row.name, row.cost.latency_ms, row.ap) for row in table if row.cost]
-    return scatter(shown, "ms an image, from pixels to objects, deploy form")
+    return scatter(shown, "ms per image, from pixels to objects, deploy form")
 
 
 def scatter(points: Sequence[tuple[str, float, Interval]], below: str, front: Sequence[str] = ()) -> str:

@@ -95,7 +95,7 @@ Record = TypeVar("Record")
 
 
 def read_record(path: Path, kind: TypeAdapter[Record], remedy: str) -> Record | None:
-    """What a file of the folder holds; None where there is no such file.
+    """What a file of the folder holds; None if there is no such file.
 
     Args:
         path: the file.
@@ -103,7 +103,7 @@ def read_record(path: Path, kind: TypeAdapter[Record], remedy: str) -> Record | 
         remedy: what to do where it does not, for the message.
 
     Raises:
-        ConfigError: where it cannot be read, or holds something else.
+        ConfigError: if it cannot be read, or holds something else.
     """
     if not path.exists():
         return None

@@ -56,13 +56,13 @@ class Result:
     """What a finished run has reached.
 
     Attributes:
-        ap: of the best checkpoint's deploy form on the plan's split, a classifier's top-1; nan where the run failed.
+        ap: of the best checkpoint's deploy form on the plan's split, a classifier's top-1; nan if the run failed.
         ap50: likewise; a classifier's top-5.
         seconds: of training, with its evaluations.
         epochs: that were trained.
         best_epoch: whose checkpoint was scored: the best on the validation split.
         num_classes: of the head.
-        failed: why there is no score; empty where there is one.
+        failed: why there is no score; empty if there is one.
     """
 
     ap: float
@@ -78,8 +78,8 @@ def finished(job: Job) -> Result | None:
     """The result of a run that needs nothing more, or None.
 
     Raises:
-        ConfigError: where the run was made with other settings.
-        DataError: where the data has changed since.
+        ConfigError: if the run was made with other settings.
+        DataError: if the data has changed since.
     """
     remedy = f"delete {job.folder} to run it again"
     record = read_record(job.folder / RECORD, RUN, remedy)
@@ -98,8 +98,8 @@ def run(job: Job, *, quiet: bool = False) -> Result:
     """Bring a run to its end, from wherever it stands.
 
     Raises:
-        ConfigError: where the run was begun with other settings.
-        DataError: where the data cannot be used or has changed since.
+        ConfigError: if the run was begun with other settings.
+        DataError: if the data cannot be used or has changed since.
         Interrupted: after Ctrl-C or SIGTERM; the same call goes on from there.
     """
     done = finished(job)
@@ -137,7 +137,7 @@ def scoring_split(data: str, wanted: str | None, config: Config) -> str:
     """The split whose images score the runs.
 
     Raises:
-        DataError: where the data cannot be read or has no such split.
+        DataError: if the data cannot be read or has no such split.
     """
     dataset = task(config.task).read(data, val_fraction=config.data.val_fraction, seed=config.seed)
     if wanted is not None:

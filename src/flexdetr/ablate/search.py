@@ -56,7 +56,7 @@ class Candidate(NamedTuple):
     Attributes:
         name: "base", or "c" and its number.
         changes: what it chose, as ``key=value`` texts.
-        milliseconds: beside the base's; nan where it could not be measured.
+        milliseconds: beside the base's; nan if it could not be measured.
         epochs: of the longest rung that it trained; 0 for none.
         ap: of that rung, over the seeds, each the mean over the data sets.
         on_front: whether no other of the last rung is both more accurate and faster.
@@ -98,8 +98,8 @@ def search(
         tell: takes a sentence about each step.
 
     Raises:
-        ConfigError: where the plan does not fit, or has changed since the folder was begun.
-        DataError: where the data cannot be used, or has changed.
+        ConfigError: if the plan does not fit, or has changed since the folder was begun.
+        DataError: if the data cannot be used, or has changed.
         Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
     search_latency.check_precision(plan.precision)
@@ -295,7 +295,7 @@ class _Searching:
         notes = self._notes()
         title = self.plan.title or "Search"
         points = [(row.name, row.milliseconds, row.ap) for row in rows if row.epochs == self.plan.epochs[-1]]
-        below = f"ms an image on OpenVINO in {self.plan.precision}"
+        below = f"ms per image on OpenVINO in {self.plan.precision}"
         text = yaml.safe_dump(self.plan.model_dump(mode="json", exclude_none=True), sort_keys=False)
         html = [
             f"<h1>{escape(title)}</h1>",

@@ -16,7 +16,7 @@ from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
 from flexdetr.export import openvino as writer
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.prepare import Options
 from flexdetr.export.prepare import prepare as deploy
 from flexdetr.model.detector import DetectionModel
@@ -35,7 +35,7 @@ def check_precision(precision: Literal["fp32", "bf16", "int8"]) -> None:
     """Whether OpenVINO computes in a precision here.
 
     Raises:
-        ConfigError: where it does not.
+        ConfigError: if it does not.
     """
     if precision == "bf16" and not computes_in("bf16"):
         raise ConfigError("precision: this CPU does not compute in bf16; measure in int8 or fp32")
@@ -60,7 +60,7 @@ def compiled(
         threads: of the CPU.
 
     Raises:
-        ExportError: where the architecture cannot be written for OpenVINO.
+        ExportError: if the architecture cannot be written for OpenVINO.
     """
     dataset = read(data)
     size = config.image_size
@@ -71,7 +71,9 @@ def compiled(
         writer.write(form, Path(place), "fp32", ())
         if precision == "int8":
             records = tuple(dataset.split("train")[:_RANGES])
-            writer.quantise(Path(place) / writer.MODEL, form, Calibration(records, size, False, data), ())
+            writer.quantise(
+                Path(place) / writer.MODEL, form, CalibrationPictures(records, size, False, data), ()
+            )
         graph = writer.read_whole(Path(place) / writer.MODEL)
     graph.reshape({"images": [1, *size, 3], "sizes": [1, 2]})
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}

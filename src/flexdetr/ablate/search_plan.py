@@ -85,7 +85,7 @@ def read_search_plan(path: str | Path) -> SearchPlan:
     """A plan from its YAML file.
 
     Raises:
-        ConfigError: where the file cannot be read, a key or value is wrong, with the nearest right one, or it names
+        ConfigError: if the file cannot be read, a key or value is wrong, with the nearest right one, or it names
             code as a backbone that nobody has allowed.
     """
     values = read_yaml(path)
@@ -119,7 +119,7 @@ def candidate_config(plan: SearchPlan, choices: Mapping[str, Any]) -> Config:
         choices: by key, the values chosen; a key that is left out has the base's.
 
     Raises:
-        ConfigError: where the values do not fit, or do not fit together.
+        ConfigError: if the values do not fit, or do not fit together.
     """
     values = merge(nested(plan.base), nested(choices))
     model = values.pop("model", None)

@@ -31,7 +31,7 @@ class Row:
         pairs: seed and AP difference, for each seed that both have.
         minutes: mean time of training with its evaluations.
         epochs: that each run trained.
-        cost: see ``Cost``; None where no run has finished.
+        cost: see ``Cost``; None if no run has finished.
         failures: one sentence for each run without a score.
     """
 
@@ -163,7 +163,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def said(value: Interval, *, signed: bool = False) -> str:
-    """``0.412 ± 0.013``: the mean and half of its 95 % interval; the mean alone where there is no interval."""
+    """``0.412 ± 0.013``: the mean and half of its 95 % interval; the mean alone if there is no interval."""
     if math.isnan(value.mean):
         return "-"
     mean = f"{value.mean:+.3f}" if signed else f"{value.mean:.3f}"

@@ -18,7 +18,7 @@ from flexdetr.cli.evaluate import Device, Precision, Runtime
 if TYPE_CHECKING:
     from flexdetr.api import Detector
     from flexdetr.deployed import ArtifactDetector
-    from flexdetr.metrics.latency import Subject, Timing
+    from flexdetr.metrics.latency import TimedDetector, Timing
     from flexdetr.runtime.parity import Asked
 
 _DRAWN = 8
@@ -76,7 +76,7 @@ def bench(
     as_json: Json = False,
     _allowed: AllowCode = None,
 ) -> None:
-    """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures a second."""
+    """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures per second."""
     from flexdetr.metrics.latency import machine, measure, start_of
 
     if plot is not None and plot.suffix.lower() != ".svg":
@@ -92,7 +92,7 @@ def bench(
     with _pictures(images) as paths:
         subjects = [subject_of(file, open_detector(file, **options), place) for file in files]
         with answers.counting("timing") as show_count:
-            timings = measure(subjects, paths, rounds=rounds, say=show_count)
+            timings = measure(subjects, paths, rounds=rounds, announce=show_count)
         for file, timing in zip(files, timings, strict=True):
             answers.note(f"starting {file}")
             code = _FIRST.format(
@@ -171,8 +171,8 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
         runtime: of artifacts.
 
     Raises:
-        ConfigError: where it is neither a preset nor a file.
-        ArtifactError, WeightsError: where the file cannot be used.
+        ConfigError: if it is neither a preset nor a file.
+        ArtifactError, WeightsError: if the file cannot be used.
     """
     from flexdetr.runtime.artifact import is_artifact
 
@@ -199,7 +199,7 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
     return detector
 
 
-def subject_of(name: str, detector: Detector | ArtifactDetector, place: Place) -> Subject:
+def subject_of(name: str, detector: Detector | ArtifactDetector, place: Place) -> TimedDetector:
     """A detector taken apart into stages.
 
     Args:
@@ -214,15 +214,15 @@ def subject_of(name: str, detector: Detector | ArtifactDetector, place: Place) -
     return _of_model(name, detector, place)
 
 
-def _of_artifact(name: str, detector: ArtifactDetector, place: Place) -> Subject:
+def _of_artifact(name: str, detector: ArtifactDetector, place: Place) -> TimedDetector:
     import numpy as np
 
     from flexdetr.data.images import pixels
-    from flexdetr.metrics.latency import Subject
+    from flexdetr.metrics.latency import TimedDetector
     from flexdetr.runtime.process import THRESHOLD
 
     runtime = detector.runtime(place.device, precision=place.precision)
-    return Subject(
+    return TimedDetector(
         name=name,
         what=runtime.description,
         computation=runtime.computation,
@@ -235,13 +235,13 @@ def _of_artifact(name: str, detector: ArtifactDetector, place: Place) -> Subject
     )
 
 
-def _of_model(name: str, detector: Detector, place: Place) -> Subject:
+def _of_model(name: str, detector: Detector, place: Place) -> TimedDetector:
     import torch
 
     from flexdetr.data.images import pixels
     from flexdetr.engine.device import choose_device
     from flexdetr.engine.predict import run_network
-    from flexdetr.metrics.latency import Subject
+    from flexdetr.metrics.latency import TimedDetector
     from flexdetr.model.postprocess import detections
     from flexdetr.runtime.process import THRESHOLD, prepare
 
@@ -250,7 +250,7 @@ def _of_model(name: str, detector: Detector, place: Place) -> Subject:
     size, classes = detector.config.image_size, detector.classes
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
     how = detector.computation(**place.options)
-    return Subject(
+    return TimedDetector(
         name=name,
         what=f"PyTorch in {how.precision}, {threads}",
         computation=how,

@@ -14,7 +14,7 @@ from flexdetr.cli.evaluate import one_of
 from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
-    from flexdetr.data.check import Report
+    from flexdetr.data.check import CheckReport
 
 
 def check(
@@ -86,7 +86,7 @@ def _check_ops(path: Path, target: str, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show(report: Report) -> None:
+def _show(report: CheckReport) -> None:
     splits = report.dataset.splits
     answers.show(f"{report.dataset.root}: {report.dataset.format.upper()}")
     answers.show_table(

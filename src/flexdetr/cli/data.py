@@ -151,7 +151,7 @@ def crops(
     data: Data,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     seed: Annotated[
-        int, typer.Option(help="Decides which become the validation split where there is none.")
+        int, typer.Option(help="Decides which become the validation split if there is none.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
@@ -179,7 +179,7 @@ def _read(data: Path, skip_bad: bool) -> Dataset:
     """A data set with the splits that it has, none of which has an error unless errors are to be left out.
 
     Raises:
-        DataError: where it has errors.
+        DataError: if it has errors.
     """
     from flexdetr.data.dataset import DataError
     from flexdetr.data.detect import read

@@ -19,7 +19,7 @@ def demo(
     from flexdetr.demo import run
 
     try:
-        outcome = run(out, say=answers.note)
+        outcome = run(out, announce=answers.note)
     except KeyboardInterrupt as stop:
         answers.note(str(stop) or "interrupted")
         raise typer.Exit(130) from None

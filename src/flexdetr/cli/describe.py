@@ -126,9 +126,9 @@ def describe(model: str) -> dict[str, Any]:
     """What ``info`` tells about a preset, a checkpoint file or an artifact.
 
     Raises:
-        ConfigError: where it is neither a preset nor an existing file.
-        WeightsError: where the file cannot be read.
-        ArtifactError: where the artifact cannot be used.
+        ConfigError: if it is neither a preset nor an existing file.
+        WeightsError: if the file cannot be read.
+        ArtifactError: if the artifact cannot be used.
     """
     from flexdetr.presets import MODELS, preset
     from flexdetr.runtime.artifact import is_artifact

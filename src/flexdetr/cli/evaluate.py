@@ -137,7 +137,7 @@ def inference(
     iou: float | None,
     max_detections: int | None,
 ) -> dict[str, Any]:
-    """The changes of the configuration that these options stand for; none where none is given."""
+    """The changes of the configuration that these options stand for; none if none is given."""
     given = {
         "eval_layers": decoder_layers,
         "queries": queries,

@@ -117,7 +117,7 @@ def export(
             max_drop=max_drop,
             qat=qat,
             target=target,
-            say=answers.note,
+            announce=answers.note,
         )
     except DriftError as error:
         if as_json:

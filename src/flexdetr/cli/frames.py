@@ -40,7 +40,7 @@ def part_of(every: int, start: str, end: str | None, reconnect: int) -> Part:
     """Which frames are wanted.
 
     Raises:
-        UsageError: where a time is none, or the end is not behind the start.
+        UsageError: if a time is none, or the end is not behind the start.
     """
     from flexdetr.runtime.films import Part
 
@@ -76,7 +76,7 @@ class Window:
     """A window of this machine's display.
 
     Raises:
-        UsageError: where there is no display, or OpenCV cannot open windows.
+        UsageError: if there is no display, or OpenCV cannot open windows.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Window:
             import cv2
         except ImportError as error:
             raise answers.UsageError("--show needs OpenCV: pip install opencv-python") from error
-        # Qt, which OpenCV's windows are made of on Linux, ends the process where there is no display.
+        # Qt, which OpenCV's windows are made of on Linux, ends the process if there is no display.
         if sys.platform.startswith("linux") and not (
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):

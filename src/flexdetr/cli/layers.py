@@ -29,7 +29,7 @@ def bench_layers(
 
     Raises:
         UsageError: for something else than artifacts.
-        ArtifactError: where OpenVINO does not run one.
+        ArtifactError: if OpenVINO does not run one.
     """
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.runtime.artifact import is_artifact

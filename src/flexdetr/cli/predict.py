@@ -172,7 +172,7 @@ def _set_upright(
     """Write documents with their pages upright.
 
     Raises:
-        UsageError: where the model is no classifier, or ``limit`` is no number.
+        UsageError: if the model is no classifier, or ``limit`` is no number.
     """
     from flexdetr.api import load
     from flexdetr.classifier import Classifier
@@ -193,8 +193,8 @@ def _listed(sources: list[str], out: Path, part: Part) -> tuple[list[Item], list
     """What is to be read, and what leads nowhere, with the reasons.
 
     Raises:
-        UsageError: where results would take the places of pictures.
-        Exit: where nothing is left to read.
+        UsageError: if results would take the places of pictures.
+        Exit: if nothing is left to read.
     """
     from flexdetr.runtime.sources import Missing, find
 
@@ -270,8 +270,8 @@ def _parquet(formats: Sequence[str]) -> bool:
     """Whether a Parquet file is asked for.
 
     Raises:
-        UsageError: where something else is.
-        ModuleNotFoundError: where pyarrow is not installed.
+        UsageError: if something else is.
+        ModuleNotFoundError: if pyarrow is not installed.
     """
     from flexdetr.config import nearest
 
@@ -295,7 +295,7 @@ def _limit(text: str) -> Threshold:
     """A score, or "auto".
 
     Raises:
-        UsageError: where it is neither.
+        UsageError: if it is neither.
     """
     if text == "auto":
         return "auto"

@@ -62,7 +62,7 @@ def known_images(data: Path) -> Known:
     """The ids of a data set's pictures and classes.
 
     Raises:
-        DataError: where it cannot be used.
+        DataError: if it cannot be used.
     """
     from flexdetr.data.detect import read
 
@@ -78,8 +78,8 @@ def make_folder(out: Path) -> bool:
         Whether it is new.
 
     Raises:
-        UsageError: where there is a file of this name.
-        OSError: where the system refuses.
+        UsageError: if there is a file of this name.
+        OSError: if the system refuses.
     """
     new = not out.exists()
     if not new and not out.is_dir():
@@ -96,7 +96,7 @@ class Results:
         out: the folder; what an earlier call left in it, and nothing else, is removed.
         classes: of the detector.
         how: what computes.
-        known: the data set that the pictures belong to; None where there is none.
+        known: the data set that the pictures belong to; None if there is none.
 
     Attributes:
         pictures: how many were answered.
@@ -105,8 +105,8 @@ class Results:
         counts: objects by name.
 
     Raises:
-        UsageError: where the data set lacks a class of the detector.
-        ResultsError, OSError: where the folder cannot be written.
+        UsageError: if the data set lacks a class of the detector.
+        ResultsError, OSError: if the folder cannot be written.
     """
 
     def __init__(self, out: Path, classes: Classes, how: Computation, known: Known | None = None) -> None:
@@ -137,7 +137,7 @@ class Results:
             The line that was written.
 
         Raises:
-            ResultsError: where the disk is full.
+            ResultsError: if the disk is full.
         """
         name, image = picture.name, picture.image
         line: dict[str, Any] = {"file": name, "picture": None, "size": list(image.shape[:2])}
@@ -204,7 +204,7 @@ class Results:
         """Write down a file that could not be read.
 
         Raises:
-            ResultsError: where the disk is full.
+            ResultsError: if the disk is full.
         """
         answers.note(f"Error: {reason}")
         self.failed += 1
@@ -222,7 +222,7 @@ class Results:
             parquet: and ``detections.parquet``.
 
         Raises:
-            ResultsError: where the disk is full.
+            ResultsError: if the disk is full.
         """
         self._end_film()
         self.unknown = sum(self._image_id(0, line) is None for line in self._answered())

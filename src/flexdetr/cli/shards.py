@@ -19,7 +19,7 @@ Share = Annotated[
     ),
 ]
 
-# Variables that number a process, each with the one that says how many there are.
+# Variables that number per process, each with the one that says how many there are.
 _NUMBERED = (("SLURM_PROCID", "SLURM_NTASKS"), ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"))
 
 
@@ -49,7 +49,7 @@ def shard_of(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
         environment: variables.
 
     Raises:
-        UsageError: where it names none.
+        UsageError: if it names none.
     """
     number, mark, count = text.partition("/")
     if number == "auto":

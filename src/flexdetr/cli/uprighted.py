@@ -48,7 +48,7 @@ def set_upright(
         as_json: show one JSON document.
 
     Raises:
-        UsageError: where the model is of another task, or pages would be overwritten.
+        UsageError: if the model is of another task, or pages would be overwritten.
         Exit: with status 1 where something could not be read.
     """
     if classifier.task != "orientation":

@@ -73,7 +73,7 @@ class BatchPlan:
         size: (height, width) of the batch.
         indices: of the records.
         partners: for each of ``indices``, records to draw a mosaic's other tiles from; None draws from all.
-        turns: for each of ``indices``, how often the epoch showed it before; empty where no image is repeated.
+        turns: for each of ``indices``, how often the epoch showed it before; empty if no image is repeated.
     """
 
     epoch: int
@@ -186,7 +186,7 @@ class SampleMaker:
         seed: of the run.
 
     Raises:
-        ConfigError: where the user's transforms cannot be made.
+        ConfigError: if the user's transforms cannot be made.
     """
 
     def __init__(

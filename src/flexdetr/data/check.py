@@ -26,7 +26,7 @@ _SMALL = 64  # pixels at which a page of a PDF file is drawn to see whether it c
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What a check found.
 
     Attributes:
@@ -80,7 +80,7 @@ def check(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     kind: str = DEFAULT,
-) -> Report:
+) -> CheckReport:
     """Reads a data set as training would, decodes every image, and lists what is wrong.
 
     Args:
@@ -91,8 +91,8 @@ def check(
         kind: the task that the data is for.
 
     Raises:
-        UnrecognisedDataError: where no data set is found.
-        DataError: where it contradicts itself.
+        UnrecognisedDataError: if no data set is found.
+        DataError: if it contradicts itself.
     """
     dataset = task(kind).read(root, val_fraction=val_fraction, seed=seed)
     records = [record for split in dataset.splits.values() for record in split]
@@ -119,7 +119,7 @@ def check(
                 Defect("warning", dataset.root, None, f"class {name!r} has no boxes in the training split")
             )
     defects.sort(key=lambda defect: (defect.severity != "error", str(defect.file), defect.line or 0))
-    return Report(dataset, tuple(defects), histogram)
+    return CheckReport(dataset, tuple(defects), histogram)
 
 
 class LabelCount(NamedTuple):
@@ -213,7 +213,7 @@ def usable_records(
         progress: told how many images more were checked.
 
     Raises:
-        DataError: where the data set has no such split, or no image in it; without ``skip_bad`` also where some
+        DataError: if the data set has no such split, or no image in it; without ``skip_bad`` also where some
             annotation or image of it cannot be used, naming the files.
     """
     odd: list[Defect] = []
@@ -228,7 +228,7 @@ def usable_records(
 
 
 def read_for_training(root: str | Path, config: Config) -> Dataset:
-    """Read a data set, and refuse it where there are no images to train or to validate on.
+    """Read a data set, and refuse it if there are no images to train or to validate on.
 
     That shows before any image is decoded, and before torch is loaded.
 

@@ -32,7 +32,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
 
     Args:
         root: the folder.
-        val_fraction: share of the training pictures taken for validation where there is no such split; None leaves the
+        val_fraction: share of the training pictures taken for validation if there is no such split; None leaves the
             splits as they are.
         seed: decides which.
 
@@ -40,8 +40,8 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
         the data set; files that cannot be read are among its ``defects``, not in its splits.
 
     Raises:
-        UnrecognisedDataError: where there are no folders of classes, with what to do where it is a detection data set.
-        DataError: where a class has no pictures, or there is one class only.
+        UnrecognisedDataError: if there are no folders of classes, with what to do where it is a detection data set.
+        DataError: if a class has no pictures, or there is one class only.
     """
     root = Path(root)
     if not root.is_dir():
@@ -74,7 +74,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Folders of pictures in a folder, or of its splits; empty where it is no data set of a classifier."""
+    """Folders of pictures in a folder, or of its splits; empty if it is no data set of a classifier."""
     try:
         return [
             folder for folders in _splits(root).values() for folder in folders if any(pictures_in(folder))
@@ -92,7 +92,7 @@ def pictures_in(folder: Path) -> Iterator[Path]:
 
 
 def _splits(root: Path) -> dict[str, list[Path]]:
-    """The classes' folders of each split; all of them are training folders where nothing is named like a split."""
+    """The classes' folders of each split; all of them are training folders if nothing is named like a split."""
     inside = _folders(root)
     named = [folder for folder in inside if folder.name.lower() in SPLIT_FOLDERS and _folders(folder)]
     if not inside:

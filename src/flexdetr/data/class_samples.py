@@ -63,7 +63,7 @@ class ClassSamples:
         seed: of the run.
 
     Raises:
-        ConfigError: where something is asked for that only detectors' samples have.
+        ConfigError: if something is asked for that only detectors' samples have.
     """
 
     def __init__(

@@ -22,13 +22,13 @@ _ANNOTATION_FOLDERS = ("annotations", "Annotations", "labels")
 
 
 def find(root: Path) -> list[CocoFile]:
-    """The COCO files of a folder; empty where there are none.
+    """The COCO files of a folder; empty if there are none.
 
     Files that follow no naming convention count where their content is COCO's. A file that does follow one
     and cannot be read is returned with its defect.
 
     Raises:
-        DataError: where two files describe the same split.
+        DataError: if two files describe the same split.
     """
     folders = [root, *(root / name for name in (*_ANNOTATION_FOLDERS, *SPLIT_FOLDERS))]
     candidates = [path for folder in folders for path in files_in(folder, ".json")]
@@ -64,7 +64,7 @@ def read(
     class.
 
     Raises:
-        DataError: where the files' categories contradict each other.
+        DataError: if the files' categories contradict each other.
     """
     defects = [file.defect for file in files if file.defect is not None]
     notes: list[str] = []
@@ -136,7 +136,7 @@ def _records(
 
 
 def _declared(image: dict[str, object]) -> tuple[int, int] | None:
-    """(width, height) as an image's entry states them; None where they are no size."""
+    """(width, height) as an image's entry states them; None if they are no size."""
     width, height = number(image.get("width")), number(image.get("height"))
     if width is None or height is None or width < 1 or height < 1:
         return None
@@ -195,7 +195,7 @@ class _Images:
         return found
 
     def of(self, place: int, name: str, found: list[Defect]) -> Path | None:
-        """The image of the entry at a place of the list; None where it is not clear which, with an error."""
+        """The image of the entry at a place of the list; None if it is not clear which, with an error."""
         try:
             path = self._locate(name)
         except LocateError as error:

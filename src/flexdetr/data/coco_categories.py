@@ -30,7 +30,7 @@ def classes_of(files: list[CocoFile], notes: list[str]) -> Classes:
         notes: what was left out is added here.
 
     Raises:
-        DataError: where a category has no id or no name, or two of them contradict each other.
+        DataError: if a category has no id or no name, or two of them contradict each other.
     """
     categories = _gather(files)
     mentioned = {

@@ -23,7 +23,7 @@ class CocoFile:
     Attributes:
         path: where it lies.
         split: the split that it describes.
-        content: its lists; None where it cannot be read (``defect`` says why).
+        content: its lists; None if it cannot be read (``defect`` says why).
         defect: why it cannot be read.
         lines: of the lists' elements.
     """
@@ -60,7 +60,7 @@ def load(path: Path, split: str, *, named: bool = False) -> CocoFile | None:
         named: it was asked for by name, so that a reason is owed where it is no COCO file.
 
     Returns:
-        None where the file is something else than COCO, unless its name or the user said that it is one: then it has
+        None if the file is something else than COCO, unless its name or the user said that it is one: then it has
         a defect.
     """
     owed = named or is_conventional(path)

@@ -26,15 +26,15 @@ def cut_out(
     Args:
         data: folder (or a file inside it) in COCO, VOC or YOLO format.
         out: a new folder.
-        val_fraction: share of the training pictures whose objects become the validation split where there is none.
+        val_fraction: share of the training pictures whose objects become the validation split if there is none.
         seed: decides which.
 
     Returns:
         How many objects there are of each split.
 
     Raises:
-        DataError: where the data cannot be used, has no objects, or ``out`` holds something.
-        ImageError: where a picture cannot be read.
+        DataError: if the data cannot be used, has no objects, or ``out`` holds something.
+        ImageError: if a picture cannot be read.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):

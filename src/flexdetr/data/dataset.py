@@ -35,7 +35,7 @@ class Defect:
         file: the file to look into.
         line: the line in it (from 1), where the format has lines.
         message: what is wrong and, for warnings, what was done about it.
-        split: the split that it concerns; None where it may be any.
+        split: the split that it concerns; None if it may be any.
     """
 
     severity: Severity
@@ -165,7 +165,7 @@ class Dataset:
         """The records of one split.
 
         Raises:
-            DataError: where the data set has no such split.
+            DataError: if the data set has no such split.
         """
         if name not in self.splits:
             known = ", ".join(self.splits) or "none"
@@ -186,7 +186,7 @@ class Dataset:
             classes: those of the detector; may hold more than the data set uses.
 
         Raises:
-            DataError: where a class with boxes is none of ``classes``.
+            DataError: if a class with boxes is none of ``classes``.
         """
         if classes == self.classes:
             return self

@@ -1,4 +1,4 @@
-"""Recognises a data set's format by looking, and reads it."""
+"""Detects a data set's format from its files, and reads it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
         the data set; files that cannot be used are among its ``defects``, not in its splits.
 
     Raises:
-        UnrecognisedDataError: where no data set is recognised.
-        DataError: where it contradicts itself.
+        UnrecognisedDataError: if no data set is recognised.
+        DataError: if it contradicts itself.
     """
     given = Path(root)
     try:
@@ -110,7 +110,7 @@ def _read_folder(root: Path, prefer: str = "") -> _Read:
 
 
 def format_of(root: Path) -> str | None:
-    """The format that a folder's annotations have, by looking at few files; None where none is recognised."""
+    """The format that a folder's annotations have, by looking at few files; None if none is recognised."""
     try:
         if coco.find(root):
             return "COCO"

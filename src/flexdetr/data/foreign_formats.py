@@ -41,7 +41,7 @@ _SIGNS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 
 
 def hint(files: Sequence[Path]) -> str:
-    """A sentence about the first of these files that a known tool wrote; empty where none is known."""
+    """A sentence about the first of these files that a known tool wrote; empty if none is known."""
     for suffix, signs in _SIGNS.items():
         for path in [path for path in files if path.suffix.lower() == suffix][:_TRIED]:
             text = _beginning(path)

@@ -39,7 +39,7 @@ class ImageInfo:
     Attributes:
         width: pixels as stored.
         height: pixels as stored.
-        orientation: EXIF orientation, 1 to 8; 1 where the file states none or nonsense.
+        orientation: EXIF orientation, 1 to 8; 1 if the file states none or nonsense.
     """
 
     width: int
@@ -61,7 +61,7 @@ def probe(path: Path) -> ImageInfo:
     """Size and orientation from the header alone.
 
     Raises:
-        ImageError: where the file is missing or is no image.
+        ImageError: if the file is missing or is no image.
     """
     try:
         with _open(path) as image:
@@ -95,7 +95,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """An image file as it looks upright.
 
     Grey is repeated over three channels; transparency is laid over black; 16-bit values keep their high byte;
-    floats are taken as 0..1 where none is above 1 and as 0..255 otherwise, with a warning where values do not fill that
+    floats are taken as 0..1 if none is above 1 and as 0..255 otherwise, with a warning where values do not fill that
     range; of several frames the first is taken.
 
     Args:
@@ -105,7 +105,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: where the file is missing, truncated or no image.
+        ImageError: if the file is missing, truncated or no image.
     """
     return _read(Path(path), None)
 
@@ -167,10 +167,10 @@ def verify(path: Path) -> str | None:
 
     Returns:
         what is odd about the range of its values, with the brightest one: most of it would be black or white. None
-        where nothing is.
+        if nothing is.
 
     Raises:
-        ImageError: where the file is missing, truncated or no image.
+        ImageError: if the file is missing, truncated or no image.
     """
     try:
         with _open(path) as image:
@@ -222,7 +222,7 @@ def pixels(picture: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - see below
             ``runtime.arrays.as_picture`` takes it.
 
     Raises:
-        ImageError: where it cannot be read, or is something else.
+        ImageError: if it cannot be read, or is something else.
     """
     if isinstance(picture, str) and is_address(picture):
         address = Address(picture)

@@ -83,7 +83,7 @@ class TrainingLoader:
         pin_memory: hand out batches in page-locked memory, for a GPU.
 
     Raises:
-        ValueError: where there are no records, or a label lies outside the head.
+        ValueError: if there are no records, or a label lies outside the head.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class TrainingLoader:
             batches, in order.
 
         Raises:
-            ImageError: where an image cannot be read.
-            TransformError: where the user's transforms fail.
-            LoaderError: where a worker dies.
+            ImageError: if an image cannot be read.
+            TransformError: if the user's transforms fail.
+            LoaderError: if a worker dies.
         """
         plans = self.planner.epoch(epoch, phase)[start_batch:]
         self._samples.fill()
@@ -182,7 +182,7 @@ class TrainingLoader:
             batches, the last one cut short; fewer samples where the epoch has fewer.
 
         Raises:
-            ImageError: where an image cannot be read.
+            ImageError: if an image cannot be read.
         """
         self._samples.fill()
         for plan in self.planner.epoch(epoch, phase):
@@ -360,8 +360,8 @@ class EvaluationLoader:
         """Batches in the order of the records.
 
         Raises:
-            ImageError: where an image cannot be read.
-            PoolError: where none was read for too long.
+            ImageError: if an image cannot be read.
+            PoolError: if none was read for too long.
         """
         waiting: deque[tuple[int, list[Work[Tensor]]]] = deque()
         with Pool(self.threads, "flexdetr-evaluate") as pool:

@@ -31,7 +31,7 @@ class LocateError(ValueError):
 class Tree:
     """The files of a data set.
 
-    What is looked for is first taken literally. Where nothing is there, the longest end of the written path that
+    What is looked for is first taken literally. If nothing is there, the longest end of the written path that
     exists somewhere below the root counts, whatever the case of its letters; backslashes separate, percent signs are
     decoded. The answer depends on no order of files, and folders are read once.
 
@@ -81,7 +81,7 @@ class Tree:
             near: folders that relative names may start from, likeliest first.
 
         Raises:
-            LocateError: where there is no such file, or several that it may be.
+            LocateError: if there is no such file, or several that it may be.
         """
         for text in _readings(name):
             parts = _parts(text)
@@ -102,7 +102,7 @@ class Tree:
         )
 
     def find_folder(self, name: str) -> Path | None:
-        """The folder below the root with the longest end of a written path; None where none or several have it."""
+        """The folder below the root with the longest end of a written path; None if none or several have it."""
         best = _longest_tail(self._folders_by_tail, _parts(name.replace("\\", "/")), self.root)
         return best[0] if len(best) == 1 else None
 
@@ -166,7 +166,7 @@ def place_of(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """The visible regular files of a folder that end so, by name; none where there is no such folder."""
+    """The visible regular files of a folder that end so, by name; none if there is no such folder."""
     names = sorted(name for name in _regular_files(folder) if not is_hidden(name))
     return [folder / name for name in names if Path(name).suffix.lower() in suffixes]
 

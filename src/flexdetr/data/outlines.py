@@ -19,7 +19,7 @@ def box_around(segmentation: object) -> Box | None:
             ``{"size": [height, width], "counts": ...}`` whose runs are a list or COCO's compressed text.
 
     Returns:
-        None where it is none of these, or covers no area.
+        None if it is none of these, or covers no area.
     """
     box = _around_runs(segmentation) if isinstance(segmentation, dict) else _around_polygons(segmentation)
     return box if box is not None and box[2] > box[0] and box[3] > box[1] else None

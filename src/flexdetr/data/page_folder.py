@@ -61,7 +61,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
 
     Args:
         root: the folder.
-        val_fraction: share of the pages taken for validation, and for a test where nothing is divided yet; None leaves
+        val_fraction: share of the pages taken for validation, and for a test if nothing is divided yet; None leaves
             the splits as they are.
         seed: decides which.
 
@@ -69,8 +69,8 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
         the data set; files that cannot be read are among its ``defects``, not in its splits.
 
     Raises:
-        UnrecognisedDataError: where no page is found.
-        DataError: where ``groups.csv`` cannot be used.
+        UnrecognisedDataError: if no page is found.
+        DataError: if ``groups.csv`` cannot be used.
     """
     root = Path(root)
     if not root.is_dir():
@@ -98,7 +98,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
 
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:
-    """The folders of each split; all of the root under "" where there are none."""
+    """The folders of each split; all of the root under "" if there are none."""
     try:
         inside = sorted(folder for folder in root.iterdir() if folder.is_dir())
     except OSError as error:

@@ -60,7 +60,7 @@ def faces(*, held_out: bool) -> dict[str, tuple[Face, ...]]:
         scripts without a font are missing, which is said once, with Debian's package that has one.
 
     Raises:
-        FontError: where no script has a font.
+        FontError: if no script has a font.
     """
     files = installed_files()
     raqm = features.check("raqm")

@@ -36,7 +36,7 @@ class PageSamples:
         seed: of the run.
 
     Raises:
-        ConfigError: where pages would be mirrored or blended.
+        ConfigError: if pages would be mirrored or blended.
     """
 
     def __init__(

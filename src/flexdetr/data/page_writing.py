@@ -34,7 +34,7 @@ class Box:
 
     @property
     def height(self) -> float:
-        """Pixels down; negative where nothing is left."""
+        """Pixels down; negative if nothing is left."""
         return self.bottom - self.top
 
     def below(self, top: float) -> Box:

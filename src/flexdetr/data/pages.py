@@ -52,7 +52,7 @@ def draw_pages(
 
     Raises:
         ValueError: if a count is negative or the side too short.
-        FontError: where no font is installed.
+        FontError: if no font is installed.
     """
     counts = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 0:
@@ -84,7 +84,7 @@ def draw_page(rng: np.random.Generator, *, held_out: bool = False) -> Image.Imag
         RGB; the shorter side has some 400 pixels.
 
     Raises:
-        FontError: where no font is installed.
+        FontError: if no font is installed.
     """
     known = faces(held_out=held_out)
     face = _face(rng, known)

@@ -21,7 +21,7 @@ def read_record(record: Record) -> NDArray[np.uint8]:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: where the file cannot be read.
+        ImageError: if the file cannot be read.
     """
     if record.view is None:
         return read_image(record.path)
@@ -32,7 +32,7 @@ def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np
     """All of a record's picture, or of the part that it is, no larger than needed; see ``images.read_reduced``.
 
     Raises:
-        ImageError: where the file cannot be read.
+        ImageError: if the file cannot be read.
     """
     if record.window is not None:
         return read_part(record.path, record.window, at_least)
@@ -51,7 +51,7 @@ def look_at_page(source: str | Path | Image.Image | NDArray[np.uint8]) -> NDArra
         (S, S, 3) uint8 RGB.
 
     Raises:
-        ImageError: where a file cannot be read, or an array has another shape or type.
+        ImageError: if a file cannot be read, or an array has another shape or type.
     """
     if isinstance(source, str | Path):
         try:
@@ -69,7 +69,7 @@ def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.ui
         at_least: (height, width) that both sides must still reach; None takes it whole.
 
     Raises:
-        ImageError: where it cannot be read.
+        ImageError: if it cannot be read.
     """
     view = record.view
     if view is None:

@@ -26,7 +26,7 @@ class RawBox(NamedTuple):
         xyxy: pixels that start at 0, or fractions (see ``RawImage.fractions``).
         label: index of the head's class.
         line: line of the annotation file.
-        name: how to name the box in a message where there are no lines, like "annotation 17".
+        name: how to name the box in a message if there are no lines, like "annotation 17".
         iscrowd: COCO's crowd flag.
         area: the annotation's own area in pixels.
     """
@@ -80,7 +80,7 @@ def assemble(raw: RawImage, defects: list[Defect]) -> Record | None:
         defects: what is wrong is added here.
 
     Returns:
-        None where the image or its annotation cannot be used; an error among ``defects`` says why.
+        None if the image or its annotation cannot be used; an error among ``defects`` says why.
     """
     try:
         info = probe(raw.path)

@@ -46,7 +46,7 @@ class Sprite:
 
     Attributes:
         colours: (3, S, S) float32 in [0, 1].
-        alpha: (S, S) float32 in [0, 1], 1 where the object covers the pixel.
+        alpha: (S, S) float32 in [0, 1], 1 if the object covers the pixel.
     """
 
     colours: Picture

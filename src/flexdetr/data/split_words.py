@@ -16,7 +16,7 @@ SPLIT_FOLDERS: Final = tuple(word for words in WORDS.values() for word in words)
 
 
 def split_named(names: Iterable[str]) -> str | None:
-    """The split that the last of some names speaks of which speaks of any; None where none does."""
+    """The split that the last of some names speaks of which speaks of any; None if none does."""
     for name in reversed([*names]):
         words = re.findall(r"[a-z]+", name.lower())
         for split, known in WORDS.items():

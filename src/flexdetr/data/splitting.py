@@ -38,7 +38,7 @@ def split(
         stratified: give each split its share of the images of each class.
 
     Raises:
-        DataError: where the shares, the split's names or the regular expression are wrong, or there are fewer images
+        DataError: if the shares, the split's names or the regular expression are wrong, or there are fewer images
             (or groups) than splits.
     """
     _check_shares(shares)

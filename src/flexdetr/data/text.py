@@ -35,7 +35,7 @@ def read_text(path: Path, *, most: int = LONGEST) -> str:
         most: bytes; a larger file is refused before it is read.
 
     Raises:
-        TextError: where the file cannot be opened, is too large or fits none of the encodings.
+        TextError: if the file cannot be opened, is too large or fits none of the encodings.
     """
     try:
         status = path.stat()

@@ -33,7 +33,7 @@ class UserTransforms:
         reference: ``my_pkg.my_mod:factory``; the factory takes no argument and returns the transforms.
 
     Raises:
-        ConfigError: where it cannot be imported, or makes nothing that can be called.
+        ConfigError: if it cannot be imported, or makes nothing that can be called.
     """
 
     def __init__(self, reference: str) -> None:
@@ -49,7 +49,7 @@ class UserTransforms:
             name: of the image, for messages.
 
         Raises:
-            TransformError: where the transforms raise, or what they return does not fit.
+            TransformError: if the transforms raise, or what they return does not fit.
         """
         height, width = sample.size
         image = tv_tensors.Image(

@@ -41,7 +41,7 @@ def whole(value: object) -> int | None:
 
 
 def identity(value: object) -> int | str | None:
-    """An id: ``1``, ``1.0`` and ``"1"`` are one, any other text stands for itself; None where it is none.
+    """An id: ``1``, ``1.0`` and ``"1"`` are one, any other text stands for itself; None if it is none.
 
     >>> identity("7") == identity(7.0) == identity(7) == 7
     True
@@ -53,7 +53,7 @@ def identity(value: object) -> int | str | None:
 
 
 def flag(value: object) -> bool | None:
-    """A flag, given as a boolean, as 0 or 1, or as the text of one; nothing is False. None where it is none."""
+    """A flag, given as a boolean, as 0 or 1, or as the text of one; nothing is False. None if it is none."""
     if value is None or isinstance(value, bool):
         return bool(value)
     text = value.strip().lower() if isinstance(value, str) else ""

@@ -84,7 +84,7 @@ class _Pictures:
                 self._by_place[place_of(path, tree.root)].append(path)
 
     def of_all(self, images: list[VocImage], defects: list[Defect]) -> list[Path | None]:
-        """The image of each XML file; None where none was found, or where several files claim the same."""
+        """The image of each XML file; None if none was found, or where several files claim the same."""
         named = [self._named(image) for image in images]
         claims = Counter(path for path in named if isinstance(path, Path))
         found: list[Path | None] = []

@@ -28,7 +28,7 @@ class Layout:
 
 
 def find(tree: Tree) -> Layout | None:
-    """The layout of a VOC data set; None where no XML file is a VOC annotation.
+    """The layout of a VOC data set; None if no XML file is a VOC annotation.
 
     Lists in ``ImageSets/Main`` give the splits, else folders that are named like splits. Where some XML files are in
     folders for annotations, only those count.

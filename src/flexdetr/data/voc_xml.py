@@ -62,7 +62,7 @@ def parse_xml(text: str) -> Node:
     """An XML document as nodes that know their lines.
 
     Raises:
-        XmlError: where it is malformed, or declares entities (which could expand without bound or read other
+        XmlError: if it is malformed, or declares entities (which could expand without bound or read other
             files).
     """
     parser = expat.ParserCreate(
@@ -102,8 +102,8 @@ def voc_image(source: Path) -> VocImage:
     """Reads an annotation.
 
     Raises:
-        XmlError: where it is no VOC annotation.
-        TextError: where it cannot be read.
+        XmlError: if it is no VOC annotation.
+        TextError: if it cannot be read.
     """
     document = parse_xml(read_text(source))
     if document.tag != "annotation":

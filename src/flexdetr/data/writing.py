@@ -78,9 +78,9 @@ def write(
         progress: told how many images of how many are written.
 
     Raises:
-        DataError: where the folder is not empty, the form is unknown, there are no images, or a class name cannot be
+        DataError: if the folder is not empty, the form is unknown, there are no images, or a class name cannot be
             written in it.
-        OSError: where a file cannot be read or written.
+        OSError: if a file cannot be read or written.
     """
     out = Path(out)
     if to not in _FORMS:

@@ -22,7 +22,7 @@ _SHOWN = 3
 
 @dataclass
 class _Labels:
-    """The label file of an image; ``rows`` is None where it cannot be used."""
+    """The label file of an image; ``rows`` is None if it cannot be used."""
 
     path: Path
     rows: list[Row] | None = field(default_factory=list)
@@ -46,7 +46,7 @@ def read(
         the data set without splits, and its splits as the description gives them.
 
     Raises:
-        DataError: where an entry of the description leads nowhere.
+        DataError: if an entry of the description leads nowhere.
     """
     tree = tree or Tree(_root(data))
     tree.use(data.path)
@@ -118,7 +118,7 @@ class _LabelFiles:
         self._by_place: dict[tuple[str, ...], list[Path]] | None = None
 
     def of(self, image: Path) -> Path:
-        """The label file; where there is none, the place where it is looked for first."""
+        """The label file; if there is none, the place where it is looked for first."""
         root = self._tree.root
         below = image.is_relative_to(root)
         parts = image.relative_to(root).parts[:-1] if below else image.parent.parts
@@ -166,7 +166,7 @@ def _read_labels(path: Path, split: str, defects: list[Defect]) -> _Labels:
 def _boxes(
     labels: _Labels, data: DataYaml, forms: dict[int, Form], met: Counter[Form], defects: list[Defect]
 ) -> list[RawBox] | None:
-    """The boxes of an image; None where a line is unusable."""
+    """The boxes of an image; None if a line is unusable."""
     if labels.rows is None:
         return None
     boxes: list[RawBox] = []

@@ -35,7 +35,7 @@ def split_line(line: int, text: str) -> Row:
     """A line that is not blank as a row.
 
     Raises:
-        LineError: where it holds something else than numbers.
+        LineError: if it holds something else than numbers.
     """
     words = text.split()
     try:

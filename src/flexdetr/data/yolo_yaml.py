@@ -33,7 +33,7 @@ class DataYaml:
         classes: with the ids that the label files use.
         entries: by split, folders, list files or images, as they are written.
         base: folder that they start from, as it is written.
-        keypoint_values: numbers that follow a box in a label line of a pose data set; 0 where there are none.
+        keypoint_values: numbers that follow a box in a label line of a pose data set; 0 if there are none.
         images: by split, where no entries are written.
     """
 
@@ -46,10 +46,10 @@ class DataYaml:
 
 
 def find(root: Path) -> DataYaml | None:
-    """The description in a folder; None where there is none.
+    """The description in a folder; None if there is none.
 
     Raises:
-        DataError: where there is one that cannot be used, or several of which none has the usual name.
+        DataError: if there is one that cannot be used, or several of which none has the usual name.
     """
     files = files_in(root, ".yaml", ".yml")
     for name in _USUAL:
@@ -74,10 +74,10 @@ def is_root(folder: Path) -> bool:
 
 
 def find_classes(tree: Tree) -> DataYaml | None:
-    """Images with label files beside a ``classes.txt`` or ``obj.names``; None where there are none.
+    """Images with label files beside a ``classes.txt`` or ``obj.names``; None if there are none.
 
     Raises:
-        DataError: where two class files contradict each other.
+        DataError: if two class files contradict each other.
     """
     files = [path for path in tree.files if path.name.lower() in _CLASS_FILES]
     if not files:
@@ -100,7 +100,7 @@ def load(path: Path) -> DataYaml:
     """Reads a description.
 
     Raises:
-        DataError: where it cannot be used.
+        DataError: if it cannot be used.
     """
     if path.suffix.lower() == ".data":
         content: Any = _settings(path)

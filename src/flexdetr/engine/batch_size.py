@@ -1,4 +1,4 @@
-"""How many images a step can hold: measured on the model itself, on a CPU and on a GPU alike."""
+"""How many images per step can hold: measured on the model itself, on a CPU and on a GPU alike."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _activation_bytes(
     probe = copy.deepcopy(model).train()  # a forward pass in training mode moves the statistics of the norms
     weights = {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
     with (
-        run_state.undrawn(),
+        run_state.random_state_kept(),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         autocast(device, dtype),
     ):

@@ -82,7 +82,7 @@ class Callbacks:
         """Call what has this method, in the order in which they were given; the other processes wait.
 
         Raises:
-            CallbackError: where one fails, in all processes.
+            CallbackError: if one fails, in all processes.
         """
         wanted = [one for one in self.given if hasattr(one, hook)]
         if not wanted:

@@ -20,7 +20,7 @@ from flexdetr.weights.classifier_names import norm_eps
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
-from flexdetr.weights.manifest import Published
+from flexdetr.weights.manifest import PublishedWeights
 from flexdetr.weights.published import (
     UnreachedError,
     backbone_entry,
@@ -41,7 +41,7 @@ _COST = (
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingDetector:
     """A detector with all that belongs to it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Start:
 
 
 @torch.inference_mode(False)  # what is built in it serves nowhere else
-def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> Start:
+def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> StartingDetector:
     """A detector with random weights, on a module of the user's where one is given."""
     model = DetectionModel(config, len(classes), backbone)
     metadata = Metadata(
@@ -82,10 +82,10 @@ def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -
         normalisation={"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)},
         licence="Apache-2.0",
     )
-    return Start(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
+    return StartingDetector(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
 
 
-def start(config: Config, classes: Classes | None, backbone: nn.Module | None = None) -> Start:
+def start(config: Config, classes: Classes | None, backbone: nn.Module | None = None) -> StartingDetector:
     """Build the detector, on a module of the user's where one is given, and load what ``config.weights`` asks for.
 
     Args:
@@ -94,8 +94,8 @@ def start(config: Config, classes: Classes | None, backbone: nn.Module | None = 
         backbone: the user's module.
 
     Raises:
-        ConfigError: where the configuration does not fit, or neither ``classes`` nor the weights name classes.
-        WeightsError: where the weights cannot be used.
+        ConfigError: if the configuration does not fit, or neither ``classes`` nor the weights name classes.
+        WeightsError: if the weights cannot be used.
     """
     if classes is None:
         classes = _classes_of(config)
@@ -115,49 +115,51 @@ def _classes_of(config: Config) -> Classes:
 
 
 @torch.inference_mode(False)
-def with_weights(begun: Start, weights: str, backbone: str, trained: Collection[str] = ()) -> Start:
+def with_weights(
+    starting: StartingDetector, weights: str, backbone: str, trained: Collection[str] = ()
+) -> StartingDetector:
     """The detector with further weights.
 
     Args:
-        begun: the detector; its module is changed.
+        starting: the detector; its module is changed.
         weights: as in the configuration; "none" loads nothing, "auto" what is published and can be had.
         backbone: file of a trained backbone; "auto" leaves it to ``weights``, whose "auto" loads nothing more.
         trained: names of parameters that are trained already.
 
     Raises:
-        WeightsError: where the weights cannot be used.
+        WeightsError: if the weights cannot be used.
     """
     names = set(trained)
     if backbone != "auto":
-        begun, placed = _taken(begun, load_any(backbone, backbone=begun.config.backbone))
+        starting, placed = _taken(starting, load_any(backbone, backbone=starting.config.backbone))
         names |= placed
         weights = "none" if weights == "auto" else weights
     if weights == "auto":
-        begun, placed = _automatic(begun)
+        starting, placed = _automatic(starting)
         names |= placed
     elif weights != "none":
-        source = _source(begun.config, weights)
-        begun, placed = _taken(begun, load_any(source, backbone=begun.config.backbone))
+        source = _source(starting.config, weights)
+        starting, placed = _taken(starting, load_any(source, backbone=starting.config.backbone))
         names |= placed
-    return replace(begun, trained=TrainedParts.of(begun.model, names))
+    return replace(starting, trained=TrainedParts.of(starting.model, names))
 
 
-def _taken(begun: Start, loaded: Loaded) -> tuple[Start, set[str]]:
+def _taken(starting: StartingDetector, loaded: Loaded) -> tuple[StartingDetector, set[str]]:
     """The detector with the weights of a file, and the names of the parameters that came from it."""
     loaded.metadata = credited(loaded)
     # Of a model with another task than this one's, the backbone serves here as well.
-    in_part = loaded.is_backbone or loaded.config.task != begun.config.task
-    begun = _with_backbone(begun, loaded) if in_part else _with_detector(begun, loaded)
-    return begun, _placed(loaded, begun, in_part=in_part)
+    in_part = loaded.is_backbone or loaded.config.task != starting.config.task
+    starting = _with_backbone(starting, loaded) if in_part else _with_detector(starting, loaded)
+    return starting, _placed(loaded, starting, in_part=in_part)
 
 
-def _automatic(begun: Start) -> tuple[Start, set[str]]:
+def _automatic(starting: StartingDetector) -> tuple[StartingDetector, set[str]]:
     """The best published start that can be had and fits: a detector, a backbone, or none; the first note says which.
 
     Raises:
-        WeightsError: where a file is there and is damaged, or is not the published one.
+        WeightsError: if a file is there and is damaged, or is not the published one.
     """
-    config = begun.config
+    config = starting.config
     missed = []
     for word, entry, what in _starts(config):
         try:
@@ -167,17 +169,17 @@ def _automatic(begun: Start) -> tuple[Start, set[str]]:
             continue
         loaded = load_any(entry, backbone=config.backbone)
         try:
-            made, placed = _taken(begun, loaded)
+            made, placed = _taken(starting, loaded)
         except WeightsError as error:
             missed.append(f"{what} does not fit: {error}")
             continue
         return _settled(made, word, f"weights: {what}{''.join(f'; {one}' for one in missed)}"), placed
     if not missed:
         missed = [f"nothing is published for {config.model} or its backbone {config.backbone.name}"]
-    return _settled(begun, "none", f"weights: random, since {'; '.join(missed)}. {_COST}"), set()
+    return _settled(starting, "none", f"weights: random, since {'; '.join(missed)}. {_COST}"), set()
 
 
-def _starts(config: Config) -> Iterator[tuple[str, Published, str]]:
+def _starts(config: Config) -> Iterator[tuple[str, PublishedWeights, str]]:
     """What is published for a configuration, the best first: the word for ``weights``, the entry, and what it is."""
     own = PRESETS.get(config.model)
     swapped = own is None or (config.backbone.name, config.head.name) != (own.backbone.name, own.head.name)
@@ -187,21 +189,21 @@ def _starts(config: Config) -> Iterator[tuple[str, Published, str]]:
         yield "backbone", entry, f"the backbone {config.backbone.name} as trained on ImageNet"
 
 
-def _settled(begun: Start, weights: str, note: str) -> Start:
+def _settled(starting: StartingDetector, weights: str, note: str) -> StartingDetector:
     """The start with what "auto" has become, in its configuration and as its first note."""
-    config = begun.config.model_copy(update={"weights": weights})
-    metadata = replace(begun.metadata, config=config.model_dump(mode="json"))
-    notes = () if begun.notes == _RANDOM else begun.notes
-    return replace(begun, config=config, metadata=metadata, notes=(note, *notes))
+    config = starting.config.model_copy(update={"weights": weights})
+    metadata = replace(starting.metadata, config=config.model_dump(mode="json"))
+    notes = () if starting.notes == _RANDOM else starting.notes
+    return replace(starting, config=config, metadata=metadata, notes=(note, *notes))
 
 
-def _placed(loaded: Loaded, begun: Start, *, in_part: bool) -> set[str]:
+def _placed(loaded: Loaded, starting: StartingDetector, *, in_part: bool) -> set[str]:
     """The parameters of a model that came from a file; of a detector's file, those of ``weights_part`` if given."""
-    own = {name for name, _ in begun.model.named_parameters()}
+    own = {name for name, _ in starting.model.named_parameters()}
     if in_part:
-        return own & (_of_backbone(loaded).keys() | _before_classes(loaded, begun).keys())
-    if begun.config.weights_part:
-        own = {name for name in own if _part(name) in begun.config.weights_part}
+        return own & (_of_backbone(loaded).keys() | _before_classes(loaded, starting).keys())
+    if starting.config.weights_part:
+        own = {name for name in own if _part(name) in starting.config.weights_part}
     return own & loaded.tensors.keys()
 
 
@@ -212,12 +214,12 @@ def _of_backbone(loaded: Loaded) -> dict[str, Deferred]:
     return {name: one for name, one in loaded.tensors.items() if name.startswith("backbone.")}
 
 
-def _before_classes(loaded: Loaded, begun: Start) -> dict[str, Deferred]:
+def _before_classes(loaded: Loaded, starting: StartingDetector) -> dict[str, Deferred]:
     """Layers between backbone and classes of a published classifier, which a classifier's head takes over."""
-    if begun.config.task == "detect":
+    if starting.config.task == "detect":
         return {}
-    rows = begun.model.head.class_rows()
-    there = {name: value.shape for name, value in begun.model.state_dict().items()}
+    rows = starting.model.head.class_rows()
+    there = {name: value.shape for name, value in starting.model.state_dict().items()}
     return {
         name: one
         for name, one in loaded.classifier.items()
@@ -225,53 +227,53 @@ def _before_classes(loaded: Loaded, begun: Start) -> dict[str, Deferred]:
     }
 
 
-def _source(config: Config, weights: str) -> str | Published:
+def _source(config: Config, weights: str) -> str | PublishedWeights:
     """The checkpoint that ``weights`` names: a published one, or a file."""
     if weights == "coco":
         return detector_entry(config.model, config.backbone.name)
     return backbone_entry(config.backbone.name) if weights == "backbone" else weights
 
 
-def _with_backbone(begun: Start, loaded: Loaded) -> Start:
+def _with_backbone(starting: StartingDetector, loaded: Loaded) -> StartingDetector:
     """The detector with a trained backbone."""
     tensors = _of_backbone(loaded)
     if not loaded.is_backbone:  # made levels and inserts of another model's, where this one has none
-        own = begun.model.state_dict().keys()
+        own = starting.model.state_dict().keys()
         tensors = {name: one for name, one in tensors.items() if name in own or not is_addition(name)}
     inside = {
         name: value
-        for name, value in begun.model.state_dict().items()
+        for name, value in starting.model.state_dict().items()
         if name.startswith("backbone.") and (name in tensors or not is_addition(name))
     }
-    behind = _behind(tensors, inside, loaded.config.backbone, begun.config.backbone)
+    behind = _behind(tensors, inside, loaded.config.backbone, starting.config.backbone)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in behind}
     if tensors.keys() != inside.keys():
         strange = sorted(tensors.keys() ^ inside.keys())
         raise WeightsError(
             f"{loaded.report.file} is a {loaded.config.backbone.name}, and the detector's backbone is "
-            f"{begun.config.backbone.name}: {len(strange)} tensors differ, the first is {strange[0]}"
+            f"{starting.config.backbone.name}: {len(strange)} tensors differ, the first is {strange[0]}"
         )
-    fitting(tensors, begun.model, loaded.report.file, partial=True)
-    before = _before_classes(loaded, begun)
+    fitting(tensors, starting.model, loaded.report.file, partial=True)
+    before = _before_classes(loaded, starting)
     taken = {name: tensor.read() for name, tensor in {**tensors, **before}.items()}
-    begun.model.load_state_dict(taken, strict=False)
+    starting.model.load_state_dict(taken, strict=False)
     eps = {
         path: value
         for path, value in loaded.metadata.norm_eps.items()
         if path in ("", "backbone") or path.startswith("backbone.")
     }
-    eps |= norm_eps(begun.config.backbone.name) if before else {}
+    eps |= norm_eps(starting.config.backbone.name) if before else {}
     loaded.metadata = replace(loaded.metadata, norm_eps=eps)
-    set_norm_eps(begun.model, eps)
+    set_norm_eps(starting.model, eps)
     notes = [str(loaded.report)]
     if not loaded.is_backbone:
         notes.append("its backbone is taken, the rest begins anew")
     if before:
         notes.append(f"taken over before the classes: {len(before)} tensors")
     if behind:
-        coarsest = begun.config.encoder.strides[-1]
+        coarsest = starting.config.encoder.strides[-1]
         notes.append(f"left out: {len(behind)} tensors of layers behind the level of stride {coarsest}")
-    return _descended(begun, loaded, tuple(notes))
+    return _descended(starting, loaded, tuple(notes))
 
 
 def _behind(
@@ -286,15 +288,15 @@ def _behind(
     return {name for name in tensors if (match := stage.match(name)) and int(match[1]) > last}
 
 
-def _with_detector(begun: Start, loaded: Loaded) -> Start:
+def _with_detector(starting: StartingDetector, loaded: Loaded) -> StartingDetector:
     """The detector with another one's weights, or those of some parts; rows go along with the names of the classes."""
-    transfer = match_classes(loaded.classes, begun.classes)
-    fresh = begun.model.state_dict()
-    state = carry_over(loaded.state(), fresh, transfer, begun.model.head.class_rows())
+    transfer = match_classes(loaded.classes, starting.classes)
+    fresh = starting.model.state_dict()
+    state = carry_over(loaded.state(), fresh, transfer, starting.model.head.class_rows())
     for name, value in fresh.items():
         if is_addition(name):
             state.setdefault(name, value)
-    parts = begun.config.weights_part or tuple(name for name, _ in begun.model.named_children())
+    parts = starting.config.weights_part or tuple(name for name, _ in starting.model.named_children())
     strange = sorted(
         name
         for name in state.keys() | fresh.keys()
@@ -309,19 +311,19 @@ def _with_detector(begun: Start, loaded: Loaded) -> Start:
             else ""
         )
         raise WeightsError(
-            f"{loaded.report.file} is a {loaded.config.model}, which does not fit a {begun.config.model} with this "
+            f"{loaded.report.file} is a {loaded.config.model}, which does not fit a {starting.config.model} with this "
             f"configuration: {len(wrong)} tensors differ, the first is {wrong[0]}{offer}"
         )
-    begun.model.load_state_dict(
+    starting.model.load_state_dict(
         {name: state[name] if _part(name) in parts else value for name, value in fresh.items()}
     )
-    set_norm_eps(begun.model, loaded.metadata.norm_eps)
+    set_norm_eps(starting.model, loaded.metadata.norm_eps)
     notes = [str(loaded.report)]
-    if begun.config.weights_part:
+    if starting.config.weights_part:
         notes.append(f"taken of it: {', '.join(parts)}; the rest begins anew")
     if "head" in parts:
         notes.append(str(transfer))
-    return _descended(begun, loaded, tuple(notes))
+    return _descended(starting, loaded, tuple(notes))
 
 
 def _part(name: str) -> str:
@@ -329,16 +331,16 @@ def _part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _descended(begun: Start, loaded: Loaded, notes: tuple[str, ...]) -> Start:
+def _descended(starting: StartingDetector, loaded: Loaded, notes: tuple[str, ...]) -> StartingDetector:
     """The start with a further ancestor."""
     metadata = replace(
-        begun.metadata,
-        norm_eps={**begun.metadata.norm_eps, **loaded.metadata.norm_eps},
+        starting.metadata,
+        norm_eps={**starting.metadata.norm_eps, **loaded.metadata.norm_eps},
         licence=loaded.metadata.licence,
-        provenance=[*loaded.metadata.provenance, *begun.metadata.provenance],
+        provenance=[*loaded.metadata.provenance, *starting.metadata.provenance],
     )
-    kept = begun.notes if begun.notes != _RANDOM else ()
-    return replace(begun, metadata=metadata, notes=(*kept, *notes))
+    kept = starting.notes if starting.notes != _RANDOM else ()
+    return replace(starting, metadata=metadata, notes=(*kept, *notes))
 
 
 @torch.inference_mode(False)
@@ -348,7 +350,7 @@ def restore(
     backbone: nn.Module | None = None,
     *,
     source: str | None = None,
-) -> Start:
+) -> StartingDetector:
     """The detector of a checkpoint.
 
     Args:
@@ -358,11 +360,11 @@ def restore(
         source: what the file must be, a key of ``recognise.KINDS``; None tells by its content.
 
     Raises:
-        WeightsError: where the file cannot be used.
+        WeightsError: if the file cannot be used.
     """
     loaded = load_any(path, kind=source, overrides=changes).as_classifier(changes)
     model = loaded.build(backbone=backbone)
-    return Start(
+    return StartingDetector(
         model,
         loaded.config,
         loaded.classes,

@@ -87,7 +87,7 @@ def build_companions(
         teacher: what ``config.distill`` names, on the model's device.
 
     Raises:
-        ConfigError: where one does not fit.
+        ConfigError: if one does not fit.
     """
     if not model.head.selector and config.loss.dense_auxiliary:
         raise ConfigError(

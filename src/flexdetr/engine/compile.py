@@ -27,7 +27,7 @@ def compile_parts(model: DetectionModel, device: torch.device) -> None:
         device: where it is.
 
     Raises:
-        ConfigError: where there is no C++ compiler for a CPU.
+        ConfigError: if there is no C++ compiler for a CPU.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:

@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
             takes: it was not tried) ...
 
     Raises:
-        ConfigError: where the device does not exist here.
+        ConfigError: if the device does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +60,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         AVX512-BF16), float32 elsewhere: emulated bf16 is several times slower than float32.
 
     Raises:
-        ConfigError: for fp16 on a CPU, and where there is no such precision.
+        ConfigError: for fp16 on a CPU, and if there is no such precision.
     """
     check_precision(name)
     if name == "fp16":
@@ -92,7 +92,7 @@ def check_openvino(device: str, precision: str) -> Asked:
     """The precision for a checkpoint's detector on OpenVINO, where it can compute there.
 
     Raises:
-        ConfigError: for another device than the CPU, and where there is no such precision.
+        ConfigError: for another device than the CPU, and if there is no such precision.
     """
     if device not in ("auto", "cpu"):
         raise ConfigError(

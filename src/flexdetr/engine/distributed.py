@@ -129,10 +129,10 @@ def among_others() -> bool:
 
 
 def join(config: Config) -> Ranks:
-    """Connect with the processes beside this one; alone where there are none.
+    """Connect with the processes beside this one; alone if there are none.
 
     Raises:
-        ConfigError: where the configuration asks for several processes and this one is alone.
+        ConfigError: if the configuration asks for several processes and this one is alone.
     """
     if not among_others():
         if (wanted := wanted_processes(config)) > 1:
@@ -172,7 +172,7 @@ def wanted_processes(config: Config) -> int:
     """How many processes the configuration asks for: ``train.processes``, or one for each GPU that is named.
 
     Raises:
-        ConfigError: where the two contradict each other.
+        ConfigError: if the two contradict each other.
     """
     named = device_indices(config.train.device)
     wanted = config.train.processes
@@ -190,7 +190,7 @@ def device_indices(device: str) -> list[int]:
     """The GPUs that "cuda:0,1" names; none for "cuda", "cpu" and "auto".
 
     Raises:
-        ConfigError: where the list cannot be read.
+        ConfigError: if the list cannot be read.
     """
     kind, _, numbers = device.partition(":")
     if kind != "cuda" or not numbers:
@@ -205,7 +205,7 @@ def device_indices(device: str) -> list[int]:
 
 
 def device_index(device: str, local_rank: int) -> int:
-    """The GPU of a rank: its place in the list, or its own number where there is no list of several."""
+    """The GPU of a rank: its place in the list, or its own number if there is no list of several."""
     named = device_indices(device)
     return named[local_rank] if local_rank < len(named) else local_rank
 

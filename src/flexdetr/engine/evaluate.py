@@ -19,7 +19,7 @@ from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
 from flexdetr.model.detector import DetectionModel
-from flexdetr.report.make import Subject
+from flexdetr.report.make import ReportContent
 from flexdetr.runtime.process import MAX_DETECTIONS
 from flexdetr.tasks import DEFAULT, Score, task
 
@@ -116,7 +116,7 @@ def evaluate_split(
     metrics: Score = replace(row.score(records, found, classes), computation=how)  # type: ignore[type-var]
     if report is not None:
         lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
-        about = Subject(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
+        about = ReportContent(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
         row.write_report(report, about)
     return metrics
 

@@ -100,7 +100,7 @@ def explain(
         precision: as for ``detect_images``.
 
     Raises:
-        ExplainError: where the head has no queries that attend to places.
+        ExplainError: if the head has no queries that attend to places.
     """
     layers = looking_layers(model)
     place = choose_device(device)
@@ -122,7 +122,7 @@ def looking_layers(model: DetectionModel) -> list[DeformableAttention]:
     """The layers whose queries choose where to look.
 
     Raises:
-        ExplainError: where the head has none.
+        ExplainError: if the head has none.
     """
     layers = attentions(cast("nn.Module", model.head))
     if not layers:

@@ -16,7 +16,7 @@ from flexdetr.data.dataset import DataError, Dataset
 from flexdetr.data.detect import read
 from flexdetr.engine import launch
 from flexdetr.engine import state as run_state
-from flexdetr.engine.checkpoint import Start, blank, start
+from flexdetr.engine.checkpoint import StartingDetector, blank, start
 from flexdetr.engine.distributed import Ranks, among_others, join, wanted_processes
 from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.snapshot import reading
@@ -48,7 +48,7 @@ def train(
     config: Config,
     *,
     out: str | Path,
-    begun: Start | None = None,
+    starting: StartingDetector | None = None,
     quiet: bool = False,
     callbacks: Sequence[object] = (),
     dataset: Dataset | None = None,
@@ -59,7 +59,7 @@ def train(
         data: folder (or a file inside it) in COCO, VOC or YOLO format.
         config: the run's configuration; gaps in it are derived from the data.
         out: the run's folder; see INTERFACE "A run folder" in the documentation.
-        begun: a detector to go on from; None builds one and loads what ``config.weights`` asks for.
+        starting: a detector to go on from; None builds one and loads what ``config.weights`` asks for.
         quiet: show no progress.
         callbacks: objects with any of ``on_step``, ``on_epoch``, ``on_evaluation`` and ``on_end``, each of which takes
             a ``flexdetr.engine.callbacks.Moment``; they are called in the first process.
@@ -69,11 +69,11 @@ def train(
         The finished run.
 
     Raises:
-        DataError: where the data cannot be used; nothing has been trained then.
-        ConfigError: where the configuration does not fit, or ``out`` holds another run.
-        NonFiniteError: where losses or gradients are not finite for the second time; checkpoints of before are intact.
-        MemoryExhaustedError: where not even a single image fits in memory.
-        CallbackError: where a callback fails.
+        DataError: if the data cannot be used; nothing has been trained then.
+        ConfigError: if the configuration does not fit, or ``out`` holds another run.
+        NonFiniteError: if losses or gradients are not finite for the second time; checkpoints of before are intact.
+        MemoryExhaustedError: if not even a single image fits in memory.
+        CallbackError: if a callback fails.
         Interrupted: after Ctrl-C or SIGTERM; ``resume`` continues exactly there.
     """
     _refuse_while_starting()
@@ -84,44 +84,44 @@ def train(
         )
     if wanted_processes(config) > 1 and not among_others():
         _refuse_callbacks(callbacks, config)
-        return launch.train(data, config, out=folder, begun=begun, quiet=quiet)
+        return launch.train(data, config, out=folder, starting=starting, quiet=quiet)
     ranks = join(config)
     folder = ranks.from_first(folder)  # each process of an outer torchrun may have chosen one by itself
     dataset = _read(data, config, ranks, dataset)
-    if begun is not None:
-        dataset = dataset.with_classes(begun.classes)
+    if starting is not None:
+        dataset = dataset.with_classes(starting.classes)
     run_state.seed_generators(config.seed)
     if not ranks.first:
         ranks.wait()  # one process fetches published weights, the others find them
-    begun = begun or start(config, dataset.classes)
+    starting = starting or start(config, dataset.classes)
     if ranks.first:
         ranks.wait()
     if config.weights == "auto":  # the run's configuration says what that was
-        config = config.model_copy(update={"weights": begun.config.weights})
-    return Trainer(dataset, config, begun, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
+        config = config.model_copy(update={"weights": starting.config.weights})
+    return Trainer(dataset, config, starting, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
 
 
 def overfit_one_batch(
-    data: str | Path, config: Config, *, begun: Start | None = None, quiet: bool = False
+    data: str | Path, config: Config, *, starting: StartingDetector | None = None, quiet: bool = False
 ) -> Overfit:
     """Train a copy of a detector on one batch, in this process; nothing is written. See ``engine.overfit``.
 
     Args:
         data: folder (or a file inside it) in COCO, VOC or YOLO format.
         config: the configuration that the run would have.
-        begun: the detector that the run would go on from; it stays as it is.
+        starting: the detector that the run would go on from; it stays as it is.
         quiet: show no progress.
 
     Raises:
-        DataError: where the data cannot be used, or has no object.
-        ConfigError: where the configuration does not fit.
+        DataError: if the data cannot be used, or has no object.
+        ConfigError: if the configuration does not fit.
     """
     dataset = task(config.task).read(data, val_fraction=config.data.val_fraction, seed=config.seed)
-    if begun is not None:
-        dataset = dataset.with_classes(begun.classes)
-        begun = replace(begun, model=copy.deepcopy(begun.model))
+    if starting is not None:
+        dataset = dataset.with_classes(starting.classes)
+        starting = replace(starting, model=copy.deepcopy(starting.model))
     run_state.seed_generators(config.seed)
-    return overfit(dataset, config, begun or start(config, dataset.classes), quiet=quiet)
+    return overfit(dataset, config, starting or start(config, dataset.classes), quiet=quiet)
 
 
 def resume(
@@ -147,9 +147,9 @@ def resume(
         callbacks: as for ``train``.
 
     Raises:
-        ConfigError: where the folder's configuration names other code.
-        StateError: where the folder holds no resumable state.
-        DataError: where the data is no longer what the run began with.
+        ConfigError: if the folder's configuration names other code.
+        StateError: if the folder holds no resumable state.
+        DataError: if the data is no longer what the run began with.
     """
     _refuse_while_starting()
     folder = Path(folder)
@@ -174,10 +174,10 @@ def resume(
             f"flexdetr train NEW_PLACE --resume {folder}"
         )
     dataset = _read(place, config, ranks)
-    begun = replace(blank(config, classes), metadata=metadata, trained=trained, notes=())
-    set_norm_eps(begun.model, begun.metadata.norm_eps)
+    starting = replace(blank(config, classes), metadata=metadata, trained=trained, notes=())
+    set_norm_eps(starting.model, starting.metadata.norm_eps)
     trainer = Trainer(
-        dataset.with_classes(classes), config, begun, folder, quiet=quiet, ranks=ranks, callbacks=callbacks
+        dataset.with_classes(classes), config, starting, folder, quiet=quiet, ranks=ranks, callbacks=callbacks
     )
     trainer.restore(state)
     trainer.parts = trainer.parts if parts is None else parts
@@ -188,7 +188,7 @@ def _refuse_callbacks(callbacks: Sequence[object], config: Config) -> None:
     """Processes that are started here do not see this one's objects.
 
     Raises:
-        ConfigError: where there are callbacks.
+        ConfigError: if there are callbacks.
     """
     if callbacks:
         raise ConfigError(

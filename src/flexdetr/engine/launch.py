@@ -36,7 +36,7 @@ from flexdetr.tasks import task as task_of
 from flexdetr.weights import store
 
 if TYPE_CHECKING:
-    from flexdetr.engine.checkpoint import Start
+    from flexdetr.engine.checkpoint import StartingDetector
     from flexdetr.engine.trainer import Run
 
 _log = logging.getLogger(__name__)
@@ -51,11 +51,13 @@ class WorkerError(RuntimeError):
     """Processes that trained together ended without an answer."""
 
 
-def train(data: str | Path, config: Config, *, out: Path, begun: Start | None, quiet: bool) -> Run:
+def train(
+    data: str | Path, config: Config, *, out: Path, starting: StartingDetector | None, quiet: bool
+) -> Run:
     """``fit.train`` in as many processes as the configuration asks for.
 
     Raises:
-        WorkerError: where a process ended without saying why.
+        WorkerError: if a process ended without saying why.
         Exception: what a process raised, as ``fit.train`` does.
     """
     with tempfile.TemporaryDirectory(prefix="flexdetr-") as place:
@@ -65,17 +67,23 @@ def train(data: str | Path, config: Config, *, out: Path, begun: Start | None, q
             "out": str(out),
             "quiet": quiet,
         }
-        if begun is not None:
-            _check_remade(begun, wanted_processes(config))
-            weights = Path(place) / "begun.safetensors"
+        if starting is not None:
+            _check_remade(starting, wanted_processes(config))
+            weights = Path(place) / "starting.safetensors"
             store.save(
-                weights, begun.model.state_dict(), replace(begun.metadata, config=_plain(begun.config))
+                weights,
+                starting.model.state_dict(),
+                replace(starting.metadata, config=_plain(starting.config)),
             )
-            task["begun"] = {"file": str(weights), "trained": begun.trained.to_json(), "notes": begun.notes}
+            task["starting"] = {
+                "file": str(weights),
+                "trained": starting.trained.to_json(),
+                "notes": starting.notes,
+            }
         return _run(task, config, Path(place), out)
 
 
-def _check_remade(begun: Start, count: int) -> None:
+def _check_remade(starting: StartingDetector, count: int) -> None:
     """Refuse a backbone that the processes cannot make again: they have its name, and not the object.
 
     Raises:
@@ -83,18 +91,18 @@ def _check_remade(begun: Start, count: int) -> None:
     """
     from flexdetr.engine.checkpoint import blank
 
-    part = begun.config.backbone
+    part = starting.config.backbone
     if ":" not in part.name:
         return
     if part.name.startswith("__main__:"):
         reason = "it is defined in the script that runs, which they do not import"
     else:
         try:
-            again = blank(begun.config, begun.classes).model.backbone
+            again = blank(starting.config, starting.classes).model.backbone
         except Exception as error:  # whatever the user's code raises
             reason = f"that fails here already: {type(error).__name__}: {error}"
         else:
-            if _same(begun.model.backbone, again):
+            if _same(starting.model.backbone, again):
                 return
             reason = f"with backbone.options {part.options} its class makes another network than the one that was given"
     raise ConfigError(
@@ -113,7 +121,7 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     device = next(one.parameters(), torch.zeros(())).device
     image = torch.rand(1, 3, *PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     modes = [(part, part.training) for part in one.modules()]
-    with torch.no_grad(), run_state.undrawn():
+    with torch.no_grad(), run_state.random_state_kept():
         answers = [network.to(device).eval()(image) for network in (one, other)]
     for part, training in modes:
         part.training = training
@@ -224,7 +232,7 @@ def _check_devices(config: Config, count: int) -> None:
     """Refuse what the workers would refuse one by one.
 
     Raises:
-        ConfigError: where there are fewer GPUs than processes.
+        ConfigError: if there are fewer GPUs than processes.
     """
     device = config.train.device
     if device == "mps" and count > 1:

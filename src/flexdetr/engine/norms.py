@@ -27,7 +27,7 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> int:
         How many norms were changed.
 
     Raises:
-        ConfigError: where a norm is of a kind whose ``forward`` is not known.
+        ConfigError: if a norm is of a kind whose ``forward`` is not known.
     """
     changed = 0
     for name, norm in list(model.named_modules()):

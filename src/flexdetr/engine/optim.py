@@ -72,7 +72,7 @@ def _stage_decays(model: DetectionModel, decay: float) -> dict[str, float]:
     """Layer-wise rates: what each of the backbone's parameters is slowed by, by name; the last stage is not.
 
     Raises:
-        ConfigError: where the backbone does not number its stages.
+        ConfigError: if the backbone does not number its stages.
     """
     if decay == 1:
         return {}
@@ -99,7 +99,7 @@ def freeze(model: DetectionModel, config: Config, parts: TrainedParts) -> None:
         parts: what starts from trained weights.
 
     Raises:
-        ConfigError: where the backbone does not have the parts.
+        ConfigError: if the backbone does not have the parts.
     """
     if "backbone" not in parts.trained:  # freezing it would freeze noise
         return

@@ -16,7 +16,7 @@ import torch
 from flexdetr.config import Config
 from flexdetr.data.batches import Batch
 from flexdetr.data.dataset import DataError, Dataset, Record
-from flexdetr.engine.checkpoint import Start
+from flexdetr.engine.checkpoint import StartingDetector
 from flexdetr.engine.evaluate import evaluate
 from flexdetr.engine.sinks import TrainingDisplay
 from flexdetr.engine.trainer import Trainer
@@ -65,21 +65,21 @@ class Overfit:
         return self.collapsed and self.ap50 >= _FOUND
 
 
-def overfit(dataset: Dataset, config: Config, begun: Start, *, quiet: bool = False) -> Overfit:
+def overfit(dataset: Dataset, config: Config, starting: StartingDetector, *, quiet: bool = False) -> Overfit:
     """Train on one batch until its objects are found, 300 steps at most. Nothing is written.
 
     Args:
         dataset: the data, with labels in the detector's own order of classes.
         config: the run's configuration; its schedule and augmentation are left out.
-        begun: the detector, which is changed.
+        starting: the detector, which is changed.
         quiet: show no progress.
 
     Raises:
-        DataError: where no training image has an object, or one that is chosen cannot be used.
+        DataError: if no training image has an object, or one that is chosen cannot be used.
     """
     records = _choose(dataset, config.seed)
     few = replace(dataset, splits={"train": records, "val": records})
-    run = Trainer(few, _plain(config, begun, len(records)), begun, Path("nowhere"), quiet=quiet)
+    run = Trainer(few, _plain(config, starting, len(records)), starting, Path("nowhere"), quiet=quiet)
     (batch,) = run.loader.preview(0, "plain", len(records))
     losses: list[float] = []
     ap50 = 0.0
@@ -123,13 +123,13 @@ def _choose(dataset: Dataset, seed: int) -> tuple[Record, ...]:
     return tuple(chosen)
 
 
-def _plain(config: Config, begun: Start, images: int) -> Config:
+def _plain(config: Config, starting: StartingDetector, images: int) -> Config:
     """The configuration without augmentation, and with a step of all images at a settled rate."""
     train = {
         "batch_size": images,
         "accumulate": 1,
         "epochs": _STEPS,
-        "lr": config.train.lr or _RATES[begun.trained.all_trained],
+        "lr": config.train.lr or _RATES[starting.trained.all_trained],
         "processes": None,
     }
     data = {"flip": 0.0, "multi_scale": False, "workers": 0, "repeat_threshold": None, "tiles": None}

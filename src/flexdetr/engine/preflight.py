@@ -48,7 +48,7 @@ def introduce(run: Trainer) -> None:
         f"data: {len(run.train_records)} training images with {objects} objects of {len(run.classes)} classes, "
         f"{len(run.val_records)} validation images",
         *run.dataset.notes,
-        *run.begun.notes,
+        *run.starting.notes,
         *run.recipe.reasons,
         *run.companions.notes,
         f"{run.steps} steps on {run.device} in {precision_name(run.dtype)}, evaluations too, into {run.folder}",
@@ -60,7 +60,7 @@ def introduce(run: Trainer) -> None:
         if count := write_samples(run):
             lines.append(f"{count} training samples as the network will see them: {run.folder / SAMPLES}")
     for line in lines:
-        run.say(line)
+        run.announce(line)
     if run.ranks.first and not resumed:
         _warn(run)
 
@@ -148,11 +148,11 @@ def _labels(run: Trainer) -> Iterator[str]:
 def write_samples(run: Trainer) -> int:
     """Draw training samples with their boxes and names, as the loader yields them, into ``samples.png``.
 
-    They come from the run's augmented phases, half from each, or from the plain one where there is no other; each
+    They come from the run's augmented phases, half from each, or from the plain one if there is no other; each
     sample is one that the run will train on.
 
     Returns:
-        How many: 16, or as many as the run has; 0 where the file cannot be written.
+        How many: 16, or as many as the run has; 0 if the file cannot be written.
     """
     epochs = range(run.config.train.epochs or 1)
     by_phase: dict[Phase, list[int]] = {}

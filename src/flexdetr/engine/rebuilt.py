@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from flexdetr.config import Config
-from flexdetr.engine.checkpoint import Start, blank, with_weights
+from flexdetr.engine.checkpoint import StartingDetector, blank, with_weights
 from flexdetr.model.detector import SECTIONS
 from flexdetr.presets import changed
-from flexdetr.weights.report import some_of
+from flexdetr.weights.load_report import some_of
 from flexdetr.weights.skeleton import set_norm_eps
 
 
@@ -26,31 +26,31 @@ def module_apart(changes: Mapping[str, Any]) -> tuple[dict[str, Any], nn.Module 
 
 
 def rebuilt(
-    begun: Start, module: nn.Module | None, changes: Mapping[str, Any]
-) -> tuple[Config, Start, nn.Module | None]:
+    starting: StartingDetector, module: nn.Module | None, changes: Mapping[str, Any]
+) -> tuple[Config, StartingDetector, nn.Module | None]:
     """A detector with changes to its configuration, for a further training.
 
     Args:
-        begun: the detector.
+        starting: the detector.
         module: its backbone where that is an object of the user's, as it was before the detector was built.
         changes: keys of the ``train`` section, and other sections and keys.
 
     Returns:
-        The configuration, the detector (``begun`` itself where nothing of the model has changed), and the backbone's
+        The configuration, the detector (``starting`` itself if nothing of the model has changed), and the backbone's
         module as ``module`` is.
 
     Raises:
-        ConfigError: where a name, key or value is wrong, or the parts do not fit.
-        WeightsError: where other weights are asked for, and do not fit.
+        ConfigError: if a name, key or value is wrong, or the parts do not fit.
+        WeightsError: if other weights are asked for, and do not fit.
     """
     values, given = module_apart(changes)
-    former = begun.config
+    former = starting.config
     config = changed(former, values)
     weights = config.weights if config.weights != former.weights else "none"
     part = config.backbone.weights if config.backbone.weights != former.backbone.weights else "auto"
     same = given is None and all(getattr(config, name) == getattr(former, name) for name in SECTIONS)
     if same and weights == "none":
-        return config, begun, module
+        return config, starting, module
     if given is None and config.backbone.name == former.backbone.name:
         given = copy.deepcopy(module)
     untouched = copy.deepcopy(given)
@@ -59,38 +59,40 @@ def rebuilt(
         theirs.name,
         theirs.options,
     )
-    built, trained = _carried_over(blank(config, begun.classes, given), begun, backbone=keep)
+    built, trained = _carried_over(blank(config, starting.classes, given), starting, backbone=keep)
     return config, with_weights(built, weights, part, trained), untouched
 
 
-def _carried_over(begun: Start, former: Start, *, backbone: bool) -> tuple[Start, set[str]]:
+def _carried_over(
+    starting: StartingDetector, former: StartingDetector, *, backbone: bool
+) -> tuple[StartingDetector, set[str]]:
     """The detector with all weights of another one that have their place and shape in it; names of the trained ones.
 
     Args:
-        begun: is changed.
+        starting: is changed.
         former: where the weights come from.
         backbone: whether the backbone's are among them.
     """
-    old, new = former.model.state_dict(), begun.model.state_dict()
+    old, new = former.model.state_dict(), starting.model.state_dict()
     fits = {
         name: value
         for name, value in old.items()
         if name in new and new[name].shape == value.shape and (backbone or not name.startswith("backbone."))
     }
-    begun.model.load_state_dict(fits, strict=False)
-    paths = {path for path, _ in begun.model.named_modules()}
+    starting.model.load_state_dict(fits, strict=False)
+    paths = {path for path, _ in starting.model.named_modules()}
     eps = {path: value for path, value in former.metadata.norm_eps.items() if path in paths}
     if not backbone:
         eps = {path: value for path, value in eps.items() if not path.startswith("backbone")}
-    set_norm_eps(begun.model, eps)
+    set_norm_eps(starting.model, eps)
     metadata = replace(
-        begun.metadata,
+        starting.metadata,
         norm_eps=eps,
         licence=former.metadata.licence,
         provenance=former.metadata.provenance,
     )
     notes: list[str] = []
-    for part, module in begun.model.named_children():
+    for part, module in starting.model.named_children():
         names = [name for name, _ in module.named_parameters(prefix=part)]
         missing = [name for name in names if name not in fits]
         if missing:
@@ -105,4 +107,4 @@ def _carried_over(begun: Start, former: Start, *, backbone: bool) -> tuple[Start
         and name.partition(".")[0] in former.trained.trained
         and name not in former.trained.fresh
     }
-    return replace(begun, metadata=metadata, notes=tuple(notes)), trained
+    return replace(starting, metadata=metadata, notes=tuple(notes)), trained

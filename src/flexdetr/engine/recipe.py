@@ -15,7 +15,7 @@ _VIEWS = 20_000
 _EPOCHS = (50, 200)
 # Below this many images more, smaller steps are worth more than smooth ones.
 _FEW = 5_000
-# Peak rates at 16 images a step, by what a part starts from.
+# Peak rates at 16 images per step, by what a part starts from.
 _RANDOM_RATE, _TRAINED_RATE = 1.2e-3, 1e-4
 
 
@@ -90,7 +90,7 @@ def derive(
     steps = steps_per_epoch * epochs
     base = _TRAINED_RATE if parts.all_trained else _RANDOM_RATE
     lr = base * min(2.0, math.sqrt(batch / 16))
-    why = f"{parts}; {base:g} at 16 images a step, scaled by the root of the batch"
+    why = f"{parts}; {base:g} at 16 images per step, scaled by the root of the batch"
     settle(train_changes, "lr", train.lr, lr, why)
     slower = config.backbone.lr_mult if config.backbone.lr_mult is not None else own_rate
     reasons += _rates(parts, slower, train.lr or lr)

@@ -19,7 +19,7 @@ from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import Found, detect, found_by_all
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
-from flexdetr.report.make import Subject
+from flexdetr.report.make import ReportContent
 from flexdetr.tasks import Score, task
 from flexdetr.weights import store
 
@@ -67,7 +67,7 @@ def _load(file: Path, model: DetectionModel) -> tuple[State, store.Metadata]:
 
 def _write(run: Trainer, metrics: Score, found: Found, state: State, metadata: store.Metadata) -> None:
     best = run.folder / "best.safetensors"
-    subject = Subject(
+    subject = ReportContent(
         title=f"{run.config.model} on {run.dataset.root.name}",
         lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on the validation split, "
         f"computed in {precision_name(run.dtype)}.",

@@ -87,7 +87,7 @@ def read_step(norm: Tensor, parts: Sequence[PartLoss]) -> tuple[StepLoss, list[F
     return StepLoss(length, sum(totals)), faults
 
 
-def poisoned(output: Output) -> Losses:
+def failed_losses(output: Output) -> Losses:
     """A loss for a step that has failed already: backward runs as on the other ranks, and gives NaN to all of them.
 
     It reaches all answers, so that gradients come, and are sent to the other ranks, as they do where nothing failed.
@@ -98,7 +98,7 @@ def poisoned(output: Output) -> Losses:
     return Losses(total * torch.nan, {})
 
 
-def judge(
+def check_step(
     norm: float,
     faults: Sequence[Fault],
     *,
@@ -178,7 +178,7 @@ def smaller_parts(parts: int, images: int, *, waits_for_ranks: bool) -> int:
         waits_for_ranks: norms are synchronised, so that this rank alone cannot begin the step again.
 
     Raises:
-        MemoryExhaustedError: where a micro-batch is a single image already, or the ranks have to begin again together.
+        MemoryExhaustedError: if a micro-batch is a single image already, or the ranks have to begin again together.
     """
     if parts >= images:
         raise MemoryExhaustedError(

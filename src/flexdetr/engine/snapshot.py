@@ -27,8 +27,8 @@ def snapshot(run: Trainer) -> dict[str, Any]:
     return {
         "data": str(run.dataset.root.resolve()),
         "classes": run.classes.to_json(),
-        "metadata": run.begun.metadata.to_json(),
-        "trained": run.begun.trained.to_json(),
+        "metadata": run.starting.metadata.to_json(),
+        "trained": run.starting.trained.to_json(),
         "fingerprint": fingerprint(run.train_records),
         "model": run.model.state_dict(),
         "criterion": run.criterion.state_dict(),
@@ -48,15 +48,15 @@ def snapshot(run: Trainer) -> dict[str, Any]:
     }
 
 
-def take_up(run: Trainer, state: Mapping[str, Any]) -> None:
+def restore(run: Trainer, state: Mapping[str, Any]) -> None:
     """Put a run where ``snapshot`` found it.
 
     Raises:
-        DataError: where the training images or their boxes have changed since.
-        StateError: where something is missing in the state, or has another form or shape than in the run.
+        DataError: if the training images or their boxes have changed since.
+        StateError: if something is missing in the state, or has another form or shape than in the run.
     """
     with reading(run.folder):
-        _take_up(run, state)
+        _restore(run, state)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def reading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _take_up(run: Trainer, state: Mapping[str, Any]) -> None:
+def _restore(run: Trainer, state: Mapping[str, Any]) -> None:
     if state["fingerprint"] != fingerprint(run.train_records):
         raise DataError(
             f"{run.dataset.root} has changed since {run.folder} began, so the run cannot go on exactly; put the "

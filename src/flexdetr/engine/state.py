@@ -61,7 +61,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Whatever draws inside, the run goes on as if nothing had."""
     state = random_state()
     try:
@@ -78,7 +78,7 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
         content: tensors and plain data.
 
     Raises:
-        StateError: where the disk is full or cannot be written; the former state is still there.
+        StateError: if the disk is full or cannot be written; the former state is still there.
     """
     path = folder / FILE
     with writing(path), replacing(path) as temporary:
@@ -93,7 +93,7 @@ def writing(path: Path) -> Iterator[None]:
     """Inside, a file is written without which a run cannot go on.
 
     Raises:
-        StateError: where the disk is full or cannot be written, in a sentence.
+        StateError: if the disk is full or cannot be written, in a sentence.
     """
     try:
         yield
@@ -133,7 +133,7 @@ def load(folder: Path) -> dict[str, Any]:
     """The newest state that can be read; only tensors and plain data are unpickled.
 
     Raises:
-        StateError: where there is none.
+        StateError: if there is none.
     """
     tried = []
     for name in (FILE, FORMER):

@@ -33,7 +33,7 @@ class Step(NamedTuple):
     save: bool
 
 
-def agree(batch: Batch, number: int, *, parts: int, stop: bool, save: bool, ranks: Ranks) -> Step:
+def shared_step(batch: Batch, number: int, *, parts: int, stop: bool, save: bool, ranks: Ranks) -> Step:
     """Tell the other ranks of this one's share of a step, and hear of theirs; one small message."""
     fullest = max((len(labels) for labels in batch.targets.labels), default=0)
     rows = ranks.table([batch.targets.num_objects, fullest, len(batch), parts, stop, save])

@@ -13,8 +13,8 @@ from torch import Tensor
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, nearest
 from flexdetr.data.batches import sizes_around
-from flexdetr.engine.checkpoint import Start, start
-from flexdetr.engine.state import undrawn
+from flexdetr.engine.checkpoint import StartingDetector, start
+from flexdetr.engine.state import random_state_kept
 from flexdetr.loss.distillation import AnswerTeaching, ClassTeaching, FeatureTeaching
 from flexdetr.model.backbones import BACKBONES
 from flexdetr.model.detector import DetectionModel
@@ -41,19 +41,19 @@ class Teacher:
     """A frozen network with what a run has to know of it.
 
     Args:
-        begun: a detector; where it teaches features, all but its backbone is random and not used.
+        starting: a detector; where it teaches features, all but its backbone is random and not used.
         answers: whether it is a detector that teaches its answers.
         device: where it computes.
     """
 
-    def __init__(self, begun: Start, *, answers: bool, device: torch.device) -> None:
-        self.begun, self.answers = begun, answers
-        self.model: DetectionModel = fuse(begun.model.eval()).to(device)
+    def __init__(self, starting: StartingDetector, *, answers: bool, device: torch.device) -> None:
+        self.starting, self.answers = starting, answers
+        self.model: DetectionModel = fuse(starting.model.eval()).to(device)
 
     @property
     def origin(self) -> dict[str, Any]:
         """What checkpoints say of it, as an entry of their provenance."""
-        nearest_of = self.begun.metadata.provenance[0]
+        nearest_of = self.starting.metadata.provenance[0]
         return {**nearest_of, "source": f"teacher: {nearest_of.get('source', '?')}", "role": _ROLE}
 
     def features(self, images: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ def find_teacher(name: str, device: torch.device) -> Teacher:
         device: where it computes.
 
     Raises:
-        ConfigError: where nothing is called so.
-        WeightsError: where its weights cannot be had or used.
+        ConfigError: if nothing is called so.
+        WeightsError: if its weights cannot be had or used.
     """
-    with undrawn(), torch.inference_mode(False):
+    with random_state_kept(), torch.inference_mode(False):
         if name in BACKBONES or name.startswith("timm/"):
             return _backbone({"name": name}, "backbone", device)
         if name in PRESETS or name.startswith(SCHEME) or name.endswith(_FILES) or Path(name).exists():
@@ -93,8 +93,8 @@ def find_teacher(name: str, device: torch.device) -> Teacher:
 
 def _detector(loaded: Loaded, device: torch.device) -> Teacher:
     model, parts = loaded.build(), TrainedParts()
-    begun = Start(model, loaded.config, loaded.classes, credited(loaded), parts)
-    return Teacher(begun, answers=True, device=device)
+    starting = StartingDetector(model, loaded.config, loaded.classes, credited(loaded), parts)
+    return Teacher(starting, answers=True, device=device)
 
 
 def _backbone(section: Mapping[str, Any], weights: str, device: torch.device) -> Teacher:
@@ -116,7 +116,7 @@ def teaching(
         teacher: see ``find_teacher``.
 
     Raises:
-        ConfigError: where the teacher does not fit the run.
+        ConfigError: if the teacher does not fit the run.
     """
     distill = config.distill
     if not teacher.answers:
@@ -134,15 +134,15 @@ def teaching(
             share=distill.share,
             weight=distill.weight,
         )
-    begun = teacher.begun
-    _check_task(config, begun.config)
-    if begun.config.image_size != config.image_size:
-        theirs, ours = ("x".join(map(str, one.image_size)) for one in (begun.config, config))
+    starting = teacher.starting
+    _check_task(config, starting.config)
+    if starting.config.image_size != config.image_size:
+        theirs, ours = ("x".join(map(str, one.image_size)) for one in (starting.config, config))
         raise ConfigError(
             f"distill.teacher={distill.teacher} sees images of {theirs}, and this run's are {ours}: train with "
             f"--image-size {theirs}, or take a teacher that was trained at {ours}"
         )
-    order = _order(classes, begun.classes, str(distill.teacher))
+    order = _order(classes, starting.classes, str(distill.teacher))
     weight = 1.0 if distill.weight is None else distill.weight
     if not model.head.selector:  # its answer is one for the whole picture
         return ClassTeaching(teacher.predictions, order, distill.temperature, weight)
@@ -167,7 +167,7 @@ def _order(ours: Classes, theirs: Classes, name: str) -> list[int]:
     """The teacher's index of each of our classes.
 
     Raises:
-        ConfigError: where the classes are not the same.
+        ConfigError: if the classes are not the same.
     """
     missing = [each for each in ours.names if each not in theirs.names]
     more = [each for each in theirs.names if each not in ours.names]

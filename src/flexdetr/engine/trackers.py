@@ -1,6 +1,6 @@
 """Where a run's numbers go besides ``metrics.csv``: TensorBoard, MLflow, Weights & Biases.
 
-Each is a class with one signature: opened on a ``Story``, given the rows of ``metrics.csv``, closed with the final
+Each is a class with one signature: opened on a ``TrackedRun``, given the rows of ``metrics.csv``, closed with the final
 numbers. Its library is imported when it is opened. A tracker added here is one class, and a row in
 ``flexdetr.engine.tracker_table``.
 """
@@ -33,7 +33,7 @@ _MOST_PARAMETERS = 100  # that MLflow takes at once
 
 
 @dataclass(frozen=True)
-class Story:
+class TrackedRun:
     """What a tracker is told at the beginning.
 
     Attributes:
@@ -64,7 +64,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in the run's folder: ``tensorboard --logdir runs`` shows all runs beside each other."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         again = story.epochs + 1 if story.known else None  # epochs that are run again replace the former ones
@@ -92,7 +92,7 @@ class TensorBoard:
 class MLflow:
     """A run where MLflow's own settings say: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the current folder."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: TrackedRun) -> None:
         import mlflow
 
         uri = story.known.get("uri") or mlflow.get_tracking_uri()
@@ -132,7 +132,7 @@ class MLflow:
 class WandB:
     """A run in project ``WANDB_PROJECT``, or "flexdetr"; with ``WANDB_MODE=offline`` no network is needed."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: TrackedRun) -> None:
         import wandb
 
         self._run: Any = wandb.init(
@@ -208,7 +208,7 @@ class Trackers:
 
     def _try(self, name: str, work: Callable[[Tracker], None]) -> None:
         try:
-            with run_state.undrawn():
+            with run_state.random_state_kept():
                 work(self.open[name])
         except (
             Exception
@@ -221,9 +221,9 @@ class Trackers:
             )
 
 
-def kind(name: str) -> Callable[[Story], Tracker]:
+def kind(name: str) -> Callable[[TrackedRun], Tracker]:
     """The class of a row."""
-    found: Callable[[Story], Tracker] = load_part(TRACKERS[name].place)
+    found: Callable[[TrackedRun], Tracker] = load_part(TRACKERS[name].place)
     return found
 
 
@@ -236,7 +236,7 @@ def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
         epochs: rows of ``metrics.csv`` that a resumed run keeps.
 
     Raises:
-        ConfigError: where one cannot be opened, with the reason; nothing has been trained then.
+        ConfigError: if one cannot be opened, with the reason; nothing has been trained then.
     """
     file = folder / FILE
     resumed = (folder / run_state.FILE).exists() and file.exists()
@@ -245,8 +245,8 @@ def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
     trackers: dict[str, Tracker] = {}
     for name in config.log:
         try:
-            with run_state.undrawn():
-                trackers[name] = kind(name)(Story(folder, settings, epochs, known.get(name, {})))
+            with run_state.random_state_kept():
+                trackers[name] = kind(name)(TrackedRun(folder, settings, epochs, known.get(name, {})))
         except Exception as error:  # whatever its library raises
             Trackers(trackers).end("failed")
             raise ConfigError(

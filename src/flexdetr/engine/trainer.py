@@ -24,7 +24,7 @@ from flexdetr.data.tiled import tiled
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.callbacks import Callbacks
-from flexdetr.engine.checkpoint import Start
+from flexdetr.engine.checkpoint import StartingDetector
 from flexdetr.engine.companions import build_companions, together
 from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
@@ -42,15 +42,15 @@ from flexdetr.engine.sentinels import (
     Fault,
     PartLoss,
     StepLoss,
+    check_step,
+    failed_losses,
     is_out_of_memory,
-    judge,
-    poisoned,
     read_step,
     smaller_parts,
 )
 from flexdetr.engine.sinks import CsvSink, TrainingDisplay, log_file
-from flexdetr.engine.snapshot import snapshot, take_up
-from flexdetr.engine.steps import Step, agree, micro_batches
+from flexdetr.engine.snapshot import restore, snapshot
+from flexdetr.engine.steps import Step, micro_batches, shared_step
 from flexdetr.engine.stop import Interrupted, on_signal
 from flexdetr.engine.sums import TermSums
 from flexdetr.engine.teacher import find_teacher, located, taught
@@ -93,7 +93,7 @@ class Trainer:
     Args:
         dataset: the data, read, with labels in the detector's own order of classes.
         config: the run's configuration; gaps are filled here.
-        begun: the detector to train.
+        starting: the detector to train.
         folder: where the run writes.
         quiet: show no progress.
         ranks: this process among those that train together.
@@ -104,7 +104,7 @@ class Trainer:
         self,
         dataset: Dataset,
         config: Config,
-        begun: Start,
+        starting: StartingDetector,
         folder: Path,
         *,
         quiet: bool,
@@ -115,8 +115,8 @@ class Trainer:
         self.dataset, self.folder, self.ranks = dataset, folder, ranks
         config = located(config)
         self.quiet = quiet or not ranks.first
-        self.classes = begun.classes
-        weights = class_weights(config.data.class_weights, begun.classes)  # an unknown class is told first
+        self.classes = starting.classes
+        weights = class_weights(config.data.class_weights, starting.classes)  # an unknown class is told first
         skip_bad = config.data.skip_bad
         self.train_records = usable_records(dataset, "train", skip_bad=skip_bad)
         shown = tiled(self.train_records, config.data, config.seed)
@@ -124,14 +124,14 @@ class Trainer:
         self.device = choose_device(own_device(config.train.device, ranks))
         self.dtype = choose_precision(config.train.precision, self.device)
         if config.train.batch_size == "auto":
-            fits = largest_batch(begun.model.to(self.device), config, self.device, self.dtype)
+            fits = largest_batch(starting.model.to(self.device), config, self.device, self.dtype)
             fits = ranks.size * int(min(row[0] for row in ranks.table([fits])))
             config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": fits})})
         self.recipe: Recipe = derive(
             config,
             len(self.train_records),
-            begun.trained,
-            begun.model.backbone.lr_mult,
+            starting.trained,
+            starting.model.backbone.lr_mult,
             samples=samples_of_an_epoch(shown, config.data.repeat_threshold),
         )
         self.config = config = self.recipe.config
@@ -139,19 +139,19 @@ class Trainer:
             changed = config.train.model_copy(update={"processes": ranks.size})
             self.config = config = config.model_copy(update={"train": changed})
         self.format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        self.model = begun.model.to(self.device).to(memory_format=self.format)
-        freeze(self.model, config, begun.trained)
+        self.model = starting.model.to(self.device).to(memory_format=self.format)
+        freeze(self.model, config, starting.trained)
         self.criterion = build_criterion(config.loss, config.head, len(self.classes)).to(self.device)
         self.criterion.class_weights = None if weights is None else weights.to(self.device)
         name = config.distill.teacher
         self.teacher = None if name is None else find_teacher(name, self.device)
-        self.begun = begun
+        self.starting = starting
         if self.teacher is not None:
-            self.begun = replace(begun, metadata=taught(begun.metadata, self.teacher))
+            self.starting = replace(starting, metadata=taught(starting.metadata, self.teacher))
         companions = build_companions(config, self.model, self.classes, self.teacher)
         self.companions = companions.to(self.device).train()
         beside = list(self.companions.parameters())
-        self.optimizer = build_optimizer(self.model, config, begun.trained, beside)
+        self.optimizer = build_optimizer(self.model, config, starting.trained, beside)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         ranks.same_weights(self.model)
         ranks.same_weights(self.companions)
@@ -270,7 +270,7 @@ class Trainer:
                     return False
                 if self.save_due:
                     self._save_state()
-        self.say(self.pace.epoch())
+        self.announce(self.pace.epoch())
         self.sums["seconds"] += time.monotonic() - began
         self.batch_index = 0
         self.epoch += 1
@@ -288,7 +288,7 @@ class Trainer:
         clip = self.config.train.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.learned, clip, foreach=True)
         loss = self.read(norm)
-        judge(
+        check_step(
             loss.norm,
             self.faults,
             model=self.model,
@@ -303,7 +303,7 @@ class Trainer:
         self.ema.update(self.model)
         self.sums["loss"] += loss.total
         self.sums["steps"] += 1
-        self.say(self.pace.step())
+        self.announce(self.pace.step())
         self.display.step(
             f"epoch {self.epoch + 1}  loss {self.sums['loss'] / self.sums['steps']:.3f}  {self._score()}"
         )
@@ -313,7 +313,9 @@ class Trainer:
         """Add up the gradient of step ``number`` over micro-batches and ranks; ``batch`` is this rank's share."""
         self.faults.clear()
         save = time.monotonic() - self.saved > 60 * self.config.train.save_every
-        step = agree(batch, number, parts=self.parts, stop=self.stop_requested, save=save, ranks=self.ranks)
+        step = shared_step(
+            batch, number, parts=self.parts, stop=self.stop_requested, save=save, ranks=self.ranks
+        )
         self.agreed_stop, self.save_due = step.stop, step.save
         while True:
             try:
@@ -374,7 +376,7 @@ class Trainer:
                     losses = together(losses, self.companions(seen, pictures, targets, step))
         except NonFiniteError as error:
             self.faults.append(Fault(str(error), error.image_ids))
-            return poisoned(output)
+            return failed_losses(output)
         return losses
 
     def _roll_back(self, error: NonFiniteError) -> None:
@@ -414,7 +416,7 @@ class Trainer:
         if self.epoch % (self.config.train.eval_every or 1) == 0 or self.epoch == epochs:
             began = time.monotonic()
             row |= validate(self)
-            self.say(self.pace.evaluated(time.monotonic() - began))
+            self.announce(self.pace.evaluated(time.monotonic() - began))
         if self.ranks.first:
             self.csv.write(row)
             self.trackers.write(row)
@@ -438,7 +440,7 @@ class Trainer:
         patience, epochs = self.config.train.patience, self.config.train.epochs or 0
         return bool(patience and self.best_epoch and self.epoch - self.best_epoch >= patience * epochs)
 
-    def say(self, line: str | None) -> None:
+    def announce(self, line: str | None) -> None:
         """A line for the log and the terminal, where there is one."""
         if line is not None:
             _log.info(line)
@@ -456,7 +458,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a saved state; see ``engine.snapshot``."""
-        take_up(self, state)
+        restore(self, state)
 
     def _finish(self) -> Run:
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"

@@ -46,10 +46,10 @@ def validate(run: Trainer) -> dict[str, float]:
         "seconds": round(run.seconds, 1),
         "validation": {"epoch": run.epoch, "precision": precision_name(run.dtype), **metrics.to_json()},
     }
-    run.say(
+    run.announce(
         f"epoch {run.epoch}: {headline(metrics)} on the validation split, computed in {precision_name(run.dtype)}"
     )
-    metadata = run.begun.describe(run.config, training)
+    metadata = run.starting.describe(run.config, training)
     weights = run.ema.model.state_dict()
     if run.ranks.first:
         store.save(run.folder / "last.safetensors", weights, metadata)

@@ -77,15 +77,17 @@ def _work(task: dict[str, Any]) -> fit.Run:
             parts=task.get("parts"),
             quiet=task["quiet"],
         )
-    begun = None
-    if "begun" in task:
-        start = task["begun"]
-        begun = replace(
+    starting = None
+    if "starting" in task:
+        start = task["starting"]
+        starting = replace(
             restore(start["file"], {}),
             trained=TrainedParts.from_json(start["trained"]),
             notes=tuple(start["notes"]),
         )
-    return fit.train(task["data"], build(task["config"]), out=task["out"], begun=begun, quiet=task["quiet"])
+    return fit.train(
+        task["data"], build(task["config"]), out=task["out"], starting=starting, quiet=task["quiet"]
+    )
 
 
 def _listen(place: Path, launcher: int) -> None:

@@ -72,7 +72,7 @@ def accuracy_in(precision: Precision, folder: Path, classes: Classes, records: S
 
 
 def score_of(predict: Predict, records: Sequence[Record], classes: Classes, kind: str) -> dict[str, Any]:
-    """What something finds in labelled pictures, as fields of ``Accuracy``; None where nothing counts.
+    """What something finds in labelled pictures, as fields of ``Accuracy``; None if nothing counts.
 
     Args:
         predict: what finds it.

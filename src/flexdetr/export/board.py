@@ -37,7 +37,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         Names of the files.
 
     Raises:
-        ExportError: where the model cannot be expressed, or needs operations that the target does not take.
+        ExportError: if the model cannot be expressed, or needs operations that the target does not take.
     """
     del float32  # everything
     del precision  # ``check_board`` has asked

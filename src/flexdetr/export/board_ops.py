@@ -41,10 +41,10 @@ def check_ops(path: str | Path, target: str) -> list[Finding]:
 
     Returns:
         Findings: operations off the list, values of more than four axes or of sides that are not fixed, and a wrong
-        opset; empty where the graph fits.
+        opset; empty if the graph fits.
 
     Raises:
-        ExportError: where the target is unknown or the file is no ONNX file.
+        ExportError: if the target is unknown or the file is no ONNX file.
     """
     kind = target_of(target)
     try:

@@ -48,7 +48,7 @@ class PairWriter:
             Names of the files.
 
         Raises:
-            ExportError: where the toolchain cannot express the model.
+            ExportError: if the toolchain cannot express the model.
         """
         del precision, float32  # everything
         return write_pair(form, folder, self.names, self.save, plain_norms=False)

@@ -21,7 +21,7 @@ Feeds = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationPictures:
     """Pictures as a graph takes them, read anew each time they are iterated over.
 
     Attributes:
@@ -52,8 +52,8 @@ class Calibration:
 
 def calibration_of(
     data: str | Path, classes: Classes, size: tuple[int, int], *, raw: bool, count: int, kind: str = DEFAULT
-) -> Calibration:
-    """Pictures of the training split, spread evenly over it; of another where there is none.
+) -> CalibrationPictures:
+    """Pictures of the training split, spread evenly over it; of another if there is none.
 
     Args:
         data: folder of the data set.
@@ -64,8 +64,8 @@ def calibration_of(
         kind: the task that the data is for.
 
     Raises:
-        DataError: where the data cannot be used.
-        ExportError: where ``count`` is not positive.
+        DataError: if the data cannot be used.
+        ExportError: if ``count`` is not positive.
     """
     if count < 1:
         raise ExportError(f"calibration needs at least one picture; got {count}")
@@ -73,7 +73,7 @@ def calibration_of(
     split = next(name for name in ("train", "val", "test") if dataset.splits.get(name))
     records = dataset.split(split)
     places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
-    return Calibration(
+    return CalibrationPictures(
         tuple(records[place] for place in places),
         size,
         raw,

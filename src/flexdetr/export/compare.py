@@ -14,7 +14,7 @@ from flexdetr.runtime.parity import Tolerance
 def explain(
     reference: Sequence[Detections], answers: Sequence[Detections], tolerance: Tolerance, num_classes: int
 ) -> str | None:
-    """A mistake around the network that turns the one answer into the other, in words; None where none does.
+    """A mistake around the network that turns the one answer into the other, in words; None if none does.
 
     Args:
         reference: the PyTorch model's detections, a picture each, with the sizes of the pictures.

@@ -17,7 +17,7 @@ from flexdetr.export.formats import format_of
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.proof import TOLERANCES, drift_on
 from flexdetr.export.reference import Reference, pictures_of
-from flexdetr.export.writing import DriftError, Subject, Writing
+from flexdetr.export.writing import DriftError, ExportSource, Writing
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.openvino import computes_in
 from flexdetr.runtime.parity import Asked, Parity, Precision
@@ -30,7 +30,7 @@ COMPARED, TRIED = 2, 8
 
 
 def convert(
-    subject: Subject,
+    subject: ExportSource,
     items: Sequence[Item],
     *,
     precision: Asked = "auto",
@@ -51,8 +51,8 @@ def convert(
         queries: queries to select; None selects the configured number.
 
     Raises:
-        DriftError: where OpenVINO does not find what the model finds.
-        ExportError: where OpenVINO cannot express the model.
+        DriftError: if OpenVINO does not find what the model finds.
+        ExportError: if OpenVINO cannot express the model.
     """
     subject = subject.apart()
     kind = format_of("openvino")

@@ -116,7 +116,7 @@ def fine_tune(
     epochs: int,
     *,
     rate: float = RATE,
-    say: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Teach the deploy form to round, with itself in float as the teacher; labels are not needed.
 
@@ -130,13 +130,13 @@ def fine_tune(
         config: the detector's; the seed, the size and the loader's workers count.
         epochs: passes over the pictures.
         rate: the highest learning rate; it falls to zero along a cosine.
-        say: told how it goes.
+        announce: told how it goes.
 
     Returns:
         A new form, and how far it was from the teacher.
 
     Raises:
-        ExportError: where it diverges.
+        ExportError: if it diverges.
     """
     place = choose_device("auto")
     teacher = copy.deepcopy(form.detector).to(place)
@@ -173,7 +173,7 @@ def fine_tune(
                     raise ExportError(
                         f"fine-tuning for int8 diverged in epoch {epoch + 1} (its loss is {losses[-1]}): export without"
                     )
-                say(f"fine-tuning, epoch {epoch + 1} of {epochs}: distance from float {losses[-1]:.4f}")
+                announce(f"fine-tuning, epoch {epoch + 1} of {epochs}: distance from float {losses[-1]:.4f}")
     finally:
         loader.close()
     student = student.cpu().requires_grad_(False).eval()
@@ -188,7 +188,7 @@ def _factor(step: int, steps: int) -> float:
 def distance(
     student: DetectionModel, teacher: DetectionModel, images: Tensor, queries: int | None = None
 ) -> Tensor:
-    """How far a model's answers are from its teacher's, with the teacher's selection of queries; 0 where they agree.
+    """How far a model's answers are from its teacher's, with the teacher's selection of queries; 0 if they agree.
 
     Args:
         student: in the deploy form.

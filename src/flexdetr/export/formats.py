@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flexdetr.config import nearest
 from flexdetr.deployed import ArtifactDetector
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
 from flexdetr.runtime.artifact import open_artifact
@@ -41,7 +41,9 @@ class Writer(Protocol):
 class Quantiser(Protocol):
     """What the module of a format with int8 offers beside it."""
 
-    def quantise(self, path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
+    def quantise(
+        self, path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]
+    ) -> None:
         """Bring a written float32 file to int8, in its place; ``kept`` stays in float beyond the rule."""
         ...
 
@@ -60,7 +62,7 @@ def format_of(name: str) -> Format:
     """A format by its name.
 
     Raises:
-        ExportError: naming the nearest where there is none of this name.
+        ExportError: naming the nearest if there is none of this name.
     """
     if name not in FORMATS:
         raise ExportError(nearest(name, NAMED, "format"))

@@ -73,7 +73,7 @@ def beyond_half(form: DeployForm, pictures: Iterable[tuple[Tensor, ...]]) -> dic
         The smallest parts around such values whose own output is within the range -> the largest value inside.
 
     Raises:
-        ExportError: where no part smaller than the encoder or the decoder has its output within the range.
+        ExportError: if no part smaller than the encoder or the decoder has its output within the range.
     """
     largest: dict[str, float] = {}
 

@@ -11,7 +11,7 @@ from typing import Any
 from flexdetr.data.dataset import Record
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.accuracy import accuracy_in
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import Tuned
 from flexdetr.export.formats import open_written
@@ -40,7 +40,7 @@ class Round:
     found: Mapping[Precision, Accuracy]
 
     def ap(self, precision: Precision) -> float:
-        """COCO's AP; 0 where nothing is found that could be scored."""
+        """COCO's AP; 0 if nothing is found that could be scored."""
         return self.found[precision].ap or 0.0
 
     def drop(self, whole: Accuracy, precision: Precision) -> float:
@@ -59,7 +59,7 @@ class Int8:
         max_drop: what the AP may lose.
         calibration: the pictures that ranges were measured on.
         layers: convolutions and linear layers in int8, and all of them.
-        sensitivity: of the parts, most sensitive first; empty where the first attempt was good enough.
+        sensitivity: of the parts, most sensitive first; empty if the first attempt was good enough.
         tuned: how the float model was fine-tuned before, if it was.
     """
 
@@ -136,19 +136,19 @@ class Quantising:
         records: labelled pictures to score.
         max_drop: what the AP may lose.
         precisions: what the layers that are not in int8 may be computed in; float32 first.
-        say: told what is being done.
+        announce: told what is being done.
         tune: fine-tunes the float model and puts its file in the place of the first; None leaves it as it is.
     """
 
     folder: Path
     form: DeployForm
-    quantise: Callable[[Path, DeployForm, Calibration, Sequence[str]], None]
+    quantise: Callable[[Path, DeployForm, CalibrationPictures, Sequence[str]], None]
     describe: Callable[[], None]
-    calibration: Calibration
+    calibration: CalibrationPictures
     records: tuple[Record, ...]
     max_drop: float
     precisions: tuple[Precision, ...]
-    say: Callable[[str], None]
+    announce: Callable[[str], None]
     tune: Callable[[], Tuned] | None = None
 
     def until_accurate(self) -> Int8:
@@ -159,7 +159,7 @@ class Quantising:
             the first that passes in float32, where none does; else of the last.
 
         Raises:
-            ExportError: where nothing can be scored or quantised.
+            ExportError: if nothing can be scored or quantised.
         """
         detector = open_written(self.folder)
         whole = self._score("fp32").model_copy(update={"case": "float32"})
@@ -167,7 +167,7 @@ class Quantising:
             raise ExportError(
                 "int8 is judged by its score, and the labelled pictures hold no object of the model's classes"
             )
-        self.say(f"float32: {whole.measures[0]} {whole.ap:.4f} on {len(self.records)} pictures")
+        self.announce(f"float32: {whole.measures[0]} {whole.ap:.4f} on {len(self.records)} pictures")
         tuned = None if self.tune is None else self.tune()
         form = self.form if tuned is None else tuned.form
         main = detector.artifact.model_file
@@ -179,7 +179,7 @@ class Quantising:
         try:
             for count in _ROUNDS:
                 if count and not ranking:
-                    self.say("comparing what each part loses in int8")
+                    self.announce("comparing what each part loses in int8")
                     ranking = self._rank(form, detector)
                 if 2 * count > len(ranking) and count:
                     break
@@ -212,18 +212,18 @@ class Quantising:
 
     def _attempt(self, spare: Path, main: Path, kept: tuple[str, ...]) -> Round:
         self._restore(spare)
-        self.say(
+        self.announce(
             f"measuring ranges on {self.calibration.source}"
             + (f"; in float: {', '.join(kept)}" if kept else "")
         )
         self.quantise(main, self.form, self.calibration, kept)
         self.describe()
-        self.say("scoring")
+        self.announce("scoring")
         found = {precision: self._score(precision) for precision in self.precisions}
         if found["fp32"].ap is None:
             raise ExportError("the int8 graph finds nothing that could be scored")
         measure = found["fp32"].measures[0]
-        self.say(
+        self.announce(
             "int8: " + ", ".join(f"{measure} {one.ap or 0:.4f} in {name}" for name, one in found.items())
         )
         return Round(kept, found)

@@ -103,7 +103,7 @@ def search(
         probes: places to ask for at a time.
 
     Returns:
-        The place and its error; None where the last place is right.
+        The place and its error; None if the last place is right.
     """
     low, high = 0, count  # the first wrong place is in [low, high)
     answer = None
@@ -175,7 +175,7 @@ def _same_queries(
     """For each query of the model, the written graph's that has the same content: ties may come in another order.
 
     Returns:
-        (B, Q) positions; None where they cannot be told.
+        (B, Q) positions; None if they cannot be told.
     """
     if expected is None or found is None or expected.shape != found.shape or not np.isfinite(found).all():
         return None

@@ -18,12 +18,12 @@ from flexdetr.export.int8 import CALIBRATION, MAX_DROP
 from flexdetr.export.prepare import Options, prepare
 from flexdetr.export.reference import SCORED, Reference, pictures_of
 from flexdetr.export.targets import check_board
-from flexdetr.export.writing import DriftError, Eight, Subject, Writing, feeds_of
+from flexdetr.export.writing import DriftError, ExportSource, Int8Settings, Writing, feeds_of
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
 from flexdetr.runtime.formats import FORMATS, Format
 from flexdetr.tasks import task
 
-__all__ = ["DriftError", "Subject", "export"]
+__all__ = ["DriftError", "ExportSource", "export"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SCORED_INT8 = 500
 
 
 def export(
-    subject: Subject,
+    subject: ExportSource,
     format: str,  # noqa: A002 - what the command line calls it
     out: str | Path,
     *,
@@ -48,7 +48,7 @@ def export(
     max_drop: float | None = None,
     qat: int = 0,
     target: str | None = None,
-    say: Callable[[str], None] = _log.info,
+    announce: Callable[[str], None] = _log.info,
 ) -> Artifact:
     """Export a detector; what is kept has passed the proof.
 
@@ -69,12 +69,12 @@ def export(
         qat: epochs of fine-tuning on the training split before int8, with the float model as the teacher.
         target: a kind of board, of ``flexdetr.export.targets.TARGETS``: the format onnx then means two graphs of
             plain operations and fixed shapes, with the choice of queries between them.
-        say: told what is being done.
+        announce: told what is being done.
 
     Raises:
-        DriftError: where the artifact does not do what the model does.
-        ExportError: where the format cannot express the model, or the options do not fit.
-        DataError: where the data cannot be used.
+        DriftError: if the artifact does not do what the model does.
+        ExportError: if the format cannot express the model, or the options do not fit.
+        DataError: if the data cannot be used.
     """
     if target is not None or format == "board":
         check_board(target, format, precision, dynamic_size=dynamic_size)
@@ -120,22 +120,22 @@ def export(
         decoder_layers=form.options.decoder_layers,
         queries=form.options.queries,
     )
-    eight = None
+    int8_settings = None
     if precision == "int8" and data is not None:
         count = CALIBRATION if calibration is None else calibration
         ranges = calibration_of(
             data, subject.classes, options.size, raw=raw, count=count, kind=subject.config.task
         )
         training = _training(data, subject.classes, subject.config.task) if qat else ()
-        eight = Eight(ranges, MAX_DROP if max_drop is None else max_drop, qat, training)
+        int8_settings = Int8Settings(ranges, MAX_DROP if max_drop is None else max_drop, qat, training)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     # Int8 is made from a float32 file that was proven: what is off afterwards is rounding.
     first = "fp32" if precision == "int8" else precision
-    writing = Writing(feeds_of(pictures, options), subject, format, kind, form, first, draft, say)
+    writing = Writing(feeds_of(pictures, options), subject, format, kind, form, first, draft, announce)
     try:
-        writing.finish(reference, pictures, eight)
+        writing.finish(reference, pictures, int8_settings)
         _move(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -143,7 +143,7 @@ def export(
 
 
 def _sampling(
-    asked: Literal["auto", "model", "gather", "discrete"], subject: Subject, kind: Format
+    asked: Literal["auto", "model", "gather", "discrete"], subject: ExportSource, kind: Format
 ) -> Literal["model", "gather", "discrete"]:
     """How the decoder samples in the file; a model trained with discrete sampling keeps to it."""
     if asked != "auto":
@@ -194,7 +194,7 @@ def _training(data: str | Path, classes: Classes, kind: str) -> tuple[Record, ..
     """The training pictures of a data set.
 
     Raises:
-        ExportError: where it has none.
+        ExportError: if it has none.
     """
     dataset = task(kind).read(data).with_classes(classes)
     if not dataset.splits.get("train"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexdetr import __version__
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.half import in_half
 from flexdetr.export.prepare import DeployForm
@@ -40,7 +40,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         Names of the files.
 
     Raises:
-        ExportError: where the model cannot be expressed.
+        ExportError: if the model cannot be expressed.
     """
     names = ("images",) if form.options.raw else ("images", "sizes")
     program = draw(in_half(form, float32) if precision == "fp16" else form)
@@ -61,7 +61,7 @@ def to_proto(
     """The ONNX graph of a program, or of a module that is run on ``inputs``; its nodes know their layers.
 
     Raises:
-        ExportError: where it cannot be expressed.
+        ExportError: if it cannot be expressed.
     """
     try:
         with quiet(), torch.no_grad():
@@ -114,7 +114,7 @@ def _path(node: onnx.NodeProto) -> str:
     return next((scope for scope in reversed(ast.literal_eval(scopes)[:-1]) if scope), "")
 
 
-def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
+def quantise(path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, as QuantizeLinear and DequantizeLinear, in its place.
 
     Args:
@@ -124,7 +124,7 @@ def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Colle
         kept: parts of the detector that stay in float beyond the rule.
 
     Raises:
-        ExportError: where NNCF cannot quantise the graph.
+        ExportError: if NNCF cannot quantise the graph.
     """
     from flexdetr.export.quantize import quantise as quantise_graph
 

@@ -13,7 +13,7 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.half import store_in_half
 from flexdetr.export.prepare import DeployForm, example
@@ -42,7 +42,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         Names of the files.
 
     Raises:
-        ExportError: where the model cannot be expressed.
+        ExportError: if the model cannot be expressed.
     """
     if precision == "fp16":
         form, _ = store_in_half(form, float32)
@@ -161,7 +161,7 @@ def owners(graph: openvino.Model) -> dict[str, str]:
     return {name: owner(name) for name in names if owner(name)}
 
 
-def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Collection[str]) -> None:
+def quantise(path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, in its place.
 
     Args:
@@ -171,7 +171,7 @@ def quantise(path: Path, form: DeployForm, calibration: Calibration, kept: Colle
         kept: parts of the detector that stay in float beyond the rule.
 
     Raises:
-        ExportError: where NNCF cannot quantise the graph.
+        ExportError: if NNCF cannot quantise the graph.
     """
     from flexdetr.export.quantize import quantise as quantise_graph
 

@@ -156,7 +156,7 @@ def prepare(model: DetectionModel, options: Options) -> DeployForm:
         options: what to export.
 
     Raises:
-        ExportError: where the options do not fit the model.
+        ExportError: if the options do not fit the model.
     """
     options = _decide(model, options)
     detector = deploy_form(model, decoder_layers=options.decoder_layers).cpu().float()

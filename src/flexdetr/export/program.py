@@ -23,7 +23,7 @@ def draw(form: DeployForm) -> ExportedProgram:
     """Trace the deploy form with a free batch and, where its options say so, free sides.
 
     Raises:
-        ExportError: where torch.export cannot follow the model.
+        ExportError: if torch.export cannot follow the model.
     """
     inputs = example(form.options)
     try:

@@ -94,7 +94,7 @@ def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictur
         The proof, passed or not; where it is not, with the culprit.
 
     Raises:
-        ArtifactError: where the artifact cannot even be run.
+        ArtifactError: if the artifact cannot even be run.
     """
     artifact = open_written(folder, verify=True)
     cases, notes = _cases(artifact, "fp32", form, reference, pictures.images)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import DeployForm
 
@@ -50,7 +50,7 @@ def quantise(
     graph: Any,  # noqa: ANN401 - openvino.Model or onnx.ModelProto
     form: DeployForm,
     owners: Mapping[str, str],
-    calibration: Calibration,
+    calibration: CalibrationPictures,
     kept: Collection[str] = (),
     *,
     for_ranking: bool = False,
@@ -66,7 +66,7 @@ def quantise(
         for_ranking: leave weights and biases as they are, so that single quantisers can be taken out again.
 
     Raises:
-        ExportError: where NNCF cannot quantise the graph.
+        ExportError: if NNCF cannot quantise the graph.
     """
     with _quiet():
         import nncf  # takes seconds, and only int8 needs it

@@ -61,8 +61,8 @@ def pictures_of(
         scored: labelled pictures to take the AP on, at most.
 
     Raises:
-        DataError: where the data cannot be used.
-        ImageError: where a picture cannot be read.
+        DataError: if the data cannot be used.
+        ImageError: if a picture cannot be read.
     """
     if data is None:
         drawn = [

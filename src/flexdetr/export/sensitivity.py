@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from flexdetr.export import openvino as writer
-from flexdetr.export.calibration import Calibration, Feeds
+from flexdetr.export.calibration import CalibrationPictures, Feeds
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers, parts_of, quantise
 from flexdetr.runtime.compare import floors, matching_costs
@@ -44,7 +44,9 @@ class Sensitivity:
     distance: float
 
 
-def rank(form: DeployForm, calibration: Calibration, pictures: Calibration, read: Read) -> list[Sensitivity]:
+def rank(
+    form: DeployForm, calibration: CalibrationPictures, pictures: CalibrationPictures, read: Read
+) -> list[Sensitivity]:
     """The parts of a detector, most sensitive first, as OpenVINO computes them.
 
     Args:

@@ -60,7 +60,7 @@ def target_of(name: str) -> Target:
     """A target by its name.
 
     Raises:
-        ExportError: naming the nearest where there is none of this name.
+        ExportError: naming the nearest if there is none of this name.
     """
     found = TARGETS.get(_ALIASES.get(name, name))
     if found is None:

@@ -32,7 +32,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
         Names of the files.
 
     Raises:
-        ExportError: where torch.export cannot follow the model.
+        ExportError: if torch.export cannot follow the model.
     """
     program = draw(in_half(form, float32) if precision == "fp16" else form)
     with quiet():

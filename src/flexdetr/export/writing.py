@@ -19,7 +19,7 @@ from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.data.dataset import Record
 from flexdetr.export.accuracy import accuracies, accuracy_in
-from flexdetr.export.calibration import Calibration
+from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.errors import ExportError
 from flexdetr.export.finetune import Tuned, fine_tune
 from flexdetr.export.formats import quantiser_of, writer_of
@@ -70,7 +70,7 @@ class DriftError(ExportError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportSource:
     """What is exported.
 
     Attributes:
@@ -95,7 +95,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Eight:
+class Int8Settings:
     """What int8 is made with.
 
     Attributes:
@@ -105,7 +105,7 @@ class Eight:
         training: pictures to fine-tune on.
     """
 
-    ranges: Calibration
+    ranges: CalibrationPictures
     max_drop: float
     epochs: int = 0
     training: tuple[Record, ...] = ()
@@ -120,19 +120,21 @@ class Writing:
     """
 
     feeds: Sequence[tuple[torch.Tensor, ...]]
-    subject: Subject
+    subject: ExportSource
     format: str
     kind: Format
     form: DeployForm
     precision: str
     folder: Path
-    say: Callable[[str], None]
+    announce: Callable[[str], None]
 
-    def finish(self, reference: Reference, pictures: Pictures, eight: Eight | None = None) -> None:
-        """Write, prove, score and describe; with ``eight``, in int8.
+    def finish(
+        self, reference: Reference, pictures: Pictures, int8_settings: Int8Settings | None = None
+    ) -> None:
+        """Write, prove, score and describe; with ``int8_settings``, in int8.
 
         Raises:
-            DriftError: where the artifact does not do what the model does.
+            DriftError: if the artifact does not do what the model does.
         """
         self.refer(reference, pictures)
         proof, kept = self.until_proven(lambda: prove(self.folder, self.form, reference, pictures))
@@ -142,10 +144,10 @@ class Writing:
                 f"{proof.parity.culprit}",
                 proof.parity,
             )
-        if eight is not None:
-            replace(self, precision="int8").quantise(reference, pictures, eight)
+        if int8_settings is not None:
+            replace(self, precision="int8").quantise(reference, pictures, int8_settings)
             return
-        self.say("scoring")
+        self.announce("scoring")
         scored = accuracies(self.folder, reference, pictures)
         parity = proof.parity.model_copy(update={"accuracies": scored})
         self.describe(kept, parity, self.prove_others(parity, reference, pictures))
@@ -177,9 +179,9 @@ class Writing:
         }
         for precision in others:
             if not computes_in(precision):
-                self.say(f"this CPU does not compute in {precision}: tried where one first does")
+                self.announce(f"this CPU does not compute in {precision}: tried where one first does")
                 continue
-            self.say(f"comparing in {precision}")
+            self.announce(f"comparing in {precision}")
             proof = prove_in(precision, self.folder, self.form, reference, pictures)
             if int8 is not None:
                 proof = _judged(proof, int8.whole, int8.chosen.found[precision], int8.max_drop)
@@ -187,7 +189,7 @@ class Writing:
                 found = accuracy_in(precision, self.folder, reference.classes, pictures.records)
                 proof = _judged(proof, whole, found, MAX_DROP_HALF, JUDGED)
             if not proof.passed:
-                self.say(f"no runtime will choose {precision}: {proof.reason}")
+                self.announce(f"no runtime will choose {precision}: {proof.reason}")
             proofs[precision] = proof
         return proofs
 
@@ -199,9 +201,9 @@ class Writing:
         """
         kept, notes = self._beyond_half()
         for _ in range(RETRIES + 1):
-            self.say(f"writing {self.format}")
+            self.announce(f"writing {self.format}")
             self.write(kept)
-            self.say("comparing with the model")
+            self.announce("comparing with the model")
             proof = prove_it()
             departure = proof.departure
             if proof.parity.passed or departure is None or self.precision == "fp32" or departure.kind in kept:
@@ -209,7 +211,7 @@ class Writing:
             kept = (*kept, departure.layer, departure.kind)
             note = f"kept in float32: {departure.layer} and every other {departure.kind}; in half precision {departure}"
             notes.append(note)
-            self.say(note)
+            self.announce(note)
         said = (*notes, *proof.parity.notes)
         return replace(proof, parity=proof.parity.model_copy(update={"notes": said})), kept
 
@@ -223,14 +225,14 @@ class Writing:
             for path, value in reach.items()
         ]
         for note in notes:
-            self.say(note)
+            self.announce(note)
         return tuple(reach), notes
 
-    def quantise(self, reference: Reference, pictures: Pictures, eight: Eight) -> None:
+    def quantise(self, reference: Reference, pictures: Pictures, int8_settings: Int8Settings) -> None:
         """Bring the float32 files to int8, prove and describe them.
 
         Raises:
-            DriftError: where the AP loses more than it may, or the detections are not the model's.
+            DriftError: if the AP loses more than it may, or the detections are not the model's.
         """
         trade = accuracies(self.folder, reference, pictures) if _is_less(reference) else ()
         int8 = Quantising(
@@ -238,21 +240,21 @@ class Writing:
             self.form,
             quantiser_of(self.kind).quantise,
             lambda: self.describe((), None),
-            eight.ranges,
+            int8_settings.ranges,
             pictures.records,
-            eight.max_drop,
+            int8_settings.max_drop,
             tuple(one for one in self.kind.precisions if one == "fp32" or computes_in(one)),
-            self.say,
-            partial(self._tune, eight) if eight.epochs else None,
+            self.announce,
+            partial(self._tune, int8_settings) if int8_settings.epochs else None,
         ).until_accurate()
-        self.say("comparing with the model")
+        self.announce("comparing with the model")
         parity = compare(self.folder, self.form, reference, pictures)
         parity = parity.model_copy(update={"accuracies": (*trade, *int8.accuracies)})
         if not int8.passed:
             measure = int8.whole.measures[0]
             raise DriftError(
-                f"int8 loses {int8.drop:.4f} {measure} where --max-drop allows {eight.max_drop:g}, and was not kept: "
-                "allow more, give more pictures with --calibration, or fine-tune with --qat EPOCHS",
+                f"int8 loses {int8.drop:.4f} {measure}, more than --max-drop {int8_settings.max_drop:g}, and was not "
+                "kept: allow more, give more pictures with --calibration, or fine-tune with --qat EPOCHS",
                 parity.model_copy(update={"passed": False, "culprit": f"the {measure}"}),
                 int8.describe(),
             )
@@ -262,10 +264,16 @@ class Writing:
             )
         self.describe((), parity, self.prove_others(parity, reference, pictures, int8), int8=int8)
 
-    def _tune(self, eight: Eight) -> Tuned:
+    def _tune(self, int8_settings: Int8Settings) -> Tuned:
         """Fine-tune the model for int8, and put its float32 files in the place of those that are there."""
-        self.say(f"fine-tuning on {len(eight.training)} pictures")
-        tuned = fine_tune(self.form, eight.training, self.subject.config, eight.epochs, say=self.say)
+        self.announce(f"fine-tuning on {len(int8_settings.training)} pictures")
+        tuned = fine_tune(
+            self.form,
+            int8_settings.training,
+            self.subject.config,
+            int8_settings.epochs,
+            announce=self.announce,
+        )
         with tempfile.TemporaryDirectory(dir=self.folder.parent) as place:
             draft = replace(self, form=tuned.form, precision="fp32", folder=Path(place))
             draft.write(())

@@ -200,7 +200,7 @@ class BoxLoss(nn.Module):
             ``momentum`` (WIoU v2, v3), ``scale`` (Shape-IoU), ``image_width``, ``image_height`` (MPDIoU), ...
 
     Raises:
-        ConfigError: where the name or an option is unknown, or an option has no sense.
+        ConfigError: if the name or an option is unknown, or the value of an option cannot work.
     """
 
     mean: Tensor
@@ -271,7 +271,7 @@ def parse_name(name: str) -> tuple[tuple[str, ...], str]:
     """``inner_focaler_siou`` -> (("inner", "focaler"), "siou").
 
     Raises:
-        ConfigError: where no such loss exists; the message names the nearest ones.
+        ConfigError: if no such loss exists; the message names the nearest ones.
     """
     prefixes: list[str] = []
     base = name
@@ -294,7 +294,7 @@ def option_names(name: str) -> tuple[str, ...]:
     """The options that a box loss takes.
 
     Raises:
-        ConfigError: where no such loss exists.
+        ConfigError: if no such loss exists.
     """
     prefixes, base = parse_name(name)
     own = [option for option in _keywords(base) if option != "mean"]

@@ -42,8 +42,8 @@ class ClassificationCriterion(nn.Module):
             num_boxes: labels of the whole step that the batch is a part of; None takes the batch's own.
 
         Raises:
-            NonFiniteError: where logits are NaN or Inf.
-            ValueError: where the head does not have ``num_classes`` logits.
+            NonFiniteError: if logits are NaN or Inf.
+            ValueError: if the head does not have ``num_classes`` logits.
         """
         logits = full_precision(output.final.logits[:, 0])
         if logits.shape[-1] != self.num_classes:
@@ -90,7 +90,7 @@ def objective(config: LossConfig, options: ClassifierOptions, num_classes: int) 
     """The loss of a classifier, whose section names all of it.
 
     Raises:
-        ConfigError: where the section ``loss``, which is that of heads with queries, was changed.
+        ConfigError: if the section ``loss``, which is that of heads with queries, was changed.
     """
     refuse_query_losses(config, f"the losses of head={options.name} are cross-entropy with head.smoothing")
     return ClassificationCriterion(options, num_classes)

@@ -44,7 +44,7 @@ class Companion(Protocol):
             step: what is known of the whole step.
 
         Raises:
-            NonFiniteError: where predictions are NaN or Inf.
+            NonFiniteError: if predictions are NaN or Inf.
         """
         ...
 

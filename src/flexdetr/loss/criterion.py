@@ -63,7 +63,7 @@ class Criterion(nn.Module):
         class_weights: (C,) what the class loss of each class is multiplied by, on the predictions' device; None is 1.
 
     Raises:
-        ConfigError: where a loss or one of its options is unknown.
+        ConfigError: if a loss or one of its options is unknown.
     """
 
     own_divisor = False
@@ -97,8 +97,8 @@ class Criterion(nn.Module):
                 Processes that train together pass the mean of their numbers.
 
         Raises:
-            NonFiniteError: where predictions or targets of an image with objects are NaN or Inf.
-            ValueError: where the head does not have ``num_classes`` logits.
+            NonFiniteError: if predictions or targets of an image with objects are NaN or Inf.
+            ValueError: if the head does not have ``num_classes`` logits.
         """
         classes = output.final.logits.shape[-1]
         if classes != self.num_classes:
@@ -211,7 +211,7 @@ def objective(config: LossConfig, options: HeadOptions, num_classes: int) -> Cri
 
 
 def class_weights(weights: Mapping[str, float], classes: Classes) -> Tensor | None:
-    """``data.class_weights`` as a tensor (C,); None where there are none.
+    """``data.class_weights`` as a tensor (C,); None if there are none.
 
     Raises:
         ConfigError: for a class that the detector does not have, with the nearest one.
@@ -236,7 +236,7 @@ def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) 
         num_classes: C.
 
     Raises:
-        ConfigError: where a loss or one of its options is unknown.
+        ConfigError: if a loss or one of its options is unknown.
     """
     make: Callable[[LossConfig, HeadOptions, int], Objective] = load_part(HEADS[options.name].objective)
     return make(config, options, num_classes)
@@ -253,7 +253,7 @@ def refuse_query_losses(config: LossConfig, instead: str) -> None:
         instead: a clause that says where this head's losses are.
 
     Raises:
-        ConfigError: where something in it was changed.
+        ConfigError: if something in it was changed.
     """
     plain = LossConfig()
     for name in LossConfig.model_fields:

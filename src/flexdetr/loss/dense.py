@@ -31,7 +31,7 @@ class DenseCriterion(nn.Module):
         class_weights: see ``Criterion``.
 
     Raises:
-        ConfigError: where the box loss or one of its options is unknown.
+        ConfigError: if the box loss or one of its options is unknown.
     """
 
     own_divisor = True
@@ -58,8 +58,8 @@ class DenseCriterion(nn.Module):
                 batch has.
 
         Raises:
-            NonFiniteError: where predictions of an image with objects are NaN or Inf.
-            ValueError: where the head does not have ``num_classes`` logits.
+            NonFiniteError: if predictions of an image with objects are NaN or Inf.
+            ValueError: if the head does not have ``num_classes`` logits.
         """
         final = output.final
         classes = final.logits.shape[-1]
@@ -139,7 +139,7 @@ def objective(config: LossConfig, options: YOLOv8Options, num_classes: int) -> D
     """The loss of a dense head, whose section names all of it.
 
     Raises:
-        ConfigError: where the section ``loss``, which is that of heads with queries, was changed.
+        ConfigError: if the section ``loss``, which is that of heads with queries, was changed.
     """
     refuse_query_losses(
         config,

@@ -153,7 +153,7 @@ class AnswerTeaching(nn.Module):
         """The losses "distill_class", "distill_l1" and "distill_box" of a micro-batch.
 
         Raises:
-            NonFiniteError: where predictions of an image with objects are NaN or Inf.
+            NonFiniteError: if predictions of an image with objects are NaN or Inf.
         """
         order = self.get_buffer("order")
         with torch.no_grad():

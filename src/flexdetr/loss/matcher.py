@@ -78,15 +78,15 @@ class Matcher:
 
         Args:
             predictions: the layers by name; each may have its own number of queries.
-            targets: the batch's objects. Where an image has more objects than queries, the dearest stay
+            targets: the batch's objects. Where an image has more objects than queries, those with the highest cost stay
                 unmatched.
-            copies: how many queries each object gets, by layer; 1 where a layer is not named.
+            copies: how many queries each object gets, by layer; 1 if a layer is not named.
 
         Returns:
             The match of each layer.
 
         Raises:
-            NonFiniteError: where a cost is NaN or Inf.
+            NonFiniteError: if a cost is NaN or Inf.
         """
         counts = [len(labels) for labels in targets.labels]
         costs = self.costs(list(predictions.values()), targets).cpu().numpy()

@@ -50,7 +50,7 @@ class Part(NamedTuple):
     factors: Sequence[float]
 
 
-class Pairs(NamedTuple):
+class MatchedPairs(NamedTuple):
     """Pairs of several layers on the device, layer after layer.
 
     Attributes:
@@ -126,7 +126,7 @@ def union(matches: Sequence[Match]) -> Match:
     return Match(images[first], queries[first], objects[first])
 
 
-def on_device(matches: Sequence[Match], starts: Sequence[int], device: torch.device) -> Pairs:
+def on_device(matches: Sequence[Match], starts: Sequence[int], device: torch.device) -> MatchedPairs:
     """The pairs of several layers in one transfer.
 
     Args:
@@ -139,7 +139,7 @@ def on_device(matches: Sequence[Match], starts: Sequence[int], device: torch.dev
     columns = ([match.images for match in matches], rows, [match.objects for match in matches])
     indices = torch.from_numpy(np.stack([np.concatenate(column) for column in columns]))
     images, queries, objects = to_device(indices, device)
-    return Pairs(images, queries, objects, tuple(len(match.objects) for match in matches))
+    return MatchedPairs(images, queries, objects, tuple(len(match.objects) for match in matches))
 
 
 def segment_sums(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-_LOWEST = 0.05  # below, hundreds of detections an image mean nothing to anybody
+_LOWEST = 0.05  # below, there are hundreds of detections per image that nobody uses
 
 
 class Ranked(Protocol):
@@ -41,7 +41,7 @@ class Calibration:
         scores: (bins,) their mean score, nan in an empty bin.
         right: (bins,) the share of them that found an object, nan in an empty bin.
         error: expected calibration error: the mean distance of ``scores`` from ``right``, weighted by ``counts``; nan
-            where there is no detection.
+            if there is no detection.
     """
 
     edges: NDArray[np.float64]

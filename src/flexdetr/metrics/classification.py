@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OneClass:
-    """One class's scores, in [0, 1]; nan where there is nothing to count.
+    """One class's scores, in [0, 1]; nan if there is nothing to count.
 
     Attributes:
         recall: share of its pictures that are taken for it (its top-1).

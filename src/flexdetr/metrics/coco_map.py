@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.metrics.gathering import DetectionsError, FoundByImage, gather, image_rows
-from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
+from flexdetr.metrics.matching import AllDetections, Objects, match, overlapping_pairs
 from flexdetr.runtime.computation import Computation
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class's scores, in [0, 1]; nan where the class has no objects (of that size).
+    """One class's scores, in [0, 1]; nan if the class has no objects (of that size).
 
     Attributes:
-        ap: average precision over IoU 0.50:0.95 and 101 recalls, 100 detections an image.
+        ap: average precision over IoU 0.50:0.95 and 101 recalls, 100 detections per image.
         ap50: at IoU 0.50.
         ap75: at IoU 0.75.
-        ar100: recall over IoU 0.50:0.95 with 100 detections an image.
+        ar100: recall over IoU 0.50:0.95 with 100 detections per image.
         ap_small: of objects up to 32 x 32 pixels.
         ap_medium: of objects from 32 x 32 to 96 x 96 pixels.
         ap_large: of larger objects.
@@ -65,7 +65,7 @@ _NO_NUMBERS = ("per_class", "computation")
 
 @dataclass(frozen=True)
 class Metrics:
-    """The 12 COCO numbers, in [0, 1]; nan where no object counts.
+    """The 12 COCO numbers, in [0, 1]; nan if no object counts.
 
     Attributes:
         ap: mean over classes of the average precision over IoU 0.50:0.95.
@@ -157,7 +157,7 @@ def evaluate(ground_truth: Sequence[Record], detections: FoundByImage, classes: 
         classes: the names that head indices stand for.
 
     Raises:
-        DetectionsError: if detections name an image that is not in ``ground_truth`` or a class that is not among
+        DetectionsError: if detections name per image that is not in ``ground_truth`` or a class that is not among
             ``classes``, hold a NaN, or their arrays do not fit together; or if an image id occurs twice.
     """
     objects, found, num_images = gather(ground_truth, detections, len(classes))
@@ -200,7 +200,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
                 f"a detection names image {one['image_id']!r}, which is not among the labelled images"
             )
     counted = [one for one in detections if one["category_id"] in columns]
-    found = Found(
+    found = AllDetections(
         _groups(counted, rows, columns),
         np.array([one["bbox"] for one in counted], np.float64).reshape(-1, 4),
         np.array([one["score"] for one in counted], np.float64),
@@ -210,7 +210,7 @@ def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[
     return _evaluate(objects, found, num_images, list(names.values()))
 
 
-def _evaluate(objects: Objects, found: Found, num_images: int, names: list[str]) -> Metrics:
+def _evaluate(objects: Objects, found: AllDetections, num_images: int, names: list[str]) -> Metrics:
     """Match, and accumulate over classes and ranges of areas; -1 marks where no object counts, as in COCO."""
     objects, found = objects.sorted(), found.best(MAX_DETECTIONS[-1])
     pairs = overlapping_pairs(objects, found, float(IOU_THRESHOLDS[0]))
@@ -254,7 +254,7 @@ def _evaluate(objects: Objects, found: Found, num_images: int, names: list[str])
 
 
 def _precision_at_recalls(false: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """The best precision at each recall threshold or beyond it, 0 where that recall is not reached.
+    """The best precision at each recall threshold or beyond it, 0 if that recall is not reached.
 
     Args:
         false: (N,) for each right detection, best score first, how many wrong ones rank above it. The others

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flexdetr.metrics.gathering import FoundByImage, gather
-from flexdetr.metrics.matching import Found, Objects, match, overlapping_pairs
+from flexdetr.metrics.matching import AllDetections, Objects, match, overlapping_pairs
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
@@ -28,7 +28,7 @@ class Confusion:
         names: the C classes.
         counts: (C + 1, C + 1) int64; row: the object's class, column: the detection's class. The last row
             holds
-            detections where there is no object, the last column objects that were missed.
+            detections if there is no object, the last column objects that were missed.
     """
 
     names: tuple[str, ...]
@@ -45,9 +45,9 @@ class Curve:
 
     Attributes:
         thresholds: (N,) scores, ascending.
-        precision: (N,) share of detections at or above the threshold that are right; nan where there is none.
+        precision: (N,) share of detections at or above the threshold that are right; nan if there is none.
         recall: (N,) share of objects found.
-        f1: (N,) harmonic mean of the two, 0 where nothing right is found.
+        f1: (N,) harmonic mean of the two, 0 if nothing right is found.
     """
 
     thresholds: NDArray[np.float64]
@@ -158,7 +158,7 @@ def confusion_matrix(
     thresholds = np.broadcast_to(np.asarray(threshold, np.float64), (len(classes),))
     objects, found, num_images = gather(ground_truth, detections, len(classes))
     kept = found.scores >= thresholds[found.groups // num_images]
-    found = Found(found.groups[kept], found.boxes_xywh[kept], found.scores[kept])
+    found = AllDetections(found.groups[kept], found.boxes_xywh[kept], found.scores[kept])
     objects, found = objects.sorted(), found.best(len(found.scores))
     taken = _taken_objects(objects, found, iou)
     hit = taken[taken >= 0]
@@ -177,7 +177,7 @@ def _count_confusions(
     counts: NDArray[np.int64],
     objects: Objects,
     missed: NDArray[np.int64],
-    found: Found,
+    found: AllDetections,
     wrong: NDArray[np.int64],
     num_images: int,
     iou: float,
@@ -194,7 +194,7 @@ def _count_confusions(
         Objects(
             object_images[order], objects.boxes_xywh[missed], objects.areas[missed], objects.crowd[missed]
         ),
-        Found(found_images[by_score], found.boxes_xywh[wrong], found.scores[wrong]),
+        AllDetections(found_images[by_score], found.boxes_xywh[wrong], found.scores[wrong]),
         iou,
     )
     hit = taken >= 0
@@ -205,7 +205,7 @@ def _count_confusions(
     np.add.at(counts[:, -1], object_labels[alone], 1)
 
 
-def _taken_objects(objects: Objects, found: Found, iou: float) -> NDArray[np.int64]:
+def _taken_objects(objects: Objects, found: AllDetections, iou: float) -> NDArray[np.int64]:
     """(N,) the position of the object that each sorted detection takes, or -1."""
     pairs = overlapping_pairs(objects, found, iou)
     candidates, matched = match(pairs, objects, found, objects.crowd, np.array([iou]))

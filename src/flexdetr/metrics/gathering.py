@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.matching import Found, Objects
+from flexdetr.metrics.matching import AllDetections, Objects
 
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
@@ -24,7 +24,7 @@ FoundByImage = Mapping[int | str, FoundInImage]
 
 def gather(
     ground_truth: Sequence[Record], detections: FoundByImage, num_classes: int
-) -> tuple[Objects, Found, int]:
+) -> tuple[Objects, AllDetections, int]:
     """Flat arrays of all objects and all detections.
 
     Args:
@@ -55,7 +55,7 @@ def gather(
         np.asarray(indices, np.int64) * num_images + rows[image_id]
         for image_id, (_, _, indices) in detections.items()
     ]
-    found = Found(
+    found = AllDetections(
         _joined(groups, np.int64),
         _xywh(_joined([boxes for boxes, _, _ in detections.values()], np.float64, 4)),
         _joined([scores for _, scores, _ in detections.values()], np.float64),

@@ -41,7 +41,7 @@ class LatencyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedDetector:
     """A detector taken apart.
 
     Attributes:
@@ -68,12 +68,12 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Start:
+class ColdStart:
     """A process of its own, from its start to its first result.
 
     Attributes:
         seconds: with all imports, loading and compiling.
-        memory: the largest resident set in MiB; None where the system does not tell.
+        memory: the largest resident set in MiB; None if the system does not tell.
     """
 
     seconds: float
@@ -88,8 +88,8 @@ class Timing:
         name: of the subject.
         what: computes.
         milliseconds: of each stage and of "end to end", a number for each call.
-        per_second: pictures a second with several worked on at a time, the median of some passes.
-        start: see there; None where it was not measured.
+        per_second: pictures per second with several worked on at a time, the median of some passes.
+        start: see there; None if it was not measured.
         computation: of the subject.
     """
 
@@ -99,7 +99,7 @@ class Timing:
         default_factory=lambda: {stage: [] for stage in (*STAGES, END_TO_END)}
     )
     per_second: float = float("nan")
-    start: Start | None = None
+    start: ColdStart | None = None
     computation: Computation | None = None
 
     def percentile(self, stage: str, percent: float) -> float:
@@ -107,7 +107,7 @@ class Timing:
         return float(np.percentile(self.milliseconds[stage], percent))
 
     def to_json(self) -> dict[str, Any]:
-        """All percentiles, pictures a second, memory and start."""
+        """All percentiles, pictures per second, memory and start."""
         stages = {
             stage: {f"p{percent}": round(self.percentile(stage, percent), 3) for percent in PERCENTILES}
             | {"mean": round(float(np.mean(values)), 3)}
@@ -126,12 +126,12 @@ class Timing:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    subjects: Sequence[TimedDetector],
     pictures: Sequence[Path],
     *,
     rounds: int = 50,
     warmup: int = 3,
-    say: Callable[[int, int], None] | None = None,
+    announce: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
     """Time detectors in alternation, so that a slow minute hits all alike.
 
@@ -140,7 +140,7 @@ def measure(
         pictures: files, taken by turns.
         rounds: calls of each.
         warmup: calls of each before the first that counts.
-        say: told how many rounds of how many are done.
+        announce: told how many rounds of how many are done.
 
     Raises:
         LatencyError: without pictures, subjects or rounds.
@@ -158,8 +158,8 @@ def measure(
             if turn >= 0:
                 for stage, milliseconds in taken.items():
                     timings[chosen].milliseconds[stage].append(milliseconds)
-        if turn >= 0 and say is not None:
-            say(turn + 1, total)
+        if turn >= 0 and announce is not None:
+            announce(turn + 1, total)
     many = [pictures[i % len(pictures)] for i in range(max(16, len(pictures)))]
     rates: list[list[float]] = [[] for _ in subjects]
     for turn in range(-1, PASSES):  # the first one compiles graphs for several pictures
@@ -168,14 +168,14 @@ def measure(
             count = subject.predict_all(many)
             if turn >= 0:
                 found.append(count / (time.perf_counter() - began))
-        if turn >= 0 and say is not None:
-            say(rounds + turn + 1, total)
+        if turn >= 0 and announce is not None:
+            announce(rounds + turn + 1, total)
     for timing, found in zip(timings, rates, strict=True):
         timing.per_second = float(np.median(found))
     return timings
 
 
-def _one(subject: Subject, picture: Path) -> dict[str, float]:
+def _one(subject: TimedDetector, picture: Path) -> dict[str, float]:
     """Milliseconds of each stage, and of an ordinary call."""
     marks = [time.perf_counter()]
     image = subject.decode(picture)
@@ -192,7 +192,7 @@ def _one(subject: Subject, picture: Path) -> dict[str, float]:
     return dict(zip((*STAGES, END_TO_END), (1000 * np.diff(marks)).tolist(), strict=True))
 
 
-def start_of(code: str, environment: Mapping[str, str] | None = None) -> Start:
+def start_of(code: str, environment: Mapping[str, str] | None = None) -> ColdStart:
     """Run Python code in a process of its own, and say how long that took and how much memory.
 
     Args:
@@ -200,7 +200,7 @@ def start_of(code: str, environment: Mapping[str, str] | None = None) -> Start:
         environment: variables to add.
 
     Raises:
-        LatencyError: where the code fails, with its last words.
+        LatencyError: if the code fails, with its last words.
     """
     began = time.time()
     done = subprocess.run(  # noqa: S603 - our own interpreter
@@ -215,7 +215,7 @@ def start_of(code: str, environment: Mapping[str, str] | None = None) -> Start:
         last = lines[-1] if lines else f"exit status {done.returncode}"
         raise LatencyError(f"a process of its own could not predict: {last}")
     now, peak = json.loads(lines[-1])
-    return Start(now - began, peak)
+    return ColdStart(now - began, peak)
 
 
 def machine() -> dict[str, Any]:

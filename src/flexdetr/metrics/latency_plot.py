@@ -50,7 +50,7 @@ def plot(timings: Sequence[Timing], title: str) -> str:
         )
     parts.append(
         f'<text x="{_LEFT + _WIDTH / 2}" y="{base + 30}" text-anchor="middle">'
-        "milliseconds a picture; line: end to end, median to 99th percentile</text></svg>"
+        "milliseconds per picture; line: end to end, median to 99th percentile</text></svg>"
     )
     return "\n".join(parts) + "\n"
 

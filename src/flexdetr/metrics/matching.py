@@ -41,7 +41,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Found:
+class AllDetections:
     """The detections of a data set.
 
     Attributes:
@@ -54,11 +54,11 @@ class Found:
     boxes_xywh: NDArray[np.float64]
     scores: NDArray[np.float64]
 
-    def best(self, limit: int) -> Found:
+    def best(self, limit: int) -> AllDetections:
         """The ``limit`` best of each group, ordered by group, then by score; equal scores keep their order."""
         order = np.lexsort((-self.scores, self.groups))
         order = order[_places_in_group(self.groups[order]) < limit]
-        return Found(self.groups[order], self.boxes_xywh[order], self.scores[order])
+        return AllDetections(self.groups[order], self.boxes_xywh[order], self.scores[order])
 
     def ranks(self) -> NDArray[np.int64]:
         """(N,) int64, each one's place in its group, 0 for the highest score; of sorted detections only."""
@@ -66,7 +66,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class OverlappingPairs:
     """Detections and objects of one group whose IoU reaches the lowest threshold, ordered by detection.
 
     Attributes:
@@ -80,12 +80,12 @@ class Pairs:
     ious: NDArray[np.float64]
 
 
-def overlapping_pairs(objects: Objects, found: Found, lowest: float) -> Pairs:
+def overlapping_pairs(objects: Objects, found: AllDetections, lowest: float) -> OverlappingPairs:
     """All pairs of sorted objects and detections in the same group with an IoU of at least ``lowest``."""
     first = np.searchsorted(objects.groups, found.groups, "left")
     counts = np.searchsorted(objects.groups, found.groups, "right") - first
     ends = np.cumsum(counts)
-    parts: list[Pairs] = []
+    parts: list[OverlappingPairs] = []
     start = 0
     while start < len(counts):
         done = int(ends[start - 1]) if start else 0
@@ -98,11 +98,11 @@ def overlapping_pairs(objects: Objects, found: Found, lowest: float) -> Pairs:
             found.boxes_xywh[of_found], objects.boxes_xywh[of_object], crowd=objects.crowd[of_object]
         )
         kept = ious >= lowest
-        parts.append(Pairs(of_found[kept], of_object[kept], ious[kept]))
+        parts.append(OverlappingPairs(of_found[kept], of_object[kept], ious[kept]))
         start = stop
     if not parts:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Pairs(
+        return OverlappingPairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    return OverlappingPairs(
         np.concatenate([part.found for part in parts]),
         np.concatenate([part.objects for part in parts]),
         np.concatenate([part.ious for part in parts]),
@@ -110,9 +110,9 @@ def overlapping_pairs(objects: Objects, found: Found, lowest: float) -> Pairs:
 
 
 def match(
-    pairs: Pairs,
+    pairs: OverlappingPairs,
     objects: Objects,
-    found: Found,
+    found: AllDetections,
     ignored: NDArray[np.bool_],
     thresholds: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -139,7 +139,7 @@ def match(
     slots, of_object, ious = slots[order], pairs.objects[order], pairs.ious[order]
     borders = np.searchsorted(rounds[order], np.arange(rounds.max() + 2))
     taken = np.zeros((len(thresholds), len(objects.groups)), bool)
-    limits = np.minimum(thresholds, 1 - 1e-10)[:, None]  # an IoU of exactly 1 is asked of nobody
+    limits = np.minimum(thresholds, 1 - 1e-10)[:, None]  # rounding must not cost a perfect box its match
     for start, stop in itertools.pairwise(borders):
         near = of_object[start:stop]
         free = (ious[start:stop] >= limits) & (~taken[:, near] | objects.crowd[near])

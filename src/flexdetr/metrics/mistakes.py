@@ -28,7 +28,7 @@ class Mistake:
         label: head index of the detection, or of the missed object.
         box_xyxy: (4,) of the detection or the missed object, pixels.
         score: of the detection; nan for a missed object.
-        iou: with the nearest object that the kind is about; 0 where there is none.
+        iou: with the nearest object that the kind is about; 0 if there is none.
         other: box_xyxy (4,) of that object.
     """
 
@@ -62,7 +62,7 @@ class Mistakes:
 
     @property
     def duplicate_rate(self) -> float:
-        """Share of the kept detections that found an object again; nan where nothing was kept."""
+        """Share of the kept detections that found an object again; nan if nothing was kept."""
         return len(self.of("duplicate")) / self.kept if self.kept else float("nan")
 
 

@@ -154,7 +154,7 @@ class EMA(nn.Module):
             divisor below it where 32 is none.
 
     Raises:
-        ValueError: where ``factor`` does not divide ``channels``.
+        ValueError: if ``factor`` does not divide ``channels``.
     """
 
     def __init__(self, channels: int, factor: int | None = None) -> None:

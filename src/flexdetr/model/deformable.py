@@ -25,7 +25,7 @@ class DeformableAttention(nn.Module):
     Args:
         width: channels D of queries and memory.
         heads: H.
-        points: sampling points of a head on each level, one number a level (RT-DETRv2 lets them differ).
+        points: sampling points of a head on each level, one number per level (RT-DETRv2 lets them differ).
         sampling: "bilinear" interpolates (v1, v2), "discrete" takes the nearest cell (v2's deployable variant).
         projected: project the memory to values, and what was gathered from them; D-FINE does neither.
     """
@@ -55,7 +55,7 @@ class DeformableAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Zero weights, and offsets that start on rays of one direction a head, one step further a point."""
+        """Zero weights, and offsets that start on rays of one direction per head, one step further a point."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         rays = torch.stack([angles.cos(), angles.sin()], -1)
         rays = rays / rays.abs().amax(-1, keepdim=True)

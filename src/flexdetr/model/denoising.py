@@ -57,7 +57,7 @@ class Denoising(nn.Module):
             targets: the objects of B images.
 
         Returns:
-            Embeddings (B, Qdn, D), box logits (B, Qdn, 4) and the layout; None where the batch has no object.
+            Embeddings (B, Qdn, D), box logits (B, Qdn, 4) and the layout; None if the batch has no object.
         """
         most = max((len(labels) for labels in targets.labels), default=0)
         if targets.noise is not None:
@@ -123,7 +123,7 @@ def attention_allowed(plan: DenoisingPlan, queries: int, device: torch.device) -
         device: where the mask lives.
 
     Returns:
-        (Qdn + Q, Qdn + Q) bool, True where a row may attend to a column.
+        (Qdn + Q, Qdn + Q) bool, True if a row may attend to a column.
     """
     group = torch.arange(plan.num_queries, device=device) // (2 * plan.max_objects)
     group = torch.cat([group, group.new_full((queries,), plan.num_groups)])

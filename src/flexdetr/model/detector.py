@@ -36,7 +36,7 @@ class DetectionModel(nn.Module):
         fused: True for the deploy form that ``fuse`` makes.
 
     Raises:
-        ConfigError: where a part is unknown or does not fit.
+        ConfigError: if a part is unknown or does not fit.
     """
 
     fused: bool = False
@@ -67,7 +67,7 @@ class DetectionModel(nn.Module):
         """Like ``nn.Module.train``.
 
         Raises:
-            FuseError: where this is the deploy form.
+            FuseError: if this is the deploy form.
         """
         if mode and self.fused:
             raise FuseError(
@@ -112,7 +112,7 @@ class DetectionModel(nn.Module):
             The predictions; in evaluation mode only ``final``.
 
         Raises:
-            ValueError: where the size is not divisible by 32 or ``decoder_layers`` does not exist.
+            ValueError: if the size is not divisible by 32 or ``decoder_layers`` does not exist.
         """
         _check_sides(images)
         levels = self.encoder(self.backbone(images))

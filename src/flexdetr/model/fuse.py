@@ -46,7 +46,7 @@ def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
         True. A ``DetectionModel`` gives a ``DetectionModel`` that refuses ``train()``.
 
     Raises:
-        FuseError: where the model is in training mode or is a deploy form already, where ``decoder_layers`` does not
+        FuseError: if the model is in training mode or is a deploy form already, where ``decoder_layers`` does not
             exist, or where a ``fuse()`` does not return a new module.
     """
     if getattr(model, "fused", False) is True:

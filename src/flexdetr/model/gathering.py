@@ -88,7 +88,7 @@ def corners(
     batch, heads = locations.shape[0], locations.shape[2]
 
     def each(numbers: Sequence[int]) -> Tensor:
-        """A number a level -> a number a point; products, because sizes are traced where they are dynamic."""
+        """One number per level -> one per point; products, because sizes are traced where they are dynamic."""
         parts = [locations.new_ones(count) * number for count, number in zip(points, numbers, strict=True)]
         return torch.cat(parts)
 

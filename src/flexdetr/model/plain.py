@@ -149,7 +149,7 @@ class PlainSampling(nn.Module):
         counts = torch.tensor(attention.points)
 
         def each(numbers: list[float] | list[int]) -> Tensor:
-            """A number a level -> a number a head and point."""
+            """A number per level -> a number per head and point."""
             return torch.tensor(numbers).repeat_interleave(counts).repeat(self.heads)
 
         starts = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
@@ -192,7 +192,7 @@ class PlainSampling(nn.Module):
             return [(_between((place + 0.5).floor(), last), None)]
         before = (place - 0.5).floor()
         after, beyond = before + 1, place - 0.5 - before
-        # Outside is told by arithmetic: boards are poor at booleans.
+        # Whether a point is outside is computed with arithmetic: many boards have no boolean operators.
         return [
             (_between(cell, last), share * (cell + 1).clamp(0, 1) * (count - cell).clamp(0, 1))
             for cell, share in ((before, 1 - beyond), (after, beyond))

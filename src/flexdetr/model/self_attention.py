@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         Args:
             tokens: (B, S, D).
             position: (B, S, D) or (1, S, D), added to queries and keys only.
-            allowed: (S, S) bool, True where a row may attend to a column; None allows all.
+            allowed: (S, S) bool, True if a row may attend to a column; None allows all.
 
         Returns:
             (B, S, D).

@@ -15,7 +15,7 @@ from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
 from flexdetr.metrics.classification import Answers, answers_of, confusion
 from flexdetr.report.charts import matrix
-from flexdetr.report.make import Subject, calibration_chart, environment, training_charts
+from flexdetr.report.make import ReportContent, calibration_chart, environment, training_charts
 from flexdetr.report.page import page, table, tiles
 from flexdetr.report.pictures import embedded
 from flexdetr.weights.store import replacing
@@ -35,7 +35,7 @@ class Scored(NamedTuple):
     right: NDArray[np.bool_]
 
 
-def write_class_report(path: Path, subject: Subject) -> dict[str, float]:
+def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
     """Write the page; a classifier has no thresholds.
 
     Args:
@@ -62,7 +62,7 @@ def write_class_report(path: Path, subject: Subject) -> dict[str, float]:
     return {}
 
 
-def _score(subject: Subject) -> str:
+def _score(subject: ReportContent) -> str:
     numbers = subject.metrics.numbers()
     seen = {name: f"{100 * value:.1f} %" for name, value in numbers.items()}
     return tiles({**seen, "pictures": f"{len(subject.records):,}"})

@@ -81,7 +81,7 @@ def preview_page(dataset: Dataset, *, count: int, only: str | None = None, seed:
         seed: decides which images.
 
     Raises:
-        ClassError: where there is no class ``only``.
+        ClassError: if there is no class ``only``.
     """
     wanted = None if only is None else dataset.classes.index_of_name(only)
     sections = {}

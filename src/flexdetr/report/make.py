@@ -45,7 +45,7 @@ _GALLERIES: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportContent:
     """What a report is about.
 
     Attributes:
@@ -56,9 +56,9 @@ class Subject:
         classes: of the head.
         metrics: the numbers; of a detector COCO's.
         splits: all splits of the data set, by name.
-        config: YAML; empty where there is none.
+        config: YAML; empty if there is none.
         facts: environment, time and memory, by name.
-        history: a run's ``metrics.csv``; None where no run is at hand.
+        history: a run's ``metrics.csv``; None if no run is at hand.
     """
 
     title: str
@@ -79,7 +79,7 @@ def best_thresholds(rankings: Mapping[str, Ranking]) -> dict[str, float]:
     return {name: value for name, value in best.items() if math.isfinite(value)}
 
 
-def write_report(path: Path, subject: Subject) -> dict[str, float]:
+def write_report(path: Path, subject: ReportContent) -> dict[str, float]:
     """Write the page.
 
     Returns:
@@ -120,7 +120,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def _score(subject: Subject, mistakes: Mistakes) -> str:
+def _score(subject: ReportContent, mistakes: Mistakes) -> str:
     numbers = subject.metrics.numbers()
     first = {
         name: numbers[key]
@@ -156,7 +156,7 @@ def training_charts(history: Path) -> str:
     )
 
 
-def _classes(subject: Subject) -> str:
+def _classes(subject: ReportContent) -> str:
     per_class = cast("Metrics", subject.metrics).per_class
     columns = ["class", "objects", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100"]
     rows = [
@@ -219,7 +219,7 @@ def _thresholds(rankings: Mapping[str, Ranking], best: Mapping[str, float]) -> s
     return table(["class", "best threshold", "precision", "recall", "F1"], rows) + note
 
 
-def _confusion(subject: Subject, limits: Sequence[float]) -> str:
+def _confusion(subject: ReportContent, limits: Sequence[float]) -> str:
     confusion = confusion_matrix(subject.records, subject.found, subject.classes, threshold=limits)
     document = confusion.to_json()
     return matrix(
@@ -261,7 +261,7 @@ def calibration_chart(rankings: Iterable[Ranked], what: str) -> str:
     )
 
 
-def _mistakes(subject: Subject, mistakes: Mistakes) -> str:
+def _mistakes(subject: ReportContent, mistakes: Mistakes) -> str:
     counts = [(kind, len(mistakes.of(kind))) for kind in _GALLERIES.values()]
     parts = [
         f"<p>At the best thresholds {mistakes.kept:,} detections are kept, {mistakes.right:,} of them right. In the "
@@ -274,7 +274,7 @@ def _mistakes(subject: Subject, mistakes: Mistakes) -> str:
     return "".join(parts)
 
 
-def _data(subject: Subject) -> str:
+def _data(subject: ReportContent) -> str:
     splits = dict(subject.splits) or {"evaluated": subject.records}
     rows = []
     for name, records in splits.items():

@@ -52,7 +52,7 @@ def cut_out(mistake: Mistake, record: Record) -> Image.Image:
     """The mistake's box with its surroundings, and boxes drawn; at most 220 pixels on a side.
 
     Raises:
-        ImageError: where the image cannot be read.
+        ImageError: if the image cannot be read.
     """
     image = read_record(record)
     x0, y0, x1, y1 = (float(side) for side in mistake.box_xyxy)

@@ -71,7 +71,7 @@ def shown(url: str) -> str:
 
 
 def fetch(address: Address, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) -> io.BytesIO | None:
-    """The bytes that an address gives; None where it gives a stream or a film.
+    """The bytes that an address gives; None if it gives a stream or a film.
 
     Args:
         address: http or https; redirections to other schemes are not followed.
@@ -79,7 +79,7 @@ def fetch(address: Address, *, max_bytes: int = MAX_BYTES, seconds: float = SECO
         seconds: for all of it.
 
     Raises:
-        AddressError: where it cannot be reached, refuses, takes too long or is too large.
+        AddressError: if it cannot be reached, refuses, takes too long or is too large.
     """
     if address.streams:
         return None

@@ -99,7 +99,7 @@ def fiftyone(objects: Objects, size: tuple[int, int]) -> dict[str, Any]:
         size: (height, width) of the picture.
 
     Returns:
-        ``_cls`` "Detections", and in ``detections`` a dictionary an object: ``label``, ``confidence``,
+        ``_cls`` "Detections", and in ``detections`` a dictionary per object: ``label``, ``confidence``,
         ``bounding_box`` (left, top, width, height as fractions) and, where it was tracked, ``index``.
     """
     height, width = size

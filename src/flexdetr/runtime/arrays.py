@@ -35,14 +35,14 @@ def as_picture(value: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - arrays of any
     Args:
         value: (H, W) grey, or (H, W, C) or (C, H, W) with 1, 3 or 4 channels, RGB or RGBA. Which of its sides are the
             channels is read from their number; where both could be, a tensor of torch is (C, H, W) and an array
-            (H, W, C). uint8 is taken as it is, uint16 by its high byte, floats as 0 to 1 where none is above 1 and as 0
+            (H, W, C). uint8 is taken as it is, uint16 by its high byte, floats as 0 to 1 if none is above 1 and as 0
             to 255 otherwise. Transparency is laid over black.
 
     Returns:
         (H, W, 3) uint8 RGB; ``value`` itself where it is such an array.
 
     Raises:
-        ArrayError: where it is something else, or holds a number that is not finite.
+        ArrayError: if it is something else, or holds a number that is not finite.
     """
     tensor = hasattr(value, "detach")
     if tensor:

@@ -149,14 +149,14 @@ class ArtifactMetadata(BaseModel):
         input: see ``Input``.
         outputs: see ``Outputs``.
         raw: whether the graph ends with logits and boxes, without post-processing.
-        suppression: of a dense head's boxes; None where the head needs none.
+        suppression: of a dense head's boxes; None if the head needs none.
         thresholds: lowest scores to keep, by class name, or "default" for all.
         made: how: versions, checkpoint, decoder layers, queries, sampling, layers kept in float32 ...
         licence: of the weights.
         provenance: where the weights came from, nearest ancestor first.
         parity: the proof: how far the artifact was from the PyTorch model when it was made, in float32.
         precisions: proofs by what was computed in: a runtime that may choose takes none but those that passed.
-        reference: what other precisions, or other CPUs, are tried with; None where there is nothing to choose.
+        reference: what other precisions, or other CPUs, are tried with; None if there is nothing to choose.
         files: by name inside the folder, the model's own file first.
         seal: sha256 of all the above but ``thresholds``, which may be edited by hand.
     """
@@ -285,7 +285,7 @@ def open_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
         verify: compare the files' sha256 with what was written.
 
     Raises:
-        ArtifactError: where it is no artifact, of a newer format, incomplete or changed.
+        ArtifactError: if it is no artifact, of a newer format, incomplete or changed.
     """
     path = Path(path)
     if not path.exists():

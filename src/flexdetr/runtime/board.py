@@ -67,7 +67,7 @@ class BoardRuntime:
             Logits (B, Q, C) and cxcywh boxes (B, Q, 4) as fractions.
 
         Raises:
-            FeedError: where the pictures do not fit.
+            FeedError: if the pictures do not fit.
         """
         pictures, _ = check_feeds(images, sizes, self.artifact.metadata.input)
         answers = [self.run(picture)[1] for picture in pictures]
@@ -96,7 +96,7 @@ def on_onnxruntime(
         threads: CPU threads; None takes all cores.
 
     Raises:
-        ArtifactError: where onnxruntime cannot read a file, or has no such device.
+        ArtifactError: if onnxruntime cannot read a file, or has no such device.
     """
     import onnxruntime
 
@@ -129,7 +129,7 @@ def check_device(runtime: str, device: str) -> None:
     """Answer a device other than the CPU.
 
     Raises:
-        ArtifactError: where there is none of this name.
+        ArtifactError: if there is none of this name.
     """
     if device not in ("auto", "cpu"):
         raise ArtifactError(f"{runtime} has no device {device!r} here; it has: cpu")

@@ -13,12 +13,12 @@ from flexdetr.runtime.parity import Drift, Tolerance
 
 # Detections that overlap less are not the same object's.
 SAME_PLACE = 0.5
-# Where nothing scores above the floor (a model that was not trained), so many of each picture are compared.
+# If nothing scores above the floor (a model that was not trained), so many of each picture are compared.
 BEST = 10
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedDetections:
     """Detections of two detectors on one picture, paired.
 
     Attributes:
@@ -40,7 +40,7 @@ class Pairs:
     extra: int
 
 
-def pair(first: Detections, second: Detections, floor: float, slack: float = 0.0) -> Pairs:
+def pair(first: Detections, second: Detections, floor: float, slack: float = 0.0) -> PairedDetections:
     """Pair detections one to one, by place, score and class; their order does not matter.
 
     Args:
@@ -64,7 +64,9 @@ def pair(first: Detections, second: Detections, floor: float, slack: float = 0.0
     box = np.abs(first.boxes_xyxy[a[rows]].astype(np.float64) - second.boxes_xyxy[b[columns]]).max(
         -1, initial=0.0
     )
-    return Pairs(a[rows], b[columns], score[rows, columns], box, flipped[rows, columns], missing, extra)
+    return PairedDetections(
+        a[rows], b[columns], score[rows, columns], box, flipped[rows, columns], missing, extra
+    )
 
 
 def matching_costs(first: Detections, second: Detections) -> NDArray[np.float64]:

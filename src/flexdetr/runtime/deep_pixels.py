@@ -31,7 +31,7 @@ def tell_range(path: Path, image: Image.Image) -> None:
 
 
 def range_warning(image: Image.Image) -> str | None:
-    """What is wrong with the range of a picture's values, to stand behind its name; None where nothing seems to be.
+    """What is wrong with the range of a picture's values, to stand behind its name; None if nothing seems to be.
 
     16-bit values keep their high byte and floats are taken as 0..1 or 0..255 (see ``data.images.read_image``): 12 bits
     in a file of 16 become nearly black, and floats of physical units white.

@@ -42,10 +42,10 @@ class Detections:
         indices: (N,) int64, indices of the classes in the model's head.
         image_id: the image's id or path, if known.
         size: (height, width) of the original image in pixels, if known.
-        tracker_id: (N,) int64, each object's number over the frames of a sequence, -1 where a tracker gave none; None
-            where nothing was tracked.
+        tracker_id: (N,) int64, each object's number over the frames of a sequence, -1 if a tracker gave none; None
+            if nothing was tracked.
         masks: (N, height, width) bool, the pixels of each object; None from detectors of boxes.
-        data: further aligned arrays by name, each with one entry an object.
+        data: further aligned arrays by name, each with one entry per object.
 
     Raises:
         ValueError: if the fields differ in length or shape.
@@ -255,7 +255,7 @@ class Detections:
         return path
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One dictionary an object: ``name``, ``label``, ``score``, ``box_xyxy`` (pixels), ``tracker_id`` if any."""
+        """One dictionary per object: ``name``, ``label``, ``score``, ``box_xyxy`` (pixels), ``tracker_id`` if any."""
         rows: list[dict[str, Any]] = [
             {"name": name, "label": label, "score": round(score, 6), "box_xyxy": [round(x, 3) for x in box]}
             for name, label, score, box in zip(
@@ -305,7 +305,7 @@ class Detections:
         ]
 
     def to_yolo(self) -> list[str]:
-        """A line an object as YOLO's label files have them: ``label cx cy w h``, fractions of the picture's sides.
+        """A line per object as YOLO's label files have them: ``label cx cy w h``, fractions of the picture's sides.
 
         Raises:
             ValueError: if the picture's size is not known.
@@ -318,7 +318,7 @@ class Detections:
         ]
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - the type belongs to an optional package
-        """A ``pandas.DataFrame``, a row an object: ``CSV_HEADER``'s columns, ``tracker_id``, ``data`` of one dimension.
+        """A ``pandas.DataFrame``, a row per object: ``CSV_HEADER``'s columns, ``tracker_id`` and flat ``data``.
 
         Raises:
             ImportError: if pandas is not installed.
@@ -387,7 +387,7 @@ class Detections:
         return annotation_tools.fiftyone(self.to_json(), self._known_size("FiftyOne's boxes"))
 
     def _aligned(self) -> dict[str, Sequence[Any] | NDArray[Any]]:
-        """All fields with an entry an object, by name."""
+        """All fields with an entry per object, by name."""
         fields = {
             "boxes_xyxy": self.boxes_xyxy,
             "scores": self.scores,

@@ -37,7 +37,7 @@ def num_pages(path: Path) -> int:
     """How many pages a document has; a picture is one, whatever frames it has, unless it is a TIFF file.
 
     Raises:
-        DocumentError: where it cannot be read.
+        DocumentError: if it cannot be read.
     """
     if is_pdf(path):
         with opened_pdf(path) as document:
@@ -60,7 +60,7 @@ def stored_page(path: Path, number: int = 0, *, short_side: int | None = None) -
         The page in the mode in which it is stored; of a PDF file, RGB and as the file says that it is to be shown.
 
     Raises:
-        DocumentError: where it cannot be read.
+        DocumentError: if it cannot be read.
     """
     if is_pdf(path):
         with opened_pdf(path) as document:
@@ -84,7 +84,7 @@ def opened_pdf(path: Path) -> Iterator[pypdfium2.PdfDocument]:
     """A PDF document, closed afterwards.
 
     Raises:
-        DocumentError: where it cannot be read, or pypdfium2 is missing.
+        DocumentError: if it cannot be read, or pypdfium2 is missing.
     """
     try:
         import pypdfium2
@@ -119,7 +119,7 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
     """A picture's file as Pillow opens it, closed afterwards.
 
     Raises:
-        DocumentError: where it cannot be read, also while it is used.
+        DocumentError: if it cannot be read, also while it is used.
     """
     try:
         with warnings.catch_warnings():

@@ -46,7 +46,7 @@ def engine_of(artifact: Artifact, asked: str) -> str:
         asked: one of ``ENGINES``, or "auto": the format's own, or another that runs it where that is not installed.
 
     Raises:
-        ArtifactError: where the one that is asked for does not run this format, or none that does is installed.
+        ArtifactError: if the one that is asked for does not run this format, or none that does is installed.
     """
     if asked not in ("auto", *ENGINES):
         raise ArtifactError(nearest(asked, ("auto", *ENGINES), "runtime"))
@@ -82,7 +82,7 @@ def precision_of(artifact: Artifact, engine: str, asked: Asked) -> Asked:
     """What a runtime is asked to compute in.
 
     Raises:
-        ArtifactError: where there is no such precision, or the runtime does not have the choice.
+        ArtifactError: if there is no such precision, or the runtime does not have the choice.
     """
     if asked not in get_args(Asked):
         raise ArtifactError(nearest(asked, get_args(Asked), "precision"))

@@ -32,7 +32,7 @@ def open_runtime(
         threads: CPU threads, of the whole process; None leaves them as they are.
 
     Raises:
-        ArtifactError: where ExecuTorch cannot read a file, or the device is another.
+        ArtifactError: if ExecuTorch cannot read a file, or the device is another.
     """
     check_device("ExecuTorch", device)
     if threads is not None:

@@ -27,7 +27,7 @@ def check_feeds(images: object, sizes: object, takes: Input) -> tuple[NDArray[np
         Contiguous ``images``, and ``sizes`` as int64.
 
     Raises:
-        FeedError: where a shape or type does not fit.
+        FeedError: if a shape or type does not fit.
     """
     pictures = np.asarray(images)
     height, width = takes.size

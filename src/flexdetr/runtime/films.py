@@ -69,7 +69,7 @@ class Part:
         reconnect: how often in a row a stream that broke is tried again.
 
     Raises:
-        ValueError: where a value is out of its range.
+        ValueError: if a value is out of its range.
     """
 
     every: int = 1
@@ -104,9 +104,9 @@ class Frame(NamedTuple):
 
     Attributes:
         number: from 0, of all frames, those that were not wanted among them.
-        seconds: since the beginning; None where there is no time, as between the pages of a document.
-        image: (H, W, 3) RGB, or a Pillow image; None where it cannot be decoded.
-        rate: frames in a second, of all; None where there is no time.
+        seconds: since the beginning; None if there is no time, as between the pages of a document.
+        image: (H, W, 3) RGB, or a Pillow image; None if it cannot be decoded.
+        rate: frames in a second, of all; None if there is no time.
     """
 
     number: int
@@ -147,7 +147,7 @@ def has_pages(content: Path | BytesIO) -> bool:
     """Whether a picture's file holds more than one that stands for itself.
 
     Raises:
-        OSError, ValueError, SyntaxError, EOFError: where it cannot be read, as Pillow does.
+        OSError, ValueError, SyntaxError, EOFError: if it cannot be read, as Pillow does.
     """
     with Image.open(content, formats=picture_formats()) as image:
         if image.format not in _FRAMES or not getattr(image, "is_animated", False):
@@ -159,7 +159,7 @@ def pages(content: Path | BytesIO) -> Iterator[Frame]:
     """The frames of an animation with their times, or a document's pages; upright, previews and masks left out.
 
     Raises:
-        OSError, ValueError, SyntaxError, EOFError: where one cannot be read, as Pillow does.
+        OSError, ValueError, SyntaxError, EOFError: if one cannot be read, as Pillow does.
     """
     with Image.open(content, formats=picture_formats()) as image:
         seconds: float | None = None if image.format == "TIFF" else 0.0
@@ -201,8 +201,8 @@ def frames(target: Path | int, part: Part = WHOLE) -> Iterator[Frame]:
         part: which of them.
 
     Raises:
-        FilmError: where there is none, or a file ends long before it says.
-        OSError: where the file cannot be read.
+        FilmError: if there is none, or a file ends long before it says.
+        OSError: if the file cannot be read.
     """
     if isinstance(target, Path) and _is_text(target):
         raise FilmError(
@@ -222,7 +222,7 @@ def open_capture(target: str | int, *options: Any) -> Any:  # noqa: ANN401 - of 
     """OpenCV's reader of a film, a camera or a stream, open or not.
 
     Raises:
-        FilmError: where OpenCV is not installed.
+        FilmError: if OpenCV is not installed.
     """
     try:
         import cv2
@@ -303,7 +303,7 @@ def read_head(path: Path) -> bytes:
     """The beginning of a file.
 
     Raises:
-        OSError: where it cannot be read.
+        OSError: if it cannot be read.
     """
     with path.open("rb") as file:
         return file.read(HEAD)

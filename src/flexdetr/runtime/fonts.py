@@ -40,7 +40,7 @@ def font_for(text: str, size: int) -> Font | None:
         size: of the letters in pixels.
 
     Returns:
-        Pillow's own where that suffices; None where no installed font has them all, which is said once.
+        Pillow's own where that suffices; None if no installed font has them all, which is said once.
     """
     own = ImageFont.load_default(size)
     letters = frozenset(text)

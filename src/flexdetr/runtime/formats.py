@@ -16,7 +16,7 @@ class Engine:
 
     Attributes:
         package: the Python package that has to be installed.
-        extra: of ``pip install 'flexdetr[...]'``, which brings it; empty where the base install does.
+        extra: of ``pip install 'flexdetr[...]'``, which brings it; empty if the base install does.
         needs_torch: whether its module imports torch; all others run without.
         shares: whether it can give its threads to several pictures at a time.
         chooses: whether it may compute in another precision than the file was written in.
@@ -51,7 +51,7 @@ class Format:
         suffixes: of the model's files.
         resizes: whether its runtimes resize pictures as Pillow does. ONNX has such an operation, but its runtimes
             do not agree on what it computes.
-        half: what "fp16" means; empty where there is none.
+        half: what "fp16" means; empty if there is none.
         int8: whether there is int8; the writer is a ``flexdetr.export.formats.Quantiser`` then.
         computes_in_half: whether it means that values between layers are in half precision.
         for_target: whether it is asked for with a kind of board instead of by its name.

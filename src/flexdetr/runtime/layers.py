@@ -95,7 +95,7 @@ def profile(runtime: OpenVINORuntime, *, rounds: int = 20) -> Profile:
         rounds: calls, of which each layer's least time counts: other work on the machine only adds.
 
     Raises:
-        ArtifactError: where OpenVINO cannot compile the graph.
+        ArtifactError: if OpenVINO cannot compile the graph.
     """
     height, width = runtime.artifact.metadata.input.size
     return _profile(runtime.compile((1, height, width), PERF_COUNT=True, CACHE_DIR=""), rounds)

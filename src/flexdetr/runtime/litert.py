@@ -31,7 +31,7 @@ def open_runtime(
         threads: CPU threads; None takes all cores.
 
     Raises:
-        ArtifactError: where LiteRT cannot read a file, or the device is another.
+        ArtifactError: if LiteRT cannot read a file, or the device is another.
     """
     check_device("LiteRT", device)
     encode, decode = (

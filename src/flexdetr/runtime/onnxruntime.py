@@ -27,7 +27,7 @@ class OnnxRuntime:
         parallel: pictures worked on at a time.
 
     Raises:
-        ArtifactError: where onnxruntime cannot read the file, or has no such device.
+        ArtifactError: if onnxruntime cannot read the file, or has no such device.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OnnxRuntime:
             The outputs in the order of the artifact's ``outputs.names``.
 
         Raises:
-            FeedError: where the pictures do not fit.
+            FeedError: if the pictures do not fit.
         """
         takes = self.artifact.metadata.input
         pictures, original = check_feeds(images, sizes, takes)

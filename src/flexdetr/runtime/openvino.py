@@ -94,7 +94,7 @@ class _Variant:
         """An idle request, to be put back.
 
         Raises:
-            PoolError: where none has become idle for too long.
+            PoolError: if none has become idle for too long.
         """
         limit = wait_limit()
         try:
@@ -129,7 +129,7 @@ class OpenVINORuntime:
         precision: what is computed in.
 
     Raises:
-        ArtifactError: where OpenVINO cannot read the file, or has no such device.
+        ArtifactError: if OpenVINO cannot read the file, or has no such device.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class OpenVINORuntime:
             The outputs in the order of the artifact's ``outputs.names``.
 
         Raises:
-            FeedError: where the pictures do not fit.
+            FeedError: if the pictures do not fit.
         """
         takes = self.artifact.metadata.input
         pictures, original = check_feeds(images, sizes, takes)
@@ -259,7 +259,7 @@ class OpenVINORuntime:
             **options: of OpenVINO's, beyond those that the runtime has set.
 
         Raises:
-            ArtifactError: where OpenVINO cannot.
+            ArtifactError: if OpenVINO cannot.
         """
         takes = self.artifact.metadata.input
         graph = self._graph

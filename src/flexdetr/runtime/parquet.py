@@ -64,8 +64,8 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write lines of ``detections.jsonl`` as a Parquet file, some thousand at a time.
 
     Raises:
-        ModuleNotFoundError: where pyarrow is not installed.
-        OSError: where the file cannot be written.
+        ModuleNotFoundError: if pyarrow is not installed.
+        OSError: if the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -29,7 +29,7 @@ def wait_limit() -> float:
     """Seconds that a pool may go without a result: ``FLEXDETR_WAIT``, by default ten minutes.
 
     Raises:
-        PoolError: where the variable holds no positive number.
+        PoolError: if the variable holds no positive number.
     """
     text = os.environ.get(LIMIT, "")
     try:
@@ -131,7 +131,7 @@ class Pool:
         """What it gave, or the exception that it raised.
 
         Raises:
-            PoolError: where nothing in the pool has ended for ``limit`` seconds.
+            PoolError: if nothing in the pool has ended for ``limit`` seconds.
         """
         ended = self._ended
         try:

@@ -99,8 +99,8 @@ def select(
         limits: of a dense head, whose overlapping boxes are suppressed; None for a head without suppression.
 
     Raises:
-        AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
-        ValueError: where ``top`` is below 1.
+        AnswerError: if shapes do not fit, or there is a NaN among the logits or boxes.
+        ValueError: if ``top`` is below 1.
     """
     if logits.ndim != 2 or boxes.shape != (len(logits), 4):
         raise AnswerError(
@@ -139,7 +139,7 @@ def decode(
         limits: see ``select``.
 
     Raises:
-        AnswerError: where shapes do not fit, or there is a NaN among the logits or boxes.
+        AnswerError: if shapes do not fit, or there is a NaN among the logits or boxes.
     """
     if logits.shape[-1] != len(classes):
         raise AnswerError(f"the model answers {logits.shape[-1]} classes, but {len(classes)} names are known")
@@ -164,8 +164,8 @@ def label(
         image_id: travels into the result.
 
     Raises:
-        AnswerError: where a head index has no class.
-        ValueError: where there is not one threshold for each class.
+        AnswerError: if a head index has no class.
+        ValueError: if there is not one threshold for each class.
     """
     thresholds = np.asarray(threshold, np.float32)
     if thresholds.ndim and thresholds.shape != (len(classes),):

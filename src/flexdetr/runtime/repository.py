@@ -45,7 +45,7 @@ def write(artifact: Artifact, layout: str, out: Path, name: str) -> Path:
         The model's folder.
 
     Raises:
-        ArtifactError: where the server does not run this format, or the model is there already.
+        ArtifactError: if the server does not run this format, or the model is there already.
     """
     if artifact.metadata.format not in ("onnx", "openvino"):
         raise ArtifactError(

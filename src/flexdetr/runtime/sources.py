@@ -85,8 +85,8 @@ class Picture:
         name: the file's path; of a video, path and frame number.
         image: (H, W, 3) uint8 RGB.
         frame: its number from 0 in a video, an animation or a document; None for a picture of its own.
-        seconds: its time in a video; None where there is none.
-        rate: frames in a second of what was read of the video; None where there is no time.
+        seconds: its time in a video; None if there is none.
+        rate: frames in a second of what was read of the video; None if there is no time.
     """
 
     name: str
@@ -216,7 +216,7 @@ def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable
 
 
 def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Unreadable | None:
-    """The picture that an item is; None where it gives many, which ``read_many`` reads.
+    """The picture that an item is; None if it gives many, which ``read_many`` reads.
 
     Its content decides, not its name: videos, animations and documents of several pages give many.
 

@@ -41,7 +41,7 @@ def stream(address: Address, part: Part) -> Iterator[Frame]:
         part: which frames; ``end`` ends a stream.
 
     Raises:
-        FilmError: where it gives no picture at all, or broke and did not come back.
+        FilmError: if it gives no picture at all, or broke and did not come back.
     """
     capture = _opened(address)
     if stated_frames(capture):

@@ -22,7 +22,7 @@ def limits(asked: Threshold, stored: Mapping[str, float], names: Sequence[str]) 
 
     Raises:
         ConfigError: for "auto" where the detector carries none.
-        ValueError: where it is neither a score nor "auto".
+        ValueError: if it is neither a score nor "auto".
     """
     if asked == "auto":
         if not stored:

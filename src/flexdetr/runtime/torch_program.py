@@ -29,7 +29,7 @@ class TorchProgramRuntime:
         parallel: pictures worked on at a time.
 
     Raises:
-        ArtifactError: where torch cannot read the file, it was exported elsewhere, or the device is another.
+        ArtifactError: if torch cannot read the file, it was exported elsewhere, or the device is another.
     """
 
     def __init__(self, artifact: Artifact, *, device: str = "auto", threads: int | None = None) -> None:
@@ -61,7 +61,7 @@ class TorchProgramRuntime:
         """Run the program; see ``OpenVINORuntime.infer``.
 
         Raises:
-            FeedError: where the pictures do not fit.
+            FeedError: if the pictures do not fit.
         """
         takes = self.artifact.metadata.input
         pictures, original = check_feeds(images, sizes, takes)
@@ -73,7 +73,7 @@ def read_program(path: Path) -> torch.export.ExportedProgram:
     """Open a program.
 
     Raises:
-        ArtifactError: where torch cannot read it, or it is code of unknown origin.
+        ArtifactError: if torch cannot read it, or it is code of unknown origin.
     """
     refuse_unknown(path)
     try:

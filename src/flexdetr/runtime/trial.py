@@ -79,7 +79,7 @@ def read_reference(artifact: Artifact) -> tuple[list[Picture], list[Detections]]
     """The reference pictures of an artifact, and what the PyTorch model finds in them.
 
     Raises:
-        ArtifactError: where it has none, or they cannot be read.
+        ArtifactError: if it has none, or they cannot be read.
     """
     reference = artifact.metadata.reference
     if reference is None:
@@ -168,7 +168,7 @@ def _digest(key: Sequence[str]) -> str:
 
 
 def _remembered(path: Path) -> Verdict | None:
-    """A kept verdict; None where there is none, or the file is not whole: then it is tried again."""
+    """A kept verdict; None if there is none, or the file is not whole: then it is tried again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

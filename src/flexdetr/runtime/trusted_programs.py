@@ -41,7 +41,7 @@ def refuse_unknown(path: Path) -> None:
     """Let a program be opened that was written here, or that the person names.
 
     Raises:
-        ArtifactError: where it is neither.
+        ArtifactError: if it is neither.
     """
     digest = sha256(path)
     trusted = os.environ.get(VARIABLE, "").split(",")

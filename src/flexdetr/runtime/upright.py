@@ -51,9 +51,9 @@ def write_upright(source: Path, angles: Sequence[int], out: Path) -> tuple[Path,
         EXIF's orientation is taken away: the pixels themselves are upright.
 
     Raises:
-        DocumentError: where the source cannot be read, or has another number of pages.
-        OSError: where the file cannot be written.
-        ValueError: where an angle is none of the four, or the file would replace its source.
+        DocumentError: if the source cannot be read, or has another number of pages.
+        OSError: if the file cannot be written.
+        ValueError: if an angle is none of the four, or the file would replace its source.
     """
     if wrong := [angle for angle in angles if angle not in (0, *_COUNTER_CLOCKWISE)]:
         raise ValueError(f"pages are turned by 0, 90, 180 or 270 degrees, got {wrong[0]}")

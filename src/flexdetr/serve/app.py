@@ -155,7 +155,7 @@ class _Server:
         """The handler of a picture: with the token, the limits and the metrics around it."""
 
         async def handle(request: Request) -> Response:
-            begun = time.monotonic()
+            began = time.monotonic()
             status = 500
             try:
                 self._check_token(request)
@@ -186,7 +186,7 @@ class _Server:
                 raise RefusedError(500, "the server failed to answer; its log says why") from error
             finally:
                 self._metrics.requests.labels(path, str(status)).inc()
-                self._metrics.seconds.labels(path).observe(time.monotonic() - begun)
+                self._metrics.seconds.labels(path).observe(time.monotonic() - began)
             return response
 
         return handle
@@ -218,12 +218,12 @@ class _Server:
     async def _objects(self, content: bytes, threshold: float) -> tuple[Detections, tuple[int, int], float]:
         image = await asyncio.to_thread(decode_picture, content, self._limits)
         assert self._batcher is not None  # the lifespan has begun  # noqa: S101
-        begun = time.monotonic()
+        began = time.monotonic()
         found = await self._batcher.submit(image)
         found = found[found.scores >= threshold]
         for name in found.names:
             self._metrics.objects.labels(name).inc()
-        return found, (image.shape[0], image.shape[1]), time.monotonic() - begun
+        return found, (image.shape[0], image.shape[1]), time.monotonic() - began
 
     def _asked_threshold(self, given: object) -> float:
         if given is None:

@@ -41,7 +41,7 @@ async def read_upload(request: Request, limits: Limits) -> bytes:
     picture itself.
 
     Raises:
-        RefusedError: where there is none, or it is too large.
+        RefusedError: if there is none, or it is too large.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flexdetr.data.dataset import Dataset, Record
     from flexdetr.data.kept import KeptImages
     from flexdetr.metrics.gathering import FoundByImage
-    from flexdetr.report.make import Subject
+    from flexdetr.report.make import ReportContent
     from flexdetr.runtime.computation import Computation
 
 
@@ -42,7 +42,7 @@ class TaskRow:
     Attributes:
         noun: what does it, like "detector".
         module: keeps the protocol ``Task``; imported when it is used.
-        facade: the class for people, as ``package.module:Class`` with a class method ``of(detector)``; empty where they
+        facade: the class for people, as ``package.module:Class`` with a class method ``of(detector)``; empty if they
             get the ``Detector`` or ``ArtifactDetector`` itself.
         look: what a model is shown of a path, a PIL image or an array, as ``package.module:function``; the facade asks
             for it.
@@ -83,7 +83,7 @@ class Score(Protocol):
 
     @property
     def pair(self) -> tuple[float, float]:
-        """The numbers of ``measures``, in [0, 1]; nan where nothing counts."""
+        """The numbers of ``measures``, in [0, 1]; nan if nothing counts."""
         ...
 
     @property
@@ -141,7 +141,7 @@ class Task(Protocol):
         """The data set at a place.
 
         Raises:
-            DataError: where it cannot be used; where it is one for another task, with the command for that.
+            DataError: if it cannot be used; where it is one for another task, with the command for that.
         """
         ...
 
@@ -157,8 +157,8 @@ class Task(Protocol):
         """The inverse of ``Score.to_json``."""
         ...
 
-    def write_report(self, path: Path, subject: Subject) -> dict[str, float]:
-        """Write the page about an evaluation, and give the best threshold of each class; none where there are none."""
+    def write_report(self, path: Path, subject: ReportContent) -> dict[str, float]:
+        """Write the page about an evaluation, and give the best threshold of each class; none if there are none."""
         ...
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
     from flexdetr.metrics.coco_map import Metrics
     from flexdetr.metrics.gathering import FoundByImage
-    from flexdetr.report.make import Subject
+    from flexdetr.report.make import ReportContent
 
 __all__ = ["read", "samples", "score", "score_of", "write_report"]
 
@@ -41,7 +41,7 @@ def score_of(content: Mapping[str, Any]) -> Metrics:
     return Metrics.from_json(content)
 
 
-def write_report(path: Path, subject: Subject) -> dict[str, float]:
+def write_report(path: Path, subject: ReportContent) -> dict[str, float]:
     """See ``flexdetr.tasks.Task``."""
     from flexdetr.report.make import write_report
 

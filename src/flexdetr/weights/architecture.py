@@ -43,7 +43,7 @@ def backbone_of(shapes: Shapes) -> dict[str, Any]:
         shapes: by our names below ``backbone.``, without that prefix.
 
     Raises:
-        WeightsError: where the shapes are those of no backbone that FlexDETR has.
+        WeightsError: if the shapes are those of no backbone that FlexDETR has.
     """
     options: dict[str, Any] = {}
     signature: Any
@@ -113,7 +113,7 @@ def encoder_of(shapes: Shapes) -> dict[str, Any]:
         shapes: by our names, ``encoder.*`` among them.
 
     Raises:
-        WeightsError: where an essential tensor is missing.
+        WeightsError: if an essential tensor is missing.
     """
     levels = _levels(shapes)
     width = _width(shapes)
@@ -175,7 +175,7 @@ def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
         known: what the source says itself and shapes do not show: heads, points, queries, sampling ...
 
     Raises:
-        WeightsError: where an essential tensor is missing, or the sampling points fit no number of heads.
+        WeightsError: if an essential tensor is missing, or the sampling points fit no number of heads.
     """
     levels = _levels(shapes)
     section: dict[str, Any] = {
@@ -242,8 +242,8 @@ def config_of(
         The configuration, and the number of classes.
 
     Raises:
-        WeightsError: where the shapes are those of no detector that FlexDETR can build.
-        ConfigError: where ``own`` is none that this version knows.
+        WeightsError: if the shapes are those of no detector that FlexDETR can build.
+        ConfigError: if ``own`` is none that this version knows.
     """
     facts: dict[str, Any] = {
         "encoder": {**encoder_of(shapes), **known.get("encoder", {})},

@@ -85,7 +85,7 @@ def rename_backbone(tensors: Mapping[str, Deferred]) -> Renamed | None:
         tensors: a trunk's tensors with another project's names, without a prefix; classifier heads may be there.
 
     Returns:
-        Names below ``backbone.`` left out; None where no family is recognised.
+        Names below ``backbone.`` left out; None if no family is recognised.
     """
     for marks, change, table in _FAMILIES:
         if all(mark in tensors for mark in marks):

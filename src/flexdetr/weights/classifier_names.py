@@ -33,7 +33,7 @@ def classifier_tensors(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
         tensors: of a checkpoint without a prefix, matrices (out, in).
 
     Returns:
-        Nothing where there is no whole classifier, or one with layers that ours does not have.
+        Nothing if there is no whole classifier, or one with layers that ours does not have.
     """
     # EfficientNets pool behind their last convolution, which has a norm there; the others before theirs.
     table = _EFFICIENTNET if "bn2.weight" in tensors else _CLASSIFIER

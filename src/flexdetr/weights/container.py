@@ -33,7 +33,7 @@ def sniff(path: str | Path) -> Container:
         "safetensors", "zip" (torch.save since 1.6), "pickle" (older torch.save, and Paddle), or "folder".
 
     Raises:
-        WeightsError: where the path is missing, empty, a web page, or no checkpoint container at all.
+        WeightsError: if the path is missing, empty, a web page, or no checkpoint container at all.
     """
     path = Path(path)
     if path.is_dir():

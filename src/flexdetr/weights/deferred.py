@@ -56,7 +56,7 @@ def strided(
         stride: of the view, in items.
 
     Raises:
-        WeightsError: where the view does not lie within the storage.
+        WeightsError: if the view does not lie within the storage.
     """
     span = (
         1 + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
@@ -102,7 +102,7 @@ def from_bytes(
     """An array whose bytes are at hand.
 
     Raises:
-        WeightsError: where their number does not fit the shape.
+        WeightsError: if their number does not fit the shape.
     """
     if (
         min(shape, default=0) < 0

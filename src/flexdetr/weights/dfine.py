@@ -87,7 +87,7 @@ def constants_of(tensors: Mapping[str, Deferred], prefix: str) -> dict[str, floa
         prefix: of both names.
 
     Raises:
-        WeightsError: where one is no number other than 0.
+        WeightsError: if one is no number other than 0.
     """
     values: dict[str, float] = {}
     for name in ("up", "reg_scale"):
@@ -105,7 +105,7 @@ def is_rtdetrv4(tensors: Mapping[str, Deferred]) -> bool:
 
 
 def project_of(name: str) -> str | None:
-    """Which project a file is of by its name: "deim", "dfine", or None where the name does not tell."""
+    """Which project a file is of by its name: "deim", "dfine", or None if the name does not tell."""
     if _DEIM.search(name):
         return "deim"
     return "dfine" if _DFINE.search(name) else None

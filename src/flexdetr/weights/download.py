@@ -43,8 +43,8 @@ def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
         ``place``.
 
     Raises:
-        NoAnswerError: where there is no connection, or the server has no such file.
-        WeightsError: where what came is not the file.
+        NoAnswerError: if there is no connection, or the server has no such file.
+        WeightsError: if what came is not the file.
     """
     with _alone(place):
         return place if place.is_file() else _download(url, place, sha256)

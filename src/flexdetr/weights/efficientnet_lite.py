@@ -39,7 +39,7 @@ def as_timm(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
     """The same tensors under timm's names of ``tf_efficientnet_lite0/1/2``.
 
     Raises:
-        WeightsError: where the blocks are those of another size, or a tensor has no place.
+        WeightsError: if the blocks are those of another size, or a tensor has no place.
     """
     count = 1 + max((int(found[1]) for name in tensors if (found := _BLOCK.match(name))), default=-1)
     if count not in _STAGES:

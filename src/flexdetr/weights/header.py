@@ -47,7 +47,7 @@ def read_header(path: str | Path) -> Header:
     """Parse and check a safetensors header without torch, safetensors or the tensor data.
 
     Raises:
-        WeightsError: where the file is no safetensors file, truncated, or inconsistent.
+        WeightsError: if the file is no safetensors file, truncated, or inconsistent.
     """
     path = Path(path)
     if (kind := sniff(path)) != "safetensors":
@@ -107,7 +107,7 @@ def deferred_tensors(path: str | Path, header: Header) -> dict[str, Deferred]:
     """The tensors of a safetensors file, to be read when they are needed.
 
     Raises:
-        WeightsError: where one has a type that FlexDETR does not read.
+        WeightsError: if one has a type that FlexDETR does not read.
     """
     path, found = Path(path), {}
     for name, (dtype, shape, begin) in header.tensors.items():

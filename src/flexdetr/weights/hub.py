@@ -63,7 +63,7 @@ def local(reference: str | Path) -> Path:
     Only safetensors and JSON files are fetched, never pickles.
 
     Raises:
-        WeightsError: where the hub does not have it or cannot be reached.
+        WeightsError: if the hub does not have it or cannot be reached.
     """
     text = str(reference)
     if isinstance(reference, Path) or not text.startswith(SCHEME):
@@ -106,7 +106,7 @@ def push(
         The address of the repository.
 
     Raises:
-        WeightsError: where the hub refuses, or cannot be reached.
+        WeightsError: if the hub refuses, or cannot be reached.
     """
     from huggingface_hub import HfApi
 

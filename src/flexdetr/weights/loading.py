@@ -19,12 +19,12 @@ from flexdetr.weights.classifier_names import head_values, norm_eps, published_c
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.hub import local
-from flexdetr.weights.manifest import Published
+from flexdetr.weights.load_report import LoadReport, some_of
+from flexdetr.weights.manifest import PublishedWeights
 from flexdetr.weights.packaged import digest
 from flexdetr.weights.published import fetch, preset_entry
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
-from flexdetr.weights.report import Report, some_of
 from flexdetr.weights.store import Metadata
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class Loaded:
         tensors: by our module path.
         partial: whether missing and unknown tensors are accepted.
         blank: a detector that was built to check against, until ``build`` takes it.
-        classifier: the layers of a classifier behind a backbone; empty where there are none.
+        classifier: the layers of a classifier behind a backbone; empty if there are none.
     """
 
     config: Config
     classes: Classes
     metadata: Metadata
-    report: Report
+    report: LoadReport
     kind: str
     tensors: dict[str, Deferred] = field(repr=False)
     partial: bool = False
@@ -125,7 +125,7 @@ class Loaded:
             backbone: the module that the configuration names, where the user has it as an object.
 
         Raises:
-            WeightsError: where names or shapes do not fit, or the file is a backbone.
+            WeightsError: if names or shapes do not fit, or the file is a backbone.
         """
         from flexdetr.model.detector import DetectionModel
         from flexdetr.weights.skeleton import load_into, set_norm_eps, skeleton
@@ -149,7 +149,7 @@ class Loaded:
 
 
 def load_any(
-    path: str | Path | Published,
+    path: str | Path | PublishedWeights,
     *,
     kind: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -170,10 +170,10 @@ def load_any(
         backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
 
     Raises:
-        WeightsError: where the file cannot be used; one sentence says why.
-        ConfigError: where an override is wrong.
+        WeightsError: if the file cannot be used; one sentence says why.
+        ConfigError: if an override is wrong.
     """
-    published = path if isinstance(path, Published) else preset_entry(path)
+    published = path if isinstance(path, PublishedWeights) else preset_entry(path)
     path = fetch(published) if published is not None else local(cast("str | Path", path))
     source = recognise(path, kind=kind, prefer=prefer, backbone=backbone)
     if published is not None:  # the manifest knows the licence, which few files name
@@ -232,7 +232,7 @@ def _ours(
         ) from error
     _check_code(config, source.path, overrides, backbone)
     is_backbone = source.kind == "backbone"
-    report = Report(
+    report = LoadReport(
         file=str(source.path),
         title=source.title,
         branch="",
@@ -332,7 +332,7 @@ def fitting(
     """The tensors that a model, or a state dict, takes, checked by name and shape.
 
     Raises:
-        WeightsError: where a shape or the kind of numbers differs; where a name is missing or unknown, unless
+        WeightsError: if a shape or the kind of numbers differs; where a name is missing or unknown, unless
             ``partial``.
     """
     expected = model if isinstance(model, Mapping) else model.state_dict()
@@ -355,8 +355,8 @@ def fitting(
 
 def _report(
     source: Source, model: str, classes: str, config: Config, mapped: int, missing: Sequence[str]
-) -> Report:
-    return Report(
+) -> LoadReport:
+    return LoadReport(
         file=str(source.path),
         title=source.title,
         branch=source.branch,

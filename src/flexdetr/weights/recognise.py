@@ -71,7 +71,7 @@ class Source:
         kind: a key of ``KINDS``.
         title: what it is, for people.
         renamed: its tensors under our names.
-        branch: "EMA", "raw", or empty where the file holds one set of weights only.
+        branch: "EMA", "raw", or empty if the file holds one set of weights only.
         known: values of the configuration that it states itself, by section.
         family: what the names of fitting presets start with.
         names: class names in the head's order, where it has them.
@@ -83,7 +83,7 @@ class Source:
         address: of published weights.
         ancestors: of the weights, where the file tells them.
         notes: sentences for the report.
-        classifier: the layers of a classifier behind a backbone, under our names; empty where it has none.
+        classifier: the layers of a classifier behind a backbone, under our names; empty if it has none.
     """
 
     path: Path
@@ -117,7 +117,7 @@ def recognise(
         backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
 
     Raises:
-        WeightsError: where the file cannot be read, or is none that FlexDETR knows.
+        WeightsError: if the file cannot be read, or is none that FlexDETR knows.
     """
     path = Path(path)
     if path.name in _INDICES:  # of shards beside it
@@ -272,7 +272,7 @@ def _shard_tensors(shard: Path) -> dict[str, Deferred]:
 
 
 def _state_at(content: Value, place: tuple[str, ...]) -> dict[str, Deferred]:
-    """The tensors at a place; empty where there is no state dict."""
+    """The tensors at a place; empty if there is no state dict."""
     for key in place:
         content = content.get(key) if isinstance(content, dict) else None
     if not isinstance(content, dict):
@@ -321,7 +321,7 @@ def _tell_apart(source: Source, asked: str | None, path: Path) -> None:
     """Take a detector for D-FINE's or DEIM's: as the person says, else as it says itself, else as its name says.
 
     Raises:
-        WeightsError: where nothing tells.
+        WeightsError: if nothing tells.
     """
     head = source.known["head"]
     if "activation" in head:

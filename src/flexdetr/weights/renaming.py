@@ -49,7 +49,7 @@ def rename(
         reason: why tensors are left out whose rule has no target.
 
     Raises:
-        WeightsError: where two tensors get one name.
+        WeightsError: if two tensors get one name.
     """
     done = Renamed()
     for name, tensor in tensors.items():

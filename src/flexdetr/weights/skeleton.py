@@ -54,7 +54,7 @@ def skeleton(config: Config, num_classes: int, backbone: nn.Module | None = None
         backbone: a module of the user's in place of the configured one.
 
     Raises:
-        ConfigError: where a part is unknown or does not fit.
+        ConfigError: if a part is unknown or does not fit.
     """
     with without_draws():
         return DetectionModel(config, num_classes, backbone)

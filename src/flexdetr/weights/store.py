@@ -76,7 +76,7 @@ class Metadata:
         """The inverse of ``to_json``.
 
         Raises:
-            WeightsError: where a known field has another type than it should have.
+            WeightsError: if a known field has another type than it should have.
         """
         known = {item.name for item in fields(cls)} - {"extra"}
         default = cls()
@@ -116,7 +116,7 @@ def read_metadata(path: str | Path) -> Metadata:
     """The metadata of one of our files; torch is not needed.
 
     Raises:
-        WeightsError: where the file cannot be read, or was not written by FlexDETR.
+        WeightsError: if the file cannot be read, or was not written by FlexDETR.
     """
     return metadata_of(path, read_header(path))
 
@@ -135,7 +135,7 @@ def metadata_of(path: str | Path, header: Header) -> Metadata:
     """The metadata inside a header that was read from ``path`` already.
 
     Raises:
-        WeightsError: where FlexDETR did not write it, or its content is damaged.
+        WeightsError: if FlexDETR did not write it, or its content is damaged.
     """
     if not is_ours(header):
         raise WeightsError(f"{path} is a safetensors file of another program; `flexdetr convert` reads it")
@@ -165,7 +165,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], metadata: Metadata) -> P
         The path.
 
     Raises:
-        WeightsError: where the disk is full or the place cannot be written; a former file is left as it was.
+        WeightsError: if the disk is full or the place cannot be written; a former file is left as it was.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -246,7 +246,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     """Tensors and metadata of one of our files.
 
     Raises:
-        WeightsError: where the file is damaged, truncated, or not ours.
+        WeightsError: if the file is damaged, truncated, or not ours.
     """
     header = read_header(path)
     metadata = metadata_of(path, header)

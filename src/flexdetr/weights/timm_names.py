@@ -55,7 +55,7 @@ def rename_timm(tensors: Mapping[str, Deferred], config: BackboneConfig) -> Rena
         config: the backbone; all of its tensors must be found, with their shapes.
 
     Returns:
-        Names without ``backbone.``; None where the checkpoint is not of this backbone.
+        Names without ``backbone.``; None if the checkpoint is not of this backbone.
     """
     from flexdetr.config import ConfigError
     from flexdetr.model.backbones import build_backbone

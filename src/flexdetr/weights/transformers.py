@@ -150,10 +150,10 @@ _ENTRIES: Final = TypeAdapter(_Entries)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder; empty where there is none.
+    """``config.json`` of a folder; empty if there is none.
 
     Raises:
-        WeightsError: where it is no JSON mapping, or an entry that is read has another type than it should have.
+        WeightsError: if it is no JSON mapping, or an entry that is read has another type than it should have.
     """
     path = folder / "config.json"
     content = _read_json(path)
@@ -246,7 +246,7 @@ def own_entry(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Classes
     Classes count only while they still have the names that ``id2label`` has.
 
     Raises:
-        WeightsError: where that entry is damaged.
+        WeightsError: if that entry is damaged.
     """
     own = config.get("flexdetr")
     if not isinstance(own, dict):

@@ -81,7 +81,7 @@ def known_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the head that shapes do not show, from ``config.json``.
 
     Raises:
-        WeightsError: where a value is none that the head can have.
+        WeightsError: if a value is none that the head can have.
     """
     known: dict[str, Any] = {"activation": "relu"}  # of all published ones, and of most layers in any
     for key in ("up", "reg_scale"):

@@ -108,7 +108,7 @@ def to_transformers(
         The folder.
 
     Raises:
-        WeightsError: where a part of the detector has no counterpart in transformers, or the disk is full.
+        WeightsError: if a part of the detector has no counterpart in transformers, or the disk is full.
     """
     from safetensors.torch import save_file
 
@@ -158,7 +158,7 @@ def renamed_state(
         table: what our names are called there.
 
     Raises:
-        WeightsError: where a tensor has no place there.
+        WeightsError: if a tensor has no place there.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():

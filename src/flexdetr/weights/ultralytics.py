@@ -42,7 +42,7 @@ def module_tensors(root: Instance) -> Module:
     """The state dict of a pickled ``torch.nn.Module``.
 
     Raises:
-        WeightsError: where the object is no module, or contains itself.
+        WeightsError: if the object is no module, or contains itself.
     """
     if not isinstance(attributes(root).get("_modules"), dict):
         raise WeightsError(f"it holds an object of class {root.kind}, which is no torch module")
@@ -86,7 +86,7 @@ def rename_ultralytics(tensors: Mapping[str, Deferred]) -> tuple[Renamed, Callab
         The tensors, and a function from a module path of theirs to ours (for the eps of batch norms).
 
     Raises:
-        WeightsError: where the layers are not those of the published L or X.
+        WeightsError: if the layers are not those of the published L or X.
     """
     layers: dict[int, dict[str, Deferred]] = {}
     strange = []

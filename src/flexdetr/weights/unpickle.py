@@ -117,8 +117,8 @@ def unpickle(data: bytes | memoryview, allowed: Allowed, start: int = 0) -> tupl
         The value, and the position after it.
 
     Raises:
-        UnsafePickleError: where the pickle asks for anything else.
-        WeightsError: where it is damaged, truncated, or uses an opcode that no checkpoint needs.
+        UnsafePickleError: if the pickle asks for anything else.
+        WeightsError: if it is damaged, truncated, or uses an opcode that no checkpoint needs.
     """
     machine = _Machine(memoryview(data), allowed, start)
     try:

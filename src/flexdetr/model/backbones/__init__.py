@@ -87,7 +87,7 @@ def build_backbone(
         inserts: names of attention inserts by the stride of the stage that they follow.
 
     Raises:
-        ConfigError: where the name, an option, a level or an insert does not fit, with the nearest that does.
+        ConfigError: if the name, an option, a level or an insert does not fit, with the nearest that does.
     """
     if isinstance(config, nn.Module):
         return custom_backbone(config, strides=strides, inserts=inserts)

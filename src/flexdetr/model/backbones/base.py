@@ -34,7 +34,7 @@ class Backbone(Protocol):
     lr_mult: float
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalised images -> one (B, C_l, H / s_l, W / s_l) map a level, rounded up."""
+        """(B, 3, H, W) normalised images -> one (B, C_l, H / s_l, W / s_l) map per level, rounded up."""
         ...
 
     def freeze(self, *, stem: bool, stages: int, norms: bool) -> None:
@@ -46,7 +46,7 @@ class Backbone(Protocol):
             norms: freeze every norm.
 
         Raises:
-            ConfigError: where the backbone has fewer stages, or none.
+            ConfigError: if the backbone has fewer stages, or none.
         """
         ...
 

@@ -44,7 +44,7 @@ def cspdarknet_c2f(
         stage_lr: see ``Trunk``.
 
     Raises:
-        ConfigError: where the variant is unknown or a level does not fit.
+        ConfigError: if the variant is unknown or a level does not fit.
     """
     if variant not in CSPDARKNET_C2F:
         raise ConfigError(nearest(variant, CSPDARKNET_C2F, "size of cspdarknet_c2f"))

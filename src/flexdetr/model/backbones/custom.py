@@ -37,7 +37,7 @@ def custom_backbone(
         inserts: names of attention inserts by stride.
 
     Raises:
-        ConfigError: where what it returns or says about itself does not fit.
+        ConfigError: if what it returns or says about itself does not fit.
     """
     name = type(body).__name__
     paths: Mapping[int, str] = getattr(body, "stage_modules", {})
@@ -81,7 +81,7 @@ def named_backbone(
         **options: keyword arguments of the factory.
 
     Raises:
-        ConfigError: where it cannot be imported, or what it makes does not fit.
+        ConfigError: if it cannot be imported, or what it makes does not fit.
     """
     module_name, _, attribute = reference.partition(":")
     try:

@@ -224,7 +224,7 @@ def ghostnetv3(
             a norm beside them); 1 trains without. The deploy form is the same.
 
     Raises:
-        ConfigError: where the variant is unknown or a level does not fit.
+        ConfigError: if the variant is unknown or a level does not fit.
     """
     if variant not in WIDTHS:
         raise ConfigError(nearest(variant, WIDTHS, "GhostNetV3 width"))

@@ -84,7 +84,7 @@ def hgnet(variant: str, *, strides: Sequence[int], inserts: Mapping[int, str]) -
         inserts: see ``Trunk``.
 
     Raises:
-        ConfigError: where the variant is unknown or a level does not fit.
+        ConfigError: if the variant is unknown or a level does not fit.
     """
     if variant not in HGNET:
         raise ConfigError(nearest(variant, HGNET, "PP-HGNet variant"))

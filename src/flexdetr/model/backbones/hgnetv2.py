@@ -128,7 +128,7 @@ def hgnetv2(
         stage_lr: see ``Trunk``; Paddle's ``lr_mult_list``.
 
     Raises:
-        ConfigError: where an option is unknown or a level does not fit.
+        ConfigError: if an option is unknown or a level does not fit.
     """
     if variant not in HGNETV2:
         raise ConfigError(nearest(variant, HGNETV2, "PP-HGNetV2 variant"))

@@ -31,11 +31,11 @@ class LevelFit(nn.Module):
 
     Attributes:
         channels: of the returned levels.
-        taken: for each returned level, the index of the map that it starts from; -1 where that is the level
+        taken: for each returned level, the index of the map that it starts from; -1 if that is the level
             before.
 
     Raises:
-        ConfigError: where a level cannot be had.
+        ConfigError: if a level cannot be had.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class LevelFit(nn.Module):
 
 
 def _octaves(fine: int, coarse: int) -> int:
-    """How many times ``fine`` doubles to ``coarse``; 0 where it does not."""
+    """How many times ``fine`` doubles to ``coarse``; 0 if it does not."""
     octaves = (coarse // fine).bit_length() - 1
     return max(octaves, 0) if fine << max(octaves, 0) == coarse else 0
 

@@ -89,7 +89,7 @@ def resnet_vd(
         stage_lr: see ``Trunk``.
 
     Raises:
-        ConfigError: where the depth is unknown or a level does not fit.
+        ConfigError: if the depth is unknown or a level does not fit.
     """
     if depth not in RESNET_VD:
         raise ConfigError(nearest(depth, RESNET_VD, "ResNet-vd depth"))

@@ -83,7 +83,7 @@ def timm_backbone(
         ``drop_path_rate``.
 
     Raises:
-        ConfigError: where timm has no such model, it extracts no features, refuses an option or other image
+        ConfigError: if timm has no such model, it extracts no features, refuses an option or other image
             sizes, or
             its levels or the inserts do not fit.
     """

@@ -55,7 +55,7 @@ class Trunk(nn.Module):
         stage_lr: learning rates of stem and stages, relative to the backbone's; none for 1 everywhere.
 
     Raises:
-        ConfigError: where a level, an insert or a rate does not fit.
+        ConfigError: if a level, an insert or a rate does not fit.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Trunk(nn.Module):
         self._stage_strides = tuple(str(stage.stride) for stage in used)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map a level, rounded up, finest first."""
+        """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map per level, rounded up, finest first."""
         x = self.stem(images)
         maps = []
         for stage, stride in zip(self.stages, self._stage_strides, strict=True):

@@ -33,7 +33,7 @@ class FeatureMap(NamedTuple):
     Attributes:
         channels: C.
         stride: in pixels of the detector's image.
-        module: path of the module that it leaves, in the network; None where that is unknown.
+        module: path of the module that it leaves, in the network; None if that is unknown.
     """
 
     channels: int
@@ -59,7 +59,7 @@ class WrappedBackbone(nn.Module):
         lr_mult: see ``Backbone``.
 
     Raises:
-        ConfigError: where a level does not fit.
+        ConfigError: if a level does not fit.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class WrappedBackbone(nn.Module):
         self._stages, self._plain = tuple(stages), plain
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map a level, rounded up, finest first."""
+        """(B, 3, H, W) -> one (B, C_l, H / s_l, W / s_l) map per level, rounded up, finest first."""
         if self.scale != 1:
             size = [round(side * self.scale) for side in images.shape[2:]]
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
@@ -141,7 +141,7 @@ def as_maps(returned: Any) -> list[Tensor]:  # noqa: ANN401 - whatever a foreign
     """The feature maps among a network's returned value: a sequence's items or a mapping's values.
 
     Raises:
-        ConfigError: where these are no 4-D tensors.
+        ConfigError: if these are no 4-D tensors.
     """
     maps = list(returned.values()) if isinstance(returned, Mapping) else returned
     if isinstance(maps, Tensor) or not isinstance(maps, Sequence):
@@ -202,7 +202,7 @@ def place_insert(body: nn.Module, path: str, insert: nn.Module) -> None:
     use their own.
 
     Raises:
-        ConfigError: where the module would take the child for one of its layers.
+        ConfigError: if the module would take the child for one of its layers.
     """
     module = body.get_submodule(path)
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
@@ -219,7 +219,7 @@ def probe_inserts(body: nn.Module, size: tuple[int, int]) -> None:
     """Runs ``body`` on one blank image to see that each insert in it runs exactly once.
 
     Raises:
-        ConfigError: where one does not, as a module may loop over its children or never be called itself; or
+        ConfigError: if one does not, as a module may loop over its children or never be called itself; or
             where
             what it gets is no feature map.
     """

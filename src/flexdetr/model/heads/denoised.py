@@ -19,7 +19,7 @@ class Queries(NamedTuple):
     Attributes:
         content: (B, Qdn + Q, D), denoising queries first.
         box_logits: (B, Qdn + Q, 4).
-        plan: layout of the denoising queries; None where there are none.
+        plan: layout of the denoising queries; None if there are none.
         allowed: who may attend to whom; None allows all.
     """
 
@@ -34,7 +34,7 @@ def with_denoising(selected: Selection, denoising: Denoising | None, targets: Ta
 
     Args:
         selected: the queries.
-        denoising: draws more; None where there is nothing to draw: at inference, or by configuration.
+        denoising: draws more; None if there is nothing to draw: at inference, or by configuration.
         targets: objects of the batch.
     """
     content, box_logits, _ = selected
@@ -66,7 +66,7 @@ def assemble(
 
     Args:
         layers: predictions of the decoder layers, denoising queries first.
-        plan: layout of the denoising queries; None where there are none.
+        plan: layout of the denoising queries; None if there are none.
         encoder: the selected tokens' own prediction.
         pre: plain boxes after the first layer, denoising queries first.
     """

@@ -111,7 +111,7 @@ def layer_count(asked: int | None, *, default: int, trained: int, training: bool
         training: all layers run, because all are supervised.
 
     Raises:
-        ValueError: where there are not so many.
+        ValueError: if there are not so many.
     """
     if training:
         if asked is not None:
@@ -127,7 +127,7 @@ def query_count(asked: int | None, default: int) -> int:
     """Queries to select.
 
     Raises:
-        ValueError: where it is less than one.
+        ValueError: if it is less than one.
     """
     queries = default if asked is None else asked
     if queries < 1:

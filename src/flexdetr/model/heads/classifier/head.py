@@ -75,7 +75,7 @@ class ClassifierHead(nn.Module):
             Logits (B, 1, C), before the softmax; the boxes (B, 1, 4) are the whole picture.
 
         Raises:
-            ValueError: where ``decoder_layers`` or ``queries`` asks for something else.
+            ValueError: if ``decoder_layers`` or ``queries`` asks for something else.
         """
         if decoder_layers not in (None, 1) or queries not in (None, 1):
             raise ValueError("a classifier has no decoder layers or queries to choose from")

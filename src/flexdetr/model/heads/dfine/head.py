@@ -194,7 +194,7 @@ class DFINEHead(nn.Module):
             All predictions in training mode, only the final one in evaluation mode.
 
         Raises:
-            ValueError: where ``decoder_layers`` or ``queries`` is not available.
+            ValueError: if ``decoder_layers`` or ``queries`` is not available.
         """
         count = layer_count(
             decoder_layers, default=self.eval_layers, trained=len(self.layers), training=self.training
@@ -250,7 +250,7 @@ class DFINEHead(nn.Module):
         plain box or the queries that are added before a box head.
 
         Returns:
-            The plain boxes with their scores, in training only; and one prediction a layer in training, the last one
+            The plain boxes with their scores, in training only; and one prediction per layer in training, the last one
             alone in evaluation mode.
         """
         predictions: list[Prediction] = []

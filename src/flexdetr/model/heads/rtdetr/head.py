@@ -199,7 +199,7 @@ class RTDETRHead(nn.Module):
             All predictions in training mode, only the final one in evaluation mode.
 
         Raises:
-            ValueError: where ``decoder_layers`` or ``queries`` is not available.
+            ValueError: if ``decoder_layers`` or ``queries`` is not available.
         """
         count = layer_count(
             decoder_layers, default=self.eval_layers, trained=len(self.layers), training=self.training
@@ -247,7 +247,7 @@ class RTDETRHead(nn.Module):
         an earlier box is needed for nothing but the next reference.
 
         Returns:
-            One prediction a layer in training, the last one alone in evaluation mode.
+            One prediction per layer in training, the last one alone in evaluation mode.
         """
         predictions: list[Prediction] = []
         previous = reference

@@ -27,7 +27,7 @@ _EXPECTED, _IMAGE = 5, 640
 
 
 class YOLOv8Head(nn.Module):
-    """Two branches a level: distributions of distances, and class logits.
+    """Two branches per level: distributions of distances, and class logits.
 
     Args:
         options: the head's section of the configuration.
@@ -90,7 +90,7 @@ class YOLOv8Head(nn.Module):
             cells as reference.
 
         Raises:
-            ValueError: where ``decoder_layers`` or ``queries`` asks for something else.
+            ValueError: if ``decoder_layers`` or ``queries`` asks for something else.
         """
         if decoder_layers not in (None, 1):
             raise ValueError(f"head=yolov8 has no decoder layers to choose from; got {decoder_layers}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Report:
-    """The story of one loaded file.
+class LoadReport:
+    """What was loaded from one file.
 
     Attributes:
         file: where it is.
