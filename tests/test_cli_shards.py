@@ -77,7 +77,7 @@ def test_shares_are_the_whole_together(checkpoint: Path, tmp_path: Path) -> None
     ("options", "said"),
     [
         (["--format", "parket"], "did you mean 'parquet'?"),
-        (["--format", "csv"], "are written always"),
+        (["--format", "cvs"], "did you mean 'csv'"),
         (["--shard", "3"], "--shard takes I/N"),
     ],
 )

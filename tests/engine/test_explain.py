@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flexdetr.api import Detector
+from flexdetr.cli import main
 from flexdetr.engine.explain import ExplainError
 from flexdetr.model.deformable import attentions
 
@@ -69,3 +71,20 @@ def test_dense_heads_say_that_they_have_no_queries():
     dense = Detector("flexdetr_pico", classes=["a"], image_size=64, head="yolov8")
     with pytest.raises(ExplainError, match="has no queries that choose where to look"):
         dense.explain(PICTURE)
+
+
+def test_predict_writes_it_beside_the_annotated_picture(tmp_path, capsys):
+    head = {"name": "rtdetr", "layers": 1, "denoising": 0}
+    own = Detector("flexdetr_pico", classes=["a"], image_size=64, head=head)
+    Image.fromarray(PICTURE).save(tmp_path / "one.png")
+    file, out = str(own.save(tmp_path / "a.safetensors")), tmp_path / "out"
+    command = ["predict", file, str(tmp_path / "one.png"), "--out", str(out), "--threshold", "0"]
+    assert main([*command, "--explain", "--precision", "fp32"]) == 0
+    assert Image.open(out / "explained" / "one.png").size == Image.open(out / "one.png").size
+    assert main([*command, "--precision", "fp32"]) == 0
+    assert not (out / "explained" / "one.png").exists()  # what the former call left is gone
+    capsys.readouterr()
+    assert main([*command, "--explain", "--slice", "64"]) == 2
+    assert "it looks at whole pictures" in capsys.readouterr().err
+    assert main([*command, "--explain", "--draw", "none"]) == 2
+    assert "--explain needs annotated pictures" in capsys.readouterr().err

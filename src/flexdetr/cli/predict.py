@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
 if TYPE_CHECKING:
     from flexdetr.cli.results import Results
+    from flexdetr.engine.explain import Explanation
     from flexdetr.runtime.detections import Detections
     from flexdetr.runtime.films import Part
     from flexdetr.runtime.sources import Item, Picture, Unreadable
@@ -77,8 +79,19 @@ def predict(
     show: Show = False,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", metavar="parquet", help="Write this besides."),
+        typer.Option(
+            "--format",
+            metavar="coco|yolo|csv|jsonl|parquet|label-studio|cvat",
+            help="Write this too; may be repeated. coco, csv and jsonl are always written; yolo, label-studio and "
+            "cvat are labels to correct.",
+        ),
     ] = None,
+    explained: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Also show where each object's query looked, in the folder explained."
+        ),
+    ] = False,
     share: Share = None,
     tile: Side = None,
     overlap: Overlap = 0.2,
@@ -101,6 +114,7 @@ def predict(
     from flexdetr.api import load
     from flexdetr.classifier import Classifier
     from flexdetr.cli.classified import predict_classes
+    from flexdetr.cli.pre_annotations import chosen
     from flexdetr.cli.results import Results, known_images, make_folder
     from flexdetr.runtime.artifact import is_artifact, open_artifact
 
@@ -108,7 +122,8 @@ def predict(
     limit = _limit(threshold)
     part = part_of(every, start, end, reconnect)
     check_drawn(draw)
-    parquet = _parquet(formats or [])
+    asked = chosen(formats or [])
+    _check_explaining(file, tile, draw, explained=explained)
     shard = None if share is None else shard_of(share)
     window = Window() if show else None
     if is_artifact(file):
@@ -128,8 +143,10 @@ def predict(
         changes = inference(decoder_layers, queries, score, iou, max_detections)
         detector = in_tiles(load(file, runtime=runtime, **changes), tile, overlap, merge)
         if isinstance(detector, Classifier):
+            _refuse_of_classifier(file, asked, explained=explained)
             predict_classes(detector, items, missing, out, options, as_json=as_json)
             return
+        explain = _explaining(detector, limit, options, explained=explained)
         how = detector.computation(items=items, **options)
         answers.note(f"computing with {how.describe()}")
         if how.runtime.startswith("PyTorch") and how.device == "cpu" and _many(items):
@@ -146,11 +163,11 @@ def predict(
     for name, reason in missing:
         results.fail(name, reason)
     try:
-        rows, interrupted = _write_all(results, answered, items, draw, window)
+        rows, interrupted = _write_all(results, answered, items, draw, window, explain)
     finally:
         if window is not None:
             window.close()
-    results.finish(parquet=parquet)
+    results.finish(asked)
     if results.unknown:
         answers.note(f"{results.unknown} pictures are not of {data}, and are left out of the COCO files")
     _show(results, rows, as_json=as_json)
@@ -217,6 +234,7 @@ def _write_all(
     items: Sequence[Item],
     draw: str,
     window: Window | None,
+    explain: Callable[[Any], Explanation] | None,
 ) -> tuple[list[tuple[str, int, str]], bool]:
     """Write answers as they come: rows of the table, one more than is shown at most, and whether it was interrupted."""
     from flexdetr.draw import draw_detections
@@ -232,7 +250,10 @@ def _write_all(
                 else:
                     picture, found = answer
                     of_film = draw == "film" or (draw == "auto" and not picture.name.startswith(live))
-                    results.add(picture, found, draw=draw != "none", film=of_film)
+                    of_film = of_film and explain is None  # each frame has a map of its own
+                    line = results.add(picture, found, draw=draw != "none", film=of_film)
+                    if explain is not None and line["picture"] is not None:
+                        results.add_explained(line["picture"], explain(picture.image).plot())
                     if len(rows) <= _SHOWN:
                         rows.append((picture.name, len(found), _summary(Counter(found.names))))
                     if window is not None and not window.show(draw_detections(picture.image, found)):
@@ -266,22 +287,56 @@ def _show(results: Results, rows: Sequence[tuple[str, int, str]], *, as_json: bo
     answers.show(f"pictures, {files}: {results.out}")
 
 
-def _parquet(formats: Sequence[str]) -> bool:
-    """Whether a Parquet file is asked for.
+def _check_explaining(file: str, tile: int | None, draw: str, *, explained: bool) -> None:
+    """Refuse ``--explain`` of what does not show where it looks, before any work.
 
     Raises:
-        UsageError: if something else is.
-        ModuleNotFoundError: if pyarrow is not installed.
+        UsageError: with the reason.
     """
-    from flexdetr.config import nearest
+    from flexdetr.runtime.artifact import is_artifact
 
-    for wrong in (one for one in formats if one != "parquet"):
-        if wrong in ("coco", "csv", "jsonl"):
-            raise answers.UsageError(f"--format {wrong}: COCO, CSV and JSON Lines files are written always")
-        raise answers.UsageError(nearest(wrong, ["parquet"], "--format"))
-    if formats:
-        import pyarrow  # noqa: F401 - missed before any work
-    return bool(formats)
+    if not explained:
+        return
+    if is_artifact(file):
+        raise answers.UsageError(
+            "--explain is for checkpoints: an exported file does not show where it looks"
+        )
+    if tile is not None:
+        raise answers.UsageError("--explain goes without --slice: it looks at whole pictures")
+    if draw in ("film", "none"):
+        raise answers.UsageError(f"--explain needs annotated pictures; got --draw {draw}")
+
+
+def _refuse_of_classifier(file: str, formats: Sequence[str], *, explained: bool) -> None:
+    """Refuse what a classifier's answers cannot be written as.
+
+    Raises:
+        UsageError: with what was asked for.
+    """
+    wrong = [f"--format {one}" for one in formats if one not in ("csv", "jsonl")]
+    wrong += ["--explain"] if explained else []
+    if wrong:
+        raise answers.UsageError(f"{' and '.join(wrong)}: only of detectors; {file} is a classifier")
+
+
+def _explaining(
+    detector: Any,  # noqa: ANN401 - a detector
+    limit: Threshold,
+    options: Mapping[str, Any],
+    *,
+    explained: bool,
+) -> Callable[[Any], Explanation] | None:
+    """What shows where the queries look in a picture; None if it is not asked for.
+
+    Raises:
+        ExplainError: if the detector has no such queries.
+    """
+    if not explained:
+        return None
+    from flexdetr.engine.explain import looking_layers
+
+    looking_layers(detector.model)
+    return functools.partial(detector.explain, threshold=limit, **options)
 
 
 def _many(items: Sequence[Item]) -> bool:

@@ -8,19 +8,21 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from flexdetr.cli import answers
 from flexdetr.cli.film import Film
-from flexdetr.runtime.addresses import is_address
+from flexdetr.cli.names import file_name, stem_of
+from flexdetr.cli.pre_annotations import FORMS
+from flexdetr.cli.pre_annotations import remove_former as remove_labels
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from flexdetr.classes import Classes
     from flexdetr.runtime.computation import Computation
@@ -32,13 +34,13 @@ DOCUMENT: Final = "detections.json"
 RESULTS: Final = "results.json"
 TABLE: Final = "detections.csv"
 PARQUET: Final = "detections.parquet"
+EXPLAINED: Final = "explained"
 
 # What copies are written as, and the longest side that a format has room for; others become JPEG, or PNG beyond it.
 _LONGEST: Final[Mapping[str, int]] = {
     ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".png": 2**31 - 1, ".bmp": 2**31 - 1,
 }  # fmt: skip
 _DRAFT: Final = ".annotated.part"
-_LONGEST_STEM: Final = 150  # characters, of at most four bytes or so; file systems take 255 bytes
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -200,6 +202,17 @@ class Results:
             self._film.close()
             self._film = None
 
+    def add_explained(self, picture: str, drawn: Image) -> None:
+        """Write a picture of where the queries looked, under the annotated one's name.
+
+        Raises:
+            ResultsError: if the disk is full.
+        """
+        place = self.out / EXPLAINED / Path(picture).name
+        with self._writing():
+            place.parent.mkdir(exist_ok=True)
+            drawn.save(place, quality=92)
+
     def fail(self, name: str, reason: str) -> None:
         """Write down a file that could not be read.
 
@@ -215,11 +228,11 @@ class Results:
         """What was written down, picture by picture."""
         return read_lines(self.out / LINES)
 
-    def finish(self, *, parquet: bool = False) -> None:
+    def finish(self, formats: Sequence[str] = ()) -> None:
         """``detections.json`` (COCO with scores), ``results.json`` (COCO's result list) and ``detections.csv``.
 
         Args:
-            parquet: and ``detections.parquet``.
+            formats: besides "parquet", or labels to correct in a form of ``pre_annotations.FORMS``.
 
         Raises:
             ResultsError: if the disk is full.
@@ -239,7 +252,10 @@ class Results:
             write_list(write, (row for row, _ in self._rows()))
         with self._writing(), _replacing(self.out / TABLE) as write:
             self._write_table(write)
-        if parquet:
+        for form in (one for one in formats if one in FORMS):
+            with self._writing():
+                answers.note(f"labels to correct: {FORMS[form](self.out, self.lines(), self.classes)}")
+        if "parquet" in formats:
             from flexdetr.runtime.parquet import write as write_parquet
             from flexdetr.weights.store import replacing
 
@@ -328,15 +344,10 @@ class Results:
             longest: pixels of the longer side.
             suffix: of the file; None is the picture's own where copies can be written as such.
         """
-        file, _, frame = name.rpartition("#")
-        if is_address(name):
-            place = urlsplit(file or name)
-            name = f"{Path(place.path).name or place.hostname}{'#' * bool(file)}{frame}"
-        path = Path(os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "_"))
-        file, _, frame = path.name.rpartition("#")
-        stem = f"{Path(file).stem[:_LONGEST_STEM]}-{frame}" if file else path.stem[:_LONGEST_STEM]
+        name = file_name(name)
+        file, stem = name.rpartition("#")[0], stem_of(name)
         if suffix is None:
-            suffix = ".jpg" if file else path.suffix.lower()
+            suffix = ".jpg" if file else Path(name).suffix.lower()
             if suffix not in _LONGEST:
                 suffix = ".jpg"
             if longest > _LONGEST[suffix]:
@@ -423,5 +434,8 @@ def _remove_former(out: Path) -> None:
             name = Path(str(line.get("picture") or "")).name
             if name and (out / name).is_file():
                 (out / name).unlink()
+            if name:
+                (out / EXPLAINED / name).unlink(missing_ok=True)
+        remove_labels(out, read_lines(lines))
     for name in (LINES, DOCUMENT, RESULTS, TABLE, PARQUET, _DRAFT):
         (out / name).unlink(missing_ok=True)
