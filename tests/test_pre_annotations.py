@@ -12,6 +12,7 @@ from PIL import Image
 
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
+from flexdetr.classifier import Classifier
 from flexdetr.cli import main
 from flexdetr.cli.pre_annotations import FORMS, remove_former
 from flexdetr.data.detect import read
@@ -131,3 +132,14 @@ def test_predict_writes_them_and_a_second_call_removes_them(
     assert "did you mean 'yolo'" in capsys.readouterr().err
     assert main([*command, "--format", "coco", "--format", "csv", "--format", "jsonl"]) == 0
     assert all((out / f"detections.{form}").is_file() for form in ("json", "csv", "jsonl"))
+
+
+def test_a_classifier_has_no_labels_to_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier = Classifier("hgnetv2_atto_cls", classes=["a", "b"], image_size=64)
+    file, out = str(classifier.save(tmp_path / "a.safetensors")), tmp_path / "out"
+    Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / "one.png")
+    command = ["predict", file, str(tmp_path / "one.png"), "--out", str(out)]
+    assert main([*command, "--format", "yolo", "--explain"]) == 2
+    assert "--format yolo and --explain: only of detectors" in capsys.readouterr().err
+    assert main([*command, "--format", "csv"]) == 0
+    assert (out / "classes.csv").is_file()

@@ -88,3 +88,19 @@ def test_predict_writes_it_beside_the_annotated_picture(tmp_path, capsys):
     assert "it looks at whole pictures" in capsys.readouterr().err
     assert main([*command, "--explain", "--draw", "none"]) == 2
     assert "--explain needs annotated pictures" in capsys.readouterr().err
+
+
+def test_each_frame_of_a_film_has_a_map(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    head = {"name": "rtdetr", "layers": 1, "denoising": 0}
+    own = Detector("flexdetr_pico", classes=["a"], image_size=64, head=head)
+    writer = cv2.VideoWriter(str(tmp_path / "f.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(2):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    file, out = str(own.save(tmp_path / "a.safetensors")), tmp_path / "out"
+    command = ["predict", file, str(tmp_path / "f.mp4"), "--out", str(out), "--threshold", "0"]
+    assert main([*command, "--explain", "--format", "yolo"]) == 0
+    names = {"f-000000", "f-000001"}
+    assert {path.stem for path in (out / "explained").iterdir()} == names
+    assert {path.stem for path in (out / "yolo" / "labels").iterdir()} == names
