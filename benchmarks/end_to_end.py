@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flexdetr.api import Detector, load
+from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
+from flexdetr.loading import load
 from flexdetr.metrics.coco_map import evaluate
 from flexdetr.model.outputs import Prediction
 from flexdetr.model.suppression import after_suppression

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from flexdetr.ablate.plan import read_plan
-from flexdetr.api import Detector, load
+from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.foreign_code import VARIABLE, allowed, named, objection
+from flexdetr.loading import load
 from flexdetr.presets import resolve
 from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError

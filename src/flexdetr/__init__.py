@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flexdetr.api import Detector, load
+    from flexdetr.api import Detector
     from flexdetr.classifier import Classifier
+    from flexdetr.loading import load
     from flexdetr.model.fuse import fuse
     from flexdetr.runtime.classification import Classification
     from flexdetr.runtime.detections import Detections
@@ -24,7 +25,7 @@ _HOMES = {
     "Detections": "flexdetr.runtime.detections",
     "Detector": "flexdetr.api",
     "fuse": "flexdetr.model.fuse",
-    "load": "flexdetr.api",
+    "load": "flexdetr.loading",
 }
 
 __all__ = ["Classification", "Classifier", "Detections", "Detector", "__version__", "fuse", "load"]

@@ -258,7 +258,7 @@ def load_detector(
     Raises:
         ConfigError: if the file is a classifier.
     """
-    from flexdetr.api import load
+    from flexdetr.loading import load
 
     loaded = load(path, **options)
     if isinstance(loaded, Classifier):

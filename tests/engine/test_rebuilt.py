@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from flexdetr.api import Detector, load
+from flexdetr.api import Detector
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import CLASSES, draw_scenes
 from flexdetr.engine.rebuilt import rebuilt
+from flexdetr.loading import load
 from flexdetr.presets import resolve
 from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexdetr.api import load
+from flexdetr.loading import load
 from flexdetr.model.fuse import fuse
 
 CASES = {

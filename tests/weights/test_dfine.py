@@ -8,9 +8,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from flexdetr.api import Detector, load
+from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.config import build, merge
+from flexdetr.loading import load
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.dfine import activation_of, project_of
 from flexdetr.weights.loading import load_any

@@ -102,9 +102,9 @@ def evaluate(
     _allowed: AllowCode = None,
 ) -> None:
     """Score a detector (the 12 COCO numbers) or a classifier (top-1, top-5), and each class; in float32 by default."""
-    from flexdetr.api import load
     from flexdetr.config import nearest
     from flexdetr.data.dataset import SPLITS
+    from flexdetr.loading import load
 
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))

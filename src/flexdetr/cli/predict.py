@@ -111,11 +111,11 @@ def predict(
 
     A classifier tells what each picture shows: classes.jsonl and classes.csv.
     """
-    from flexdetr.api import load
     from flexdetr.classifier import Classifier
     from flexdetr.cli.classified import predict_classes
     from flexdetr.cli.pre_annotations import chosen
     from flexdetr.cli.results import Results, known_images, make_folder
+    from flexdetr.loading import load
     from flexdetr.runtime.artifact import is_artifact, open_artifact
 
     # What can be refused is, before a model is loaded.
@@ -191,9 +191,9 @@ def _set_upright(
     Raises:
         UsageError: if the model is no classifier, or ``limit`` is no number.
     """
-    from flexdetr.api import load
     from flexdetr.classifier import Classifier
     from flexdetr.cli.uprighted import set_upright
+    from flexdetr.loading import load
 
     if not isinstance(limit, float):
         raise answers.UsageError("--upright takes a number as --threshold")

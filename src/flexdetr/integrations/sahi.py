@@ -34,7 +34,7 @@ class FlexDetrModel(SahiModel):
 
     def load_model(self) -> None:
         """Load the checkpoint or artifact."""
-        from flexdetr.api import load
+        from flexdetr.loading import load
 
         self.set_model(load(str(self.model_path)))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from flexdetr.runtime.artifact import METADATA, Artifact, ArtifactError
+from flexdetr.runtime.formats import FORMATS
 
 _TRITON_TYPES: Final = {
     "u8": "TYPE_UINT8", "i32": "TYPE_INT32", "i64": "TYPE_INT64", "f16": "TYPE_FP16", "f32": "TYPE_FP32",
@@ -59,7 +60,7 @@ def write(artifact: Artifact, layout: str, out: Path, name: str) -> Path:
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "1").mkdir(parents=True)
     for file in artifact.metadata.files:
-        if Path(file).suffix in (".onnx", ".xml", ".bin"):
+        if Path(file).suffix in FORMATS[artifact.metadata.format].suffixes:
             shutil.copyfile(artifact.path / file, draft / "1" / f"model{Path(file).suffix}")
     shutil.copyfile(artifact.path / METADATA, draft / METADATA)
     LAYOUTS[layout](artifact, draft, out, name)

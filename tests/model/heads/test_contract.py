@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from flexdetr.api import Detector, load
+from flexdetr.api import Detector
 from flexdetr.config import Config
 from flexdetr.data.detect import read
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
+from flexdetr.loading import load
 from flexdetr.model.heads import heads_of, shared_options
 from flexdetr.presets import resolve
 from flexdetr.weights.transfer import depends_on_classes
