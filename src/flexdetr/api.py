@@ -77,7 +77,7 @@ class Detector:
         self._take(start(config, named, module), untouched)
 
     def _take(self, starting: StartingDetector, module: nn.Module | None) -> None:
-        self._begun = starting
+        self._starting = starting
         self._module = module  # the user's backbone, as it was before anything was built around it
         self.model: DetectionModel = starting.model.eval()
         self.classes: Classes = starting.classes
@@ -140,7 +140,7 @@ class Detector:
         from flexdetr.engine.fit import train
         from flexdetr.engine.rebuilt import rebuilt
 
-        config, starting, module = rebuilt(self._begun, self._module, changes)
+        config, starting, module = rebuilt(self._starting, self._module, changes)
         run = train(data, config, out=out, starting=starting, quiet=quiet, callbacks=callbacks)
         self._take(restore(run.best, {"backbone": config.backbone.name}, copy.deepcopy(module)), module)
         return run
@@ -163,7 +163,7 @@ class Detector:
         from flexdetr.engine.fit import overfit_one_batch
         from flexdetr.engine.rebuilt import rebuilt
 
-        config, starting, _ = rebuilt(self._begun, self._module, changes)
+        config, starting, _ = rebuilt(self._starting, self._module, changes)
         return overfit_one_batch(data, config, starting=starting, quiet=quiet)
 
     def evaluate(

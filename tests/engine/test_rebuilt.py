@@ -59,7 +59,7 @@ def detector():
 def starting(detector, tmp_path):
     """A start that is trained as a whole."""
     trained = load(detector.save(tmp_path / "trained.safetensors"))
-    return trained._begun
+    return trained._starting
 
 
 @pytest.mark.parametrize("changes", SECTIONS.values(), ids=SECTIONS)
@@ -105,7 +105,7 @@ def test_what_does_not_change_the_model_keeps_it(starting):
 
 def test_nothing_trained_is_forgotten_and_nothing_random_becomes_trained(detector, starting):
     slower = {"backbone": {"lr_mult": 0.3, "freeze_stem": True}}
-    for former in (detector._begun, starting):
+    for former in (detector._starting, starting):
         config, built, _ = rebuilt(former, None, slower)
         assert built.trained == former.trained
         assert config.backbone.lr_mult == 0.3

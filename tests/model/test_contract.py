@@ -162,9 +162,9 @@ def test_every_part_fuses_and_comes_back_from_its_file(
     tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)
-    begun = blank(config(changes), CLASSES)
-    model = randomise(begun.model, image(2)).eval()
-    loaded = load_any(store.save(tmp_path / "part.safetensors", model.state_dict(), begun.metadata))
+    starting = blank(config(changes), CLASSES)
+    model = randomise(starting.model, image(2)).eval()
+    loaded = load_any(store.save(tmp_path / "part.safetensors", model.state_dict(), starting.metadata))
     again = loaded.build().eval()
     assert loaded.classes == CLASSES
     with torch.no_grad():

@@ -45,14 +45,14 @@ def test_every_row(
 ) -> None:
     torch.manual_seed(0)
     config = build(merge(CLASSIFIERS[name].model_dump(), {"image_size": 64}))
-    begun = blank(config, CLASSES)
-    model = begun.model.train()
+    starting = blank(config, CLASSES)
+    model = starting.model.train()
     losses = build_criterion(config.loss, config.head, 4)(model(image(2, 64, 64)), targets(0, 3))
     losses.total.backward()
     grads = [parameter.grad for parameter in model.parameters()]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
     randomise(model, image(2, 64, 64)).eval()
-    loaded = load_any(store.save(tmp_path / "model.safetensors", model.state_dict(), begun.metadata))
+    loaded = load_any(store.save(tmp_path / "model.safetensors", model.state_dict(), starting.metadata))
     assert loaded.config.task == "classify"
     with torch.no_grad():
         want = model(image(2, 64, 64)).final.logits
