@@ -55,8 +55,9 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     for shown, shorter in SHORTER.items():
-        assert shown in code, f"{shown!r} is not in the notebook any more: it would run at its full length"
         code = code.replace(shown, shorter)
+    assert "epochs=1" in code
+    assert "train=6," in code, "the notebook would run at its full length"
     exec(compile(code, NOTEBOOK.name, "exec"), {"__name__": "notebook"})
     assert (tmp_path / "scenes-openvino" / "metadata.json").is_file()
 
