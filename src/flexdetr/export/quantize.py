@@ -71,7 +71,9 @@ def quantise(
     with _quiet():
         import nncf  # takes seconds, and only int8 needs it
     names = [name for name, path in owners.items() if stays_float(form, path, kept)]
-    advanced = nncf.AdvancedQuantizationParameters()
+    # CPUs without VNNI add pairs of products in 16 bits, which overflow at 8 bits a weight: half of the range is used,
+    # so that a file answers the same on all of them.
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     if for_ranking:
         advanced.disable_bias_correction = True
         advanced.backend_params = {"compress_weights": False}
