@@ -7,11 +7,14 @@ would run what its author wants.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+from flexdetr.config_values import ConfigError, nearest
 
 VARIABLE: Final = "FLEXDETR_TRUST"
 _IN_PYTHON: Final = {"backbone": "backbone={name}", "data.transforms": 'data={{"transforms": {name}}}'}
@@ -49,6 +52,27 @@ def named(values: Mapping[str, Any]) -> dict[str, str]:
         "data.transforms": data.get("transforms") if isinstance(data, Mapping) else None,
     }
     return {part: name for part, name in found.items() if isinstance(name, str)}
+
+
+def imported(reference: str, key: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+    """What ``my_pkg.my_mod:factory`` names.
+
+    Args:
+        reference: an importable module, a colon, and a name in it.
+        key: what names it, for the message, like ``backbone 'my_pkg:net'``.
+
+    Raises:
+        ConfigError: if the module cannot be imported, or lacks the name.
+    """
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{key}: cannot import {module_name!r}: {error}") from error
+    if not hasattr(module, attribute):
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise ConfigError(f"{key}: " + nearest(attribute, known, f"attribute of {module_name}"))
+    return getattr(module, attribute)
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def test_auto_asks_for_no_detector_where_the_backbone_is_another(published_detec
 
 
 def test_auto_refuses_a_changed_file(monkeypatch):
-    monkeypatch.setattr(packaged, "digest", lambda _: "0" * 64)
+    monkeypatch.setattr(packaged, "sha256", lambda _: "0" * 64)
     with pytest.raises(WeightsError, match=r"is not the published file|not installed"):
         start(resolve("flexdetr_lite0", image_size=64, weights="backbone"), Classes.of(["dog"]))
 

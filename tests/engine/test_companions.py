@@ -21,9 +21,9 @@ from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import blank
 from flexdetr.presets import resolve
+from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import store
 from flexdetr.weights.header import read_header
-from flexdetr.weights.packaged import digest
 
 SETTINGS = {"epochs": 2, "batch_size": 3, "eval_every": 2, "report": False}
 DENSE = {"loss": {"dense_auxiliary": True}}
@@ -100,7 +100,7 @@ def test_its_losses_are_in_the_runs_table(whole: fit.Run) -> None:
 def test_a_checkpoint_tells_its_teacher(whole: fit.Run, backbone: Path) -> None:
     last = store.read_metadata(whole.best).provenance[-1]
     assert last["role"] == "teacher"
-    assert (last["file"], last["licence"], last["sha256"]) == (backbone.name, "CC0-1.0", digest(backbone))
+    assert (last["file"], last["licence"], last["sha256"]) == (backbone.name, "CC0-1.0", sha256(backbone))
 
 
 def test_stopped_and_resumed_equals_uninterrupted(

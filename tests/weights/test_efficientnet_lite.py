@@ -57,7 +57,7 @@ def test_a_detector_starts_from_the_package(size: str) -> None:
 
 
 def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packaged, "digest", lambda _: "0" * 64)
+    monkeypatch.setattr(packaged, "sha256", lambda _: "0" * 64)
     with pytest.raises(WeightsError, match="is not the published file of efficientnet_lite0"):
         start(resolve("flexdetr_lite0", weights="backbone"), Classes.of(["cat"]))
 

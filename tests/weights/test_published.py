@@ -18,11 +18,11 @@ import torch
 from flexdetr.classes import Classes
 from flexdetr.engine.checkpoint import start
 from flexdetr.presets import PRESETS
+from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import download, published, store
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any
 from flexdetr.weights.manifest import PUBLISHED, PublishedWeights
-from flexdetr.weights.packaged import digest
 from flexdetr.weights.published import UnreachedError, backbone_entry, detector_entry, fetch, preset_entry
 
 
@@ -325,5 +325,5 @@ def test_fetched_weights_bring_their_licence_and_their_ancestors(
     assert (theirs["file"], theirs["address"], theirs["branch"]) == ("model.pth", told.url, "EMA")
     assert theirs["sha256"] == hashlib.sha256(raw).hexdigest()
     assert (ours["source"], ours["file"]) == ("FlexDETR custom", "mine.safetensors")
-    assert ours["sha256"] == digest(file)
+    assert ours["sha256"] == sha256(file)
     assert theirs["licence"] == ours["licence"] == "Apache-2.0"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, parse_overrides, read_yaml
 from flexdetr.config_values import nest
@@ -17,6 +17,15 @@ from flexdetr.presets import resolve
 BASE: Final = "base"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLANS_OWN = {"seed": "seeds", "train.epochs": "budget"}
+
+
+def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed may be there once: the same run again tells nothing new")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_once)]
 
 
 class Budget(Part):
@@ -55,7 +64,7 @@ class Plan(Part):
     split: Literal["val", "test"] | None = None
     base: dict[str, Any]
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: Seeds = (0, 1, 2)
     budget: Budget | None = None
 
     @field_validator("variants", mode="before")
@@ -70,13 +79,6 @@ class Plan(Part):
                     f"also a folder's, and {BASE!r} is taken"
                 )
         return {str(name): changes for name, changes in variants.items()}
-
-    @field_validator("seeds")
-    @classmethod
-    def _once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("each seed may be there once: the same run again tells nothing new")
-        return seeds
 
 
 def read_plan(path: str | Path) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from flexdetr.ablate.plan import nested
+from flexdetr.ablate.plan import Seeds, nested
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, read_yaml
 from flexdetr.foreign_code import first_objection
 from flexdetr.presets import resolve
@@ -44,7 +44,7 @@ class SearchPlan(Part):
     sampler: Literal["tpe", "random"] = "tpe"
     epochs: tuple[int, ...] = Field(default=(3, 9), min_length=1)
     keep: float = Field(default=0.34, gt=0, lt=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: Seeds = (0,)
     precision: Literal["fp32", "bf16", "int8"] = "int8"
     threads: int = Field(default=1, gt=0)
     limit_ms: float | None = Field(default=None, gt=0)
@@ -72,13 +72,6 @@ class SearchPlan(Part):
         if any(one < 1 for one in epochs) or list(epochs) != sorted(set(epochs)):
             raise ValueError("the rungs' epochs are positive and rise, like [3, 9, 27]")
         return epochs
-
-    @field_validator("seeds")
-    @classmethod
-    def _once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("each seed may be there once: the same run again tells nothing new")
-        return seeds
 
 
 def read_search_plan(path: str | Path) -> SearchPlan:

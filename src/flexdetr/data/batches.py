@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -87,6 +87,10 @@ class BatchPlan:
         """How often the epoch showed the image of a place of the batch before."""
         return self.turns[slot] if self.turns else 0
 
+    def partners_of(self, slot: int, count: int) -> Sequence[int]:
+        """The records that the image of a place of the batch may be put together with, of ``count`` in all."""
+        return range(count) if self.partners is None else self.partners[slot]
+
 
 @dataclass(frozen=True)
 class Planner:
@@ -159,6 +163,55 @@ class Planner:
         return tuple(order[first : first + _NEIGHBOURS].tolist())
 
 
+class Made(NamedTuple):
+    """A sample as it stands in a batch.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        labels: (N,) int64, head indices.
+        boxes: (N, 4) float32, cxcywh as fractions.
+        shares: (N,) float32, see ``Targets``; None where each label is all of the picture.
+    """
+
+    image: NDArray[np.uint8]
+    labels: Tensor
+    boxes: Tensor
+    shares: Tensor | None = None
+
+
+def assembled(
+    plan: BatchPlan,
+    all_records: Sequence[Record],
+    make: Callable[[int, int], Made],
+    observe: Callable[[int], None] | None = None,
+) -> Batch:
+    """The planned batch of any task's samples.
+
+    Args:
+        plan: what to make.
+        all_records: what the plan's indices count.
+        make: the place in the batch and the record's index -> the sample.
+        observe: told the record that is worked on.
+    """
+    height, width = plan.size
+    images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
+    labels, boxes, shares = [], [], []
+    for slot, index in enumerate(plan.indices):
+        if observe is not None:
+            observe(index)
+        made = make(slot, index)
+        images[slot].numpy()[...] = made.image
+        labels.append(made.labels)
+        boxes.append(made.boxes)
+        if made.shares is not None:
+            shares.append(made.shares)
+    records = [all_records[index] for index in plan.indices]
+    ids = [record.image_id for record in records]
+    sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
+    targets = Targets(labels, boxes, list(ids), shares=shares or None)
+    return Batch(images.permute(0, 3, 1, 2), targets, sizes, ids)
+
+
 def sizes_around(image_size: tuple[int, int]) -> list[tuple[int, int]]:
     """The sizes of multi-scale training: the taller side in steps of 32, the other in proportion, also rounded to 32.
 
@@ -214,23 +267,17 @@ class SampleMaker:
             forget: drop the decoded images afterwards.
             observe: told the record that is worked on.
         """
-        height, width = plan.size
-        images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
-        labels, boxes = [], []
-        for slot, index in enumerate(plan.indices):
-            if observe is not None:
-                observe(index)
-            partners = range(len(self.records)) if plan.partners is None else plan.partners[slot]
+
+        def make(slot: int, index: int) -> Made:
+            partners = plan.partners_of(slot, len(self.records))
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
-            images[slot].numpy()[...] = sample.image
-            labels.append(torch.from_numpy(sample.labels))
-            boxes.append(torch.from_numpy(fractions(sample.boxes_xyxy, plan.size)))
+            boxes = fractions(sample.boxes_xyxy, plan.size)
+            return Made(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
+
+        batch = assembled(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
-        records = [self.records[index] for index in plan.indices]
-        ids = [record.image_id for record in records]
-        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
-        return Batch(images.permute(0, 3, 1, 2), Targets(labels, boxes, list(ids)), sizes, ids)
+        return batch
 
     def sample(
         self,

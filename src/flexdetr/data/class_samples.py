@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, Phase, SampleMaker
+from flexdetr.data.batches import Batch, BatchPlan, Made, Phase, SampleMaker, assembled
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, plain, render
-from flexdetr.model.outputs import Targets
 
 # RandomResizedCrop of GoogLeNet (arXiv 1409.4842), with a larger smallest share: few pictures of one's own are not
 # ImageNet's million, and what they show fills them.
@@ -95,25 +95,17 @@ class ClassSamples:
         self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
     ) -> Batch:
         """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
-        height, width = plan.size
-        images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
-        labels, shares, boxes = [], [], []
-        for slot, index in enumerate(plan.indices):
-            if observe is not None:
-                observe(index)
-            partners = range(len(self.records)) if plan.partners is None else plan.partners[slot]
+
+        def make(slot: int, index: int) -> Made:
+            partners = plan.partners_of(slot, len(self.records))
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
-            images[slot].numpy()[...] = sample.image
-            labels.append(torch.tensor(sample.labels))
-            shares.append(torch.tensor(sample.shares, dtype=torch.float32))
-            boxes.append(torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(len(sample.labels), 1))
+            shares = torch.tensor(sample.shares, dtype=torch.float32)
+            return Made(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
+
+        batch = assembled(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
-        records = [self.records[index] for index in plan.indices]
-        ids = [record.image_id for record in records]
-        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
-        targets = Targets(labels, boxes, list(ids), shares=shares)
-        return Batch(images.permute(0, 3, 1, 2), targets, sizes, ids)
+        return batch
 
     def sample(
         self,
@@ -157,6 +149,11 @@ class ClassSamples:
             done = render(sample, window, size, flip=flip, colours=colours)
             done = degraded(done, rng, self.config)
         return Blend(done.image, (int(labels[0]),), (1.0,))
+
+
+def whole(count: int) -> Tensor:
+    """(count, 4) boxes around all of a picture, cxcywh as fractions."""
+    return torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(count, 1)
 
 
 def random_crop(width: int, height: int, rng: np.random.Generator) -> Window:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, Phase, SampleMaker
+from flexdetr.data.batches import Batch, BatchPlan, Made, Phase, SampleMaker, assembled
+from flexdetr.data.class_samples import whole
 from flexdetr.data.dataset import Record
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, render
-from flexdetr.model.outputs import Targets
 from flexdetr.runtime.orientation import middle
 
 # The side of a square, as a share of the page's shorter side: evaluation takes 7/8 of it, in the middle.
@@ -68,23 +68,15 @@ class PageSamples:
         self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
     ) -> Batch:
         """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
-        height, width = plan.size
-        images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
-        for slot, index in enumerate(plan.indices):
-            if observe is not None:
-                observe(index)
-            images[slot].numpy()[...] = self.sample(index, plan.epoch, plan.phase, plan.size)
+
+        def make(_slot: int, index: int) -> Made:
+            page = self.sample(index, plan.epoch, plan.phase, plan.size)
+            return Made(page, torch.from_numpy(self.records[index].labels), whole(1))
+
+        batch = assembled(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
-        records = [self.records[index] for index in plan.indices]
-        ids = [record.image_id for record in records]
-        sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
-        targets = Targets(
-            [torch.from_numpy(record.labels) for record in records],
-            [torch.tensor([[0.5, 0.5, 1.0, 1.0]]) for _ in records],
-            list(ids),
-        )
-        return Batch(images.permute(0, 3, 1, 2), targets, sizes, ids)
+        return batch
 
     def sample(self, index: int, epoch: int, phase: Phase, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One sample, (height, width, 3) of exactly ``size``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from flexdetr.config import ConfigError, nearest
+from flexdetr.config import ConfigError
 from flexdetr.data.transforms import Sample, clip
+from flexdetr.foreign_code import imported
 
 _LEAST_SIDE = 1.0
 
@@ -111,18 +111,9 @@ class UserTransforms:
 
 
 def _make(reference: str) -> Callable[..., Any]:
-    module_name, _, attribute = reference.partition(":")
+    factory = imported(reference, f"data.transforms={reference}")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"data.transforms={reference}: cannot import {module_name!r}: {error}") from error
-    if not hasattr(module, attribute):
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(
-            f"data.transforms={reference}: " + nearest(attribute, known, f"attribute of {module_name}")
-        )
-    try:
-        made = getattr(module, attribute)()
+        made = factory()
     except TypeError as error:
         raise ConfigError(
             f"data.transforms={reference} must be callable without arguments: {error}"

@@ -25,7 +25,6 @@ from flexdetr.weights.published import (
     UnreachedError,
     backbone_entry,
     detector_entry,
-    fetch,
     find_entry,
 )
 from flexdetr.weights.skeleton import set_norm_eps
@@ -163,11 +162,10 @@ def _automatic(starting: StartingDetector) -> tuple[StartingDetector, set[str]]:
     missed = []
     for word, entry, what in _starts(config):
         try:
-            fetch(entry)
+            loaded = load_any(entry, backbone=config.backbone)
         except UnreachedError as error:
             missed.append(str(error))
             continue
-        loaded = load_any(entry, backbone=config.backbone)
         try:
             made, placed = _taken(starting, loaded)
         except WeightsError as error:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flexdetr.config import LossConfig
 from flexdetr.loss.criterion import Losses, refuse_query_losses
-from flexdetr.loss.matcher import NonFiniteError, full_precision
+from flexdetr.loss.matcher import full_precision, refuse_non_finite
 from flexdetr.model.heads.classifier.options import ClassifierOptions
 from flexdetr.model.outputs import Output, Targets
 
@@ -50,7 +50,7 @@ class ClassificationCriterion(nn.Module):
             raise ValueError(
                 f"the output has {logits.shape[-1]} classes, but the criterion expects {self.num_classes}"
             )
-        _check(logits, targets)
+        refuse_non_finite(torch.isfinite(logits).all(1), targets, "the logits of {} pictures")
         wanted = label_shares(targets, self.num_classes, logits)
         wanted = wanted * (1 - self.smoothing) + self.smoothing / self.num_classes
         labels = targets.num_objects
@@ -74,16 +74,6 @@ def label_shares(targets: Targets, num_classes: int, like: Tensor) -> Tensor:
     labels = torch.cat(targets.labels)
     weights = like.new_ones(len(labels)) if targets.shares is None else torch.cat(targets.shares).to(like)
     return shares.index_put_((rows, labels), weights, accumulate=True)
-
-
-def _check(logits: Tensor, targets: Targets) -> None:
-    finite = torch.isfinite(logits).all(1)
-    if bool(finite.all()):
-        return
-    wrong = [place for place, fine in enumerate(finite.tolist()) if not fine]
-    ids = [targets.image_ids[place] for place in wrong] if targets.image_ids else wrong
-    shown = ", ".join(map(str, ids[:5]))
-    raise NonFiniteError(f"the logits of {len(ids)} pictures are NaN or infinite: {shown}", ids)
 
 
 def objective(config: LossConfig, options: ClassifierOptions, num_classes: int) -> ClassificationCriterion:

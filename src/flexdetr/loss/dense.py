@@ -11,7 +11,7 @@ from flexdetr.loss.assigner import assign
 from flexdetr.loss.box_family import box_loss, option_names, unknown_option
 from flexdetr.loss.criterion import Losses, refuse_query_losses
 from flexdetr.loss.distribution_focal import distribution_focal_loss
-from flexdetr.loss.matcher import NonFiniteError, full_precision
+from flexdetr.loss.matcher import full_precision, refuse_non_finite
 from flexdetr.loss.terms import softplus
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
 from flexdetr.model.outputs import Output, Prediction, Targets
@@ -127,12 +127,7 @@ class DenseCriterion(nn.Module):
 def _check(final: Prediction, targets: Targets) -> None:
     """Refuse predictions that are not finite; images without objects show them in the loss."""
     finite = torch.isfinite(final.logits).flatten(1).all(1) & torch.isfinite(final.boxes).flatten(1).all(1)
-    if bool(finite.all()):
-        return
-    wrong = [i for i, fine in enumerate(finite.tolist()) if not fine]
-    ids = [targets.image_ids[i] for i in wrong] if targets.image_ids else wrong
-    shown = ", ".join(map(str, ids[:5]))
-    raise NonFiniteError(f"the predictions of {len(ids)} images are NaN or infinite: {shown}", ids)
+    refuse_non_finite(finite, targets, "the predictions of {} images")
 
 
 def objective(config: LossConfig, options: YOLOv8Options, num_classes: int) -> DenseCriterion:

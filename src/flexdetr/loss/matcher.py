@@ -30,6 +30,25 @@ class NonFiniteError(FloatingPointError):
         self.image_ids = tuple(image_ids)
 
 
+def refuse_non_finite(finite: Tensor, targets: Targets, what: str) -> None:
+    """Stop where a loss without matching costs would hide or spread NaN.
+
+    Args:
+        finite: (B,) bool, whether all of an image's answers are finite.
+        targets: of the batch, which name the images.
+        what: is wrong, with ``{}`` for the number of images, like "the logits of {} pictures".
+
+    Raises:
+        NonFiniteError: naming the first images.
+    """
+    if bool(finite.all()):
+        return
+    wrong = [place for place, fine in enumerate(finite.tolist()) if not fine]
+    ids = [targets.image_ids[place] for place in wrong] if targets.image_ids else wrong
+    shown = ", ".join(map(str, ids[:5]))
+    raise NonFiniteError(f"{what.format(len(ids))} are NaN or infinite: {shown}", ids)
+
+
 class Match(NamedTuple):
     """Matched pairs of one supervised layer, as host arrays (P,) int64, image by image, queries ascending.
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexdetr.runtime.artifact import sha256
 from flexdetr.weights.loading import Loaded
-from flexdetr.weights.packaged import digest
 from flexdetr.weights.recognise import KINDS
 from flexdetr.weights.store import Metadata
 
@@ -27,5 +27,5 @@ def credited(loaded: Loaded) -> Metadata:
             "file": path.name,
             "licence": loaded.metadata.licence,
         }
-    facts: dict[str, Any] = {"sha256": digest(path)} if path.is_file() else {}
+    facts: dict[str, Any] = {"sha256": sha256(path)} if path.is_file() else {}
     return replace(loaded.metadata, provenance=[{**nearest, **facts}, *others])

@@ -15,8 +15,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from flexdetr.runtime.artifact import sha256 as sha256_of
 from flexdetr.weights.container import WeightsError, sniff
-from flexdetr.weights.packaged import digest
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _download(url: str, place: Path, sha256: str | None) -> Path:
         raise NoAnswerError(
             f"the connection broke after {size} of {total} bytes; the next try goes on from there"
         )
-    if sha256 is not None and (found := digest(part)) != sha256:
+    if sha256 is not None and (found := sha256_of(part)) != sha256:
         part.unlink()
         raise WeightsError(
             f"{url} is not the published file: its sha256 is {found}, and {sha256} was published"

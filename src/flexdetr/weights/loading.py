@@ -13,6 +13,7 @@ from flexdetr.classifiers import classifier_on
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
 from flexdetr.foreign_code import named, objection
 from flexdetr.presets import MODELS
+from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.classifier_names import head_values, norm_eps, published_classes
@@ -21,7 +22,6 @@ from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.hub import local
 from flexdetr.weights.load_report import LoadReport, some_of
 from flexdetr.weights.manifest import PublishedWeights
-from flexdetr.weights.packaged import digest
 from flexdetr.weights.published import fetch, preset_entry
 from flexdetr.weights.recognise import Source, recognise
 from flexdetr.weights.renaming import complete
@@ -70,7 +70,7 @@ class Loaded:
         if self.kind == "flexdetr" or not self.metadata.provenance or not path.is_file():
             return self.metadata
         nearest, *others = self.metadata.provenance
-        return replace(self.metadata, provenance=[{**nearest, "sha256": digest(path)}, *others])
+        return replace(self.metadata, provenance=[{**nearest, "sha256": sha256(path)}, *others])
 
     def as_classifier(self, overrides: Mapping[str, Any]) -> Self:
         """A backbone with the classifier behind it as a whole model; anything else as it is.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from flexdetr.runtime.artifact import sha256
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.manifest import PublishedWeights
 
@@ -33,16 +33,10 @@ def checked(place: Path, entry: PublishedWeights) -> Path:
     Raises:
         WeightsError: if its sha256 is not the published one.
     """
-    found = digest(place)
+    found = sha256(place)
     if entry.sha256 is not None and found != entry.sha256:
         raise WeightsError(
             f"{place} is not the published file of {entry.name}, and is not used: its sha256 is {found}, and "
             f"{entry.sha256} was published"
         )
     return place
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from flexdetr.config import ConfigError, nearest
+from flexdetr.config import ConfigError
+from flexdetr.foreign_code import imported
 from flexdetr.model.backbones.base import NO_MEAN, NO_STD, Colour
 from flexdetr.model.backbones.wrapped import (
     PROBE_SIZE,
@@ -83,18 +83,9 @@ def named_backbone(
     Raises:
         ConfigError: if it cannot be imported, or what it makes does not fit.
     """
-    module_name, _, attribute = reference.partition(":")
+    factory = imported(reference, f"backbone {reference!r}")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"backbone {reference!r}: cannot import {module_name!r}: {error}") from error
-    if not hasattr(module, attribute):
-        known = [known for known in vars(module) if not known.startswith("_")]
-        raise ConfigError(
-            f"backbone {reference!r}: " + nearest(attribute, known, f"attribute of {module_name}")
-        )
-    try:
-        body = getattr(module, attribute)(**options)
+        body = factory(**options)
     except TypeError as error:
         raise ConfigError(
             f"backbone {reference!r} does not take backbone.options {options}: {error}"
