@@ -27,6 +27,8 @@ class FlexDetrModel(SahiModel):
         >>> get_sliced_prediction("slide.jpg", model, slice_height=640, slice_width=640)  # doctest: +SKIP
     """
 
+    category_mapping: dict[str, str] | None
+
     def __init__(self, model_path: str | None = None, model: Any = None, **options: Any) -> None:  # noqa: ANN401
         if model_path is None and model is None:
             raise ValueError("FlexDetrModel needs model_path, a checkpoint or an artifact, or a model")
