@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flexdetr.classes import Classes
 from flexdetr.engine.compile import compile_parts
-from flexdetr.engine.device import autocast, choose_device, choose_precision
+from flexdetr.engine.depthwise import training_autocast
+from flexdetr.engine.device import choose_device, choose_precision
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import derive
 from flexdetr.loss.criterion import Criterion
@@ -66,7 +67,7 @@ def stepper(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(device, dtype):
+        with training_autocast(device, dtype):
             output = model(model.normalise(images).contiguous(memory_format=torch.channels_last), targets)
         criterion(output, targets).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1, foreach=True)

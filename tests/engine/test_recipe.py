@@ -101,10 +101,10 @@ def test_rates_are_printed_with_the_reason():
         "lr 0.0012: the backbone is trained, the encoder and the head are not; 0.0012 at 16 images" in reasons
     )
     assert "rate of the backbone 0.0006: 0.5 of lr, because it is trained" in reasons
-    assert "lr 0.0001: the whole detector is trained" in "\n".join(rates(WHOLE)[1].reasons)
+    assert "lr 0.0001: the whole model is trained" in "\n".join(rates(WHOLE)[1].reasons)
     assert "lr 0.0012: nothing is trained yet" in "\n".join(rates(NOTHING)[1].reasons)
     fresh = TrainedParts(trained=PARTS, fresh=frozenset({"backbone.inserts.16.conv.weight"}))
-    assert "the whole detector is trained but for 1 new weight" in "\n".join(rates(fresh)[1].reasons)
+    assert "the whole model is trained but for 1 new weight" in "\n".join(rates(fresh)[1].reasons)
     assert "new weights in trained parts learn at lr, and are never frozen: 1" in rates(fresh)[1].reasons
 
 

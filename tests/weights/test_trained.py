@@ -48,7 +48,7 @@ def test_there_and_back(model: nn.Module) -> None:
         ),
         (
             ("backbone.weight", "encoder.bias", "head.bias"),
-            "the whole detector is trained but for 3 new weights",
+            "the whole model is trained but for 3 new weights",
         ),
     ],
 )

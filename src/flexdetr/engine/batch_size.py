@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flexdetr.config import Config
 from flexdetr.engine import state as run_state
-from flexdetr.engine.device import autocast
+from flexdetr.engine.depthwise import training_autocast
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Targets
 
@@ -57,7 +57,7 @@ def _activation_bytes(
     with (
         run_state.random_state_kept(),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        autocast(device, dtype),
+        training_autocast(device, dtype),
     ):
         images = torch.rand(2, 3, height, width, device=device)
         boxes = torch.full((20, 4), 0.5, device=device)

@@ -199,7 +199,8 @@ def _placed(loaded: Loaded, starting: StartingDetector, *, in_part: bool) -> set
     """The parameters of a model that came from a file; of a detector's file, those of ``weights_part`` if given."""
     own = {name for name, _ in starting.model.named_parameters()}
     if in_part:
-        return own & (_of_backbone(loaded).keys() | _before_classes(loaded, starting).keys())
+        # A classifier's layers before its classes come along, but its head as a whole has its classes yet to learn.
+        return own & _of_backbone(loaded).keys()
     if starting.config.weights_part:
         own = {name for name in own if _part(name) in starting.config.weights_part}
     return own & loaded.tensors.keys()

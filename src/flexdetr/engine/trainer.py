@@ -27,7 +27,8 @@ from flexdetr.engine.callbacks import Callbacks
 from flexdetr.engine.checkpoint import StartingDetector
 from flexdetr.engine.companions import build_companions, together
 from flexdetr.engine.compile import compile_parts
-from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision
+from flexdetr.engine.depthwise import training_autocast
+from flexdetr.engine.device import arithmetic, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.divisor import divided
 from flexdetr.engine.ema import AveragedModel
@@ -365,14 +366,14 @@ class Trainer:
         targets = batch.targets.to(self.device)
         images = self.model.normalise(pictures).contiguous(memory_format=self.format)
         seen = None
-        with autocast(self.device, self.dtype):
+        with training_autocast(self.device, self.dtype):
             if len(self.companions):
                 seen = self.model.observed(images, targets)
             output = self.model(images, targets) if seen is None else seen.output
         try:
             losses: Losses = self.criterion(output, targets, num_boxes=step.objects)
             if seen is not None:
-                with autocast(self.device, self.dtype):
+                with training_autocast(self.device, self.dtype):
                     losses = together(losses, self.companions(seen, pictures, targets, step))
         except NonFiniteError as error:
             self.faults.append(Fault(str(error), error.image_ids))

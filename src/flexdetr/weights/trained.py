@@ -60,7 +60,7 @@ class TrainedParts:
             return "nothing is trained yet"
         but = f" but for {len(self.fresh)} new weight{'s'[: len(self.fresh) - 1]}" if self.fresh else ""
         if not self.random:
-            return f"the whole detector is trained{but}"
+            return f"the whole model is trained{but}"
         return f"{_are(self.trained)} trained{but}, {_are(self.random)} not"
 
     def to_json(self) -> dict[str, Any]:
