@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import flexdetr
+import flexdetr.tracking
 from flexdetr.cli import main
 from flexdetr.config import Config, ConfigError
 from flexdetr.data.scenes import draw_scenes
@@ -162,7 +163,9 @@ def test_what_a_classifier_does_not_have_is_refused(run: fit.Run, tmp_path: Path
         flexdetr.Classifier("rtdetr_r18", classes=["a", "b"])
 
 
-def test_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = ["train", str(data), "--model", "hgnetv2_atto_cls", "--task", "classify", "--image-size", "32"]
     options = [
         "--epochs",
@@ -186,6 +189,7 @@ def test_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert len((tmp_path / "told" / "classes.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert main(["check", str(data)]) == 0
     assert "FOLDERS" in capsys.readouterr().out
+    monkeypatch.setattr(flexdetr.tracking, "Tracker", lambda name, frame_rate: None)  # its library is an extra
     assert main(["track", best, picture]) == 2
     assert "is a classifier" in capsys.readouterr().err
 

@@ -54,7 +54,8 @@ def test_a_format_keeps_its_contract(
     expected = in_float32(small, scene, 0.3)
     assert len(expected) > 0
     for engine in (name for name in row.runtimes if find_spec(ENGINES[name].package) is not None):
-        found = flexdetr.load(artifact.model_file, runtime=engine, threads=1).predict(scene, 0.3)
+        runs = flexdetr.load(artifact.model_file, runtime=engine, threads=1, precision="fp32")
+        found = runs.predict(scene, 0.3)
         assert found.labels.tolist() == expected.labels.tolist()
         assert found.scores == pytest.approx(expected.scores, abs=1e-2 if row.resizes is False else 1e-3)
     with pytest.raises(ArtifactError, match=r"which .* does not run; use runtime="):
