@@ -189,7 +189,7 @@ def test_the_command_line(
     assert len((tmp_path / "told" / "classes.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert main(["check", str(data)]) == 0
     assert "FOLDERS" in capsys.readouterr().out
-    monkeypatch.setattr(flexdetr.tracking, "Tracker", lambda name, frame_rate: None)  # its library is an extra
+    monkeypatch.setattr(flexdetr.tracking, "Tracker", lambda *_, **__: None)  # its library is an extra
     assert main(["track", best, picture]) == 2
     assert "is a classifier" in capsys.readouterr().err
 
