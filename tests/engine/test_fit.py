@@ -150,6 +150,27 @@ def test_killed_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path):
     assert_same_run(uninterrupted.folder, out)
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
+def test_a_job_whose_every_process_is_told_to_end_is_resumable(data, uninterrupted, tmp_path):
+    """As Slurm, systemd and containers stop a job: the loader's workers get the signal too."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "flexdetr", "train", str(data), "--model", "flexdetr_pico"]
+    command += ["--image-size", "64", "--epochs", "3", "--batch-size", "3", "--out", str(out)]
+    command += ["--set", "data.workers=1", "--set", "train.eval_every=3"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    limit = time.monotonic() + 120
+    while not (out / run_state.FILE).exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    fit.resume(out, quiet=True)
+    assert_same_run(uninterrupted.folder, out)
+
+
 def test_accumulated_micro_batches_train_like_the_whole_batch(data, tmp_path):
     """Denoising included; up to the statistics of the norms, which see fewer images: here they are frozen."""
     dataset = fit.read(data, val_fraction=0.15, seed=0)

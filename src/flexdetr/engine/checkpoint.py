@@ -268,7 +268,7 @@ def _with_backbone(starting: StartingDetector, loaded: Loaded) -> StartingDetect
     if not loaded.is_backbone:
         notes.append("its backbone is taken, the rest begins anew")
     if before:
-        notes.append(f"taken over before the classes: {len(before)} tensors")
+        notes.append(f"also loaded: {len(before)} tensors of the classifier, all but those of its classes")
     if behind:
         coarsest = starting.config.encoder.strides[-1]
         notes.append(f"left out: {len(behind)} tensors of layers behind the level of stride {coarsest}")

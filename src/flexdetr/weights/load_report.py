@@ -17,7 +17,7 @@ class LoadReport:
         branch: "EMA", "raw", or empty.
         model: the nearest preset, and how the configuration departs from it.
         classes: how many, and where their names come from.
-        image_size: (height, width).
+        image_size: (height, width); None for a backbone, which has none.
         mapped: tensors that have a place in our model.
         left: tensors that a detector does not need, with the reason.
         unknown: tensors without a place in our model.
@@ -30,7 +30,7 @@ class LoadReport:
     branch: str
     model: str
     classes: str
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     mapped: int
     left: Mapping[str, str]
     unknown: Sequence[str] = ()
@@ -40,12 +40,12 @@ class LoadReport:
     def __str__(self) -> str:
         """Several lines, the most important first."""
         branch = f" ({self.branch} weights)" if self.branch else ""
-        height, width = self.image_size
+        size = () if self.image_size is None else ("  image size: {}x{}".format(*self.image_size),)
         lines = [
             f"{self.file}: {self.title}{branch}",
             f"  model: {self.model}",
             f"  classes: {self.classes}",
-            f"  image size: {height}x{width}",
+            *size,
             f"  mapped: {self.mapped} tensors",
         ]
         for reason, count in Counter(self.left.values()).items():

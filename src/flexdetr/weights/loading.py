@@ -238,7 +238,7 @@ def _ours(
         branch="",
         model=f"backbone {config.backbone.name}" if is_backbone else _departures(config),
         classes=f"{len(classes)}, named in the file",
-        image_size=config.image_size,
+        image_size=None if is_backbone else config.image_size,
         mapped=len(source.renamed.state),
         left={},
     )
@@ -362,7 +362,7 @@ def _report(
         branch=source.branch,
         model=model,
         classes=classes,
-        image_size=config.image_size,
+        image_size=None if source.kind == "backbone" else config.image_size,
         mapped=mapped,
         left=source.renamed.left,
         unknown=source.renamed.unknown,
