@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flexdetr.classifier import Classifier
     from flexdetr.loading import load
     from flexdetr.model.fuse import fuse
+    from flexdetr.pruning import prune
     from flexdetr.runtime.classification import Classification
     from flexdetr.runtime.detections import Detections
 
@@ -26,9 +27,10 @@ _HOMES = {
     "Detector": "flexdetr.api",
     "fuse": "flexdetr.model.fuse",
     "load": "flexdetr.loading",
+    "prune": "flexdetr.pruning",
 }
 
-__all__ = ["Classification", "Classifier", "Detections", "Detector", "__version__", "fuse", "load"]
+__all__ = ["Classification", "Classifier", "Detections", "Detector", "__version__", "fuse", "load", "prune"]
 
 
 def __getattr__(name: str) -> object:

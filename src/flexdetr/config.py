@@ -348,14 +348,13 @@ class Config(Part):
         backbone: see BackboneConfig; a plain string is its name.
         encoder: see EncoderConfig.
         head: a section of ``flexdetr.model.heads``; a plain string is its name.
-        attention: inserts by place: ``backbone.16`` is after the backbone's stride-16 stage, ``encoder.8`` after the
-            encoder's stride-8 level.
+        attention: inserts by place: ``backbone.16``, after its stride-16 stage, or ``encoder.8``, after that level.
+        pruned: channels of the layers that ``flexdetr prune`` has narrowed, by path; see ``flexdetr.model.pruned``.
         loss: see LossConfig.
         distill: see DistillConfig; a plain string is the teacher.
         data: see DataConfig.
         train: see TrainConfig.
-        recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim" take a published
-            run; see ``flexdetr.recipes``.
+        recipe: "auto" derives the schedule from the data; "coco", "dfine" and "deim": see ``flexdetr.recipes``.
         weights: "auto" (the published detector where the preset has one, else its trained backbone, else random; the
             run says which), "coco", "backbone", "none", or a checkpoint file.
         weights_part: which parts of a detector's weights are taken, like "backbone,encoder" where its head is another
@@ -370,6 +369,7 @@ class Config(Part):
     encoder: EncoderConfig = EncoderConfig()
     head: HeadOptions = RTDETROptions()
     attention: Frozen[Mapping[str, Insert]] = Field(default_factory=dict)
+    pruned: Frozen[Mapping[str, tuple[int, ...]]] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
     distill: DistillConfig = DistillConfig()
     data: DataConfig = DataConfig()
@@ -458,7 +458,7 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 # Sections whose keys are not ours to list.
-_OPEN = ("attention", "backbone.options", "loss.box_options", "data.class_weights")
+_OPEN = ("attention", "pruned", "backbone.options", "loss.box_options", "data.class_weights")
 
 
 def _key(location: Sequence[int | str]) -> str:

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from flexdetr.ablate import runs as ablation_runs
-from flexdetr.ablate import search_latency
-from flexdetr.ablate.search import search
+from flexdetr.ablate.search import _Searching, search
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config, read_search_plan
 from flexdetr.cli import main
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
+from flexdetr.export import latency
 
 BASE = {
     "model": "flexdetr_atto",
@@ -67,9 +67,9 @@ def test_the_shipped_plan_can_be_read_and_every_value_builds() -> None:
 
 
 def test_a_precision_that_this_cpu_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_latency, "computes_in", lambda _: False)
+    monkeypatch.setattr(latency, "computes_in", lambda _: False)
     with pytest.raises(ConfigError, match="does not compute in bf16"):
-        search_latency.check_precision("bf16")
+        latency.check_precision("bf16")
 
 
 def test_a_part_that_does_not_exist_is_told_before_any_run(plan: SearchPlan, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_search_goes_on_where_it_was_stopped(
         return ablation_runs.Result(ap, ap, 1.0, 1, 1)
 
     monkeypatch.setattr(ablation_runs, "run", reached)
-    monkeypatch.setattr(search_latency, "compiled", lambda config, *_: config)
+    monkeypatch.setattr(_Searching, "_compiled", lambda _, config: config)
     monkeypatch.setattr(
-        search_latency,
+        latency,
         "times",
         lambda calls, _: {name: float(one.encoder.ffn) for name, one in calls.items()},
     )

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from flexdetr.ablate.cost import Cost, alternating_medians
+from flexdetr.ablate.cost import Cost
 from flexdetr.ablate.page import page
 from flexdetr.ablate.runs import Result
 from flexdetr.ablate.statistics import NO_DIFFERENCE, ONE_SEED
@@ -93,11 +93,3 @@ def test_the_page_is_whole_and_escaped(table: list[Row]) -> None:
 def test_a_page_without_results(table: list[Row]) -> None:
     text = page("Nothing yet", [table[4]], [], {}, "")
     assert "<svg" not in text
-
-
-def test_latencies_take_turns() -> None:
-    order: list[str] = []
-    calls = {name: [lambda name=name: order.append(name)] * 2 for name in ("a", "b")}
-    medians = alternating_medians(calls, rounds=2)
-    assert order == ["a", "b"] * 6
-    assert all(value >= 0 for value in medians.values())

@@ -50,6 +50,7 @@ RANKS = {
     "classifier": 7,
     "api": 7,
     "loading": 7,
+    "pruning": 7,
     "integrations": 7,
     "serve": 7,
     "ablate": 8,

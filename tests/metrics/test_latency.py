@@ -15,6 +15,7 @@ from flexdetr.metrics.latency import (
     LatencyError,
     TimedDetector,
     Timing,
+    alternating_medians,
     machine,
     measure,
     start_of,
@@ -111,3 +112,11 @@ def test_start_of_a_process() -> None:
 def test_the_machine_is_named() -> None:
     assert machine()["cpu"]
     assert machine()["cores"] >= 1
+
+
+def test_latencies_take_turns() -> None:
+    order: list[str] = []
+    calls = {name: [lambda name=name: order.append(name)] * 2 for name in ("a", "b")}
+    medians = alternating_medians(calls, rounds=2)
+    assert order == ["a", "b"] * 6
+    assert all(value >= 0 for value in medians.values())

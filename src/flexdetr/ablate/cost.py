@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,6 +17,8 @@ from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
 from flexdetr.data.images import read_image
 from flexdetr.engine.predict import detect_images
+from flexdetr.metrics.latency import alternating_medians
+from flexdetr.model.detector import SECTIONS
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
 from flexdetr.runtime.cpu import processor
@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 FILE: Final = "costs.json"
 _IMAGES = 16
 _ROUNDS = 3
-_WARMUP = 1
 
 
 class Cost(NamedTuple):
@@ -92,24 +91,6 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
     return Costs(found, known.machine)
 
 
-def alternating_medians(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Median seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
-
-    Args:
-        calls: for each subject, one call for each picture; all have as many.
-        rounds: how often all pictures are gone through.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + _WARMUP):
-        for picture in range(len(next(iter(calls.values())))):
-            for name, own in calls.items():
-                began = time.perf_counter()
-                own[picture]()
-                if turn >= _WARMUP:
-                    seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def machine() -> str:
     """One line about where this runs."""
     import torch
@@ -147,8 +128,7 @@ def _pictures(job: Job) -> list[NDArray[np.uint8]]:
 
 def _architecture(job: Job) -> dict[str, Any]:
     """What a variant's cost depends on."""
-    parts = {"image_size", "backbone", "encoder", "head", "attention"}
-    return job.config.model_dump(mode="json", include=parts)
+    return job.config.model_dump(mode="json", include={"image_size", *SECTIONS})
 
 
 def _size(detector: Detector) -> dict[str, Any]:

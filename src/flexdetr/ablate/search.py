@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import optuna
+import torch
 import yaml
 
-from flexdetr.ablate import runs, search_latency
+from flexdetr.ablate import runs
 from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
@@ -27,7 +28,10 @@ from flexdetr.ablate.search_plan import SearchPlan, candidate_config
 from flexdetr.ablate.statistics import Interval, interval
 from flexdetr.ablate.table import said
 from flexdetr.config import Config, ConfigError
+from flexdetr.data.detect import read
+from flexdetr.export import latency
 from flexdetr.export.errors import ExportError
+from flexdetr.model.detector import DetectionModel
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
@@ -102,7 +106,7 @@ def search(
         DataError: if the data cannot be used, or has changed.
         Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
-    search_latency.check_precision(plan.precision)
+    latency.check_precision(plan.precision)
     for key, values in plan.space.items():
         for value in values:
             try_build(f"{key}={value}", candidate_config(plan, {key: value}))
@@ -145,8 +149,8 @@ class _Searching:
         self.record = kept or SearchRecord(plan=told, machine=machine())
         base = candidate_config(plan, {})
         self.splits = {data: runs.scoring_split(data, plan.split, base) for data in plan.data}
-        self.pictures = search_latency.pictures_of(plan.data[0])
-        self._base: Callable[[search_latency.Picture], object] | None = None
+        self.pictures = latency.pictures_of(plan.data[0])
+        self._base: Callable[[latency.Picture], object] | None = None
 
     def first_rung(self) -> None:
         """Time and shortly train as many candidates as the plan says; the sampler learns from each."""
@@ -222,16 +226,19 @@ class _Searching:
         base = self._base or self._compiled(candidate_config(self.plan, {}))
         self._base = base
         if not one.choices:
-            found = search_latency.times({"base": base}, self.pictures)
+            found = latency.times({"base": base}, self.pictures)
             one.milliseconds = one.base_milliseconds = found["base"]
             return
-        found = search_latency.times({"base": base, "one": self._compiled(config)}, self.pictures)
+        found = latency.times({"base": base, "one": self._compiled(config)}, self.pictures)
         first = self.record.candidates[0].milliseconds or found["base"]
         # The clock differs from hour to hour: the ratio to the base, measured beside it, does not.
         one.milliseconds, one.base_milliseconds = found["one"] / found["base"] * first, found["base"]
 
-    def _compiled(self, config: Config) -> Callable[[search_latency.Picture], object]:
-        return search_latency.compiled(config, self.plan.data[0], self.plan.precision, self.plan.threads)
+    def _compiled(self, config: Config) -> Callable[[latency.Picture], object]:
+        data = self.plan.data[0]
+        torch.manual_seed(0)
+        model = DetectionModel(config, len(read(data).classes)).eval()
+        return latency.compiled(model, config.image_size, data, self.plan.precision, self.plan.threads)
 
     def _ask(self, number: int) -> dict[str, Any]:
         """What the sampler chooses next; it is made anew from all that is known, as after a stop."""

@@ -24,6 +24,7 @@ from flexdetr.cli.demo import demo
 from flexdetr.cli.evaluate import evaluate
 from flexdetr.cli.export import export
 from flexdetr.cli.predict import predict
+from flexdetr.cli.prune import prune
 from flexdetr.cli.search import search
 from flexdetr.cli.serve import serve
 from flexdetr.cli.track import track
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "config": describe.config,
     "ablate": ablate,
     "search": search,
+    "prune": prune,
     "serve": serve,
     "track": track,
     "demo": demo,

@@ -49,6 +49,7 @@ _EXTRAS = {
     "cv2": "video",
     "trackers": "track",
     "optuna": "search",
+    "torch_pruning": "prune",
     "supervision": "supervision",
     "pyarrow": "parquet",
     "sahi": "sahi",

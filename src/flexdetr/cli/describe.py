@@ -222,6 +222,8 @@ def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
         "attention": dict(config.attention),
         "num_classes": num_classes,
     }
+    if config.pruned:
+        facts["pruned_layers"] = len(config.pruned)
     return {**facts, **_sizes(config, num_classes)}
 
 

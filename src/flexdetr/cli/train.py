@@ -120,7 +120,7 @@ def train(
             if task == "orientation":
                 config = for_orientation(config)
             _check_task(config, "classify" if crops_of else task)
-            folder = out or _free_folder(Path("runs"), config.model)
+            folder = out or free_folder(Path("runs"), config.model)
             if data is None:
                 data = folder / "crops"
                 _cut_out(crops_of, data, config)
@@ -195,7 +195,7 @@ def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - checked by the c
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _free_folder(parent: Path, name: str) -> Path:
+def free_folder(parent: Path, name: str) -> Path:
     """``parent/name``, or the first of ``parent/name-2``, ``-3`` ... that is new: no run is overwritten."""
     folder, number = parent / name, 1
     while folder.exists():

@@ -13,7 +13,9 @@ from torch import nn
 
 from flexdetr.classes import Classes
 from flexdetr.config import BackboneConfig, Config, ConfigError
+from flexdetr.frozen import FrozenMapping
 from flexdetr.model.detector import DetectionModel
+from flexdetr.model.pruned import narrow
 from flexdetr.presets import PRESETS
 from flexdetr.weights.ancestry import credited
 from flexdetr.weights.classifier_names import norm_eps
@@ -289,6 +291,7 @@ def _behind(
 
 def _with_detector(starting: StartingDetector, loaded: Loaded) -> StartingDetector:
     """The detector with another one's weights, or those of some parts; rows go along with the names of the classes."""
+    starting = _as_narrow(starting, loaded)
     transfer = match_classes(loaded.classes, starting.classes)
     fresh = starting.model.state_dict()
     state = carry_over(loaded.state(), fresh, transfer, starting.model.head.class_rows())
@@ -323,6 +326,26 @@ def _with_detector(starting: StartingDetector, loaded: Loaded) -> StartingDetect
     if "head" in parts:
         notes.append(str(transfer))
     return _descended(starting, loaded, tuple(notes))
+
+
+def _as_narrow(starting: StartingDetector, loaded: Loaded) -> StartingDetector:
+    """The detector as narrow as the pruned one whose weights it takes; a whole file changes nothing."""
+    config = starting.config
+    parts = config.weights_part
+    widths = {path: kept for path, kept in loaded.config.pruned.items() if not parts or _part(path) in parts}
+    if not widths or config.pruned:
+        return starting
+    try:
+        narrow(starting.model, widths)
+    except ConfigError as error:
+        raise WeightsError(
+            f"{loaded.report.file} is a pruned {loaded.config.model}, which does not fit a {config.model} with this "
+            f"configuration: {error}"
+        ) from None
+    config = config.model_copy(update={"pruned": FrozenMapping(widths)})
+    return replace(
+        starting, config=config, metadata=replace(starting.metadata, config=config.model_dump(mode="json"))
+    )
 
 
 def _part(name: str) -> str:

@@ -78,10 +78,7 @@ def train(
     """
     _refuse_while_starting()
     folder = Path(out)
-    if (folder / run_state.FILE).exists():
-        raise ConfigError(
-            f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
-        )
+    check_free(folder)
     if wanted_processes(config) > 1 and not among_others():
         _refuse_callbacks(callbacks, config)
         return launch.train(data, config, out=folder, starting=starting, quiet=quiet)
@@ -96,9 +93,24 @@ def train(
     starting = starting or start(config, dataset.classes)
     if ranks.first:
         ranks.wait()
-    if config.weights == "auto":  # the run's configuration says what that was
-        config = config.model_copy(update={"weights": starting.config.weights})
+    # The run's configuration says what the start has settled: what "auto" was, and how narrow a pruned detector is.
+    settled: dict[str, object] = {"pruned": starting.config.pruned}
+    if config.weights == "auto":
+        settled["weights"] = starting.config.weights
+    config = config.model_copy(update=settled)
     return Trainer(dataset, config, starting, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    if (folder / run_state.FILE).exists():
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
+        )
 
 
 def overfit_one_batch(

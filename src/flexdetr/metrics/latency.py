@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ END_TO_END = "end to end"
 PERCENTILES = (50, 90, 99)
 # Passes over the pictures with several worked on at a time, for pictures per second.
 PASSES = 3
+_WARMUP = 1  # rounds that do not count, where subjects take turns
 _CHILD = """
 import json, sys, time
 {code}
@@ -227,3 +229,21 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
+
+
+def alternating_medians(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Median seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
+
+    Args:
+        calls: for each subject, one call for each picture; all have as many.
+        rounds: how often all pictures are gone through.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + _WARMUP):
+        for picture in range(len(next(iter(calls.values())))):
+            for name, own in calls.items():
+                began = time.perf_counter()
+                own[picture]()
+                if turn >= _WARMUP:
+                    seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}

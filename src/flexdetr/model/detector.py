@@ -17,9 +17,10 @@ from flexdetr.model.heads import HEADS
 from flexdetr.model.heads.base import build_head
 from flexdetr.model.inserts import build_insert
 from flexdetr.model.outputs import Observed, Output, Targets
+from flexdetr.model.pruned import narrow
 
 # What of the configuration decides about the module.
-SECTIONS = ("backbone", "encoder", "head", "attention")
+SECTIONS = ("backbone", "encoder", "head", "attention", "pruned")
 
 
 class DetectionModel(nn.Module):
@@ -62,6 +63,7 @@ class DetectionModel(nn.Module):
             {stride: build_insert(name, widths[stride]) for stride, name in in_encoder.items()},
         )
         self.head = build_head(config.head, channels, config.encoder.strides, num_classes)
+        narrow(self, config.pruned)
 
     def train(self, mode: bool = True) -> Self:
         """Like ``nn.Module.train``.

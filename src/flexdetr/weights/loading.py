@@ -392,6 +392,8 @@ def _departures(config: Config) -> str:
     ]
     if ours["image_size"] != theirs["image_size"]:
         changes.append(f"image_size={config.image_size[0]}x{config.image_size[1]}")
+    if config.pruned:
+        changes.append(f"{len(config.pruned)} layers pruned")
     return config.model + (f" with {', '.join(changes)}" if changes else "")
 
 

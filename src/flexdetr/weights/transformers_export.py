@@ -234,6 +234,7 @@ def _refuse(config: Config) -> None:
     problems = {
         f"backbone {config.backbone.name}": config.backbone.name not in _BACKBONES,
         "attention inserts": bool(config.attention),
+        "pruned layers": bool(config.pruned),
         f"encoder.intra={encoder.intra}": encoder.intra not in ("aifi", "none"),
         "backbone.options.pool_padding=paddle": config.backbone.options.get("pool_padding") == "paddle",
     }

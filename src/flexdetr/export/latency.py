@@ -1,24 +1,23 @@
-"""The milliseconds of a candidate before it is trained: its architecture with random weights on OpenVINO."""
+"""The milliseconds of a detector on OpenVINO, before it is exported: resizing, and the deploy form's graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from flexdetr.ablate.cost import alternating_medians
-from flexdetr.config import Config, ConfigError
+from flexdetr.config import ConfigError
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
 from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.prepare import Options
 from flexdetr.export.prepare import prepare as deploy
+from flexdetr.metrics.latency import alternating_medians
 from flexdetr.model.detector import DetectionModel
 from flexdetr.runtime.openvino import HINTS, computes_in, shared_core
 from flexdetr.runtime.process import prepare
@@ -29,9 +28,11 @@ _RANGES: Final = (
     8  # pictures to measure int8 ranges on: enough for the time, which does not depend on the values
 )
 Picture = NDArray[np.uint8]
+Computed = Literal["fp32", "bf16", "int8"]
+PRECISIONS: Final[tuple[Computed, ...]] = get_args(Computed)
 
 
-def check_precision(precision: Literal["fp32", "bf16", "int8"]) -> None:
+def check_precision(precision: Computed) -> None:
     """Whether OpenVINO computes in a precision here.
 
     Raises:
@@ -49,28 +50,25 @@ def pictures_of(data: str) -> list[Picture]:
 
 
 def compiled(
-    config: Config, data: str, precision: Literal["fp32", "bf16", "int8"], threads: int
+    model: DetectionModel, size: tuple[int, int], data: str, precision: Computed, threads: int = 0
 ) -> Callable[[Picture], object]:
-    """A function from a picture to what the candidate's graph answers: resizing and network.
+    """A function from a picture to what a detector's graph answers: resizing and network.
 
     Args:
-        config: the candidate's.
-        data: its classes count, and in int8 its training pictures.
+        model: the detector.
+        size: (height, width) that the network sees.
+        data: in int8, ranges are measured on its training pictures.
         precision: what is computed in.
-        threads: of the CPU.
+        threads: of the CPU; 0 leaves them to OpenVINO.
 
     Raises:
         ExportError: if the architecture cannot be written for OpenVINO.
     """
-    dataset = read(data)
-    size = config.image_size
-    torch.manual_seed(0)
-    model = DetectionModel(config, len(dataset.classes)).eval()
     form = deploy(model, Options(size=size, resize_inside=True, sampling="gather"))
-    with TemporaryDirectory(prefix="flexdetr-search-") as place:
+    with TemporaryDirectory(prefix="flexdetr-latency-") as place:
         writer.write(form, Path(place), "fp32", ())
         if precision == "int8":
-            records = tuple(dataset.split("train")[:_RANGES])
+            records = tuple(read(data).split("train")[:_RANGES])
             writer.quantise(
                 Path(place) / writer.MODEL, form, CalibrationPictures(records, size, False, data), ()
             )
