@@ -12,7 +12,7 @@ from flexdetr.data import page_fonts, page_layouts, pages
 from flexdetr.data.page_fonts import FontError, faces
 from flexdetr.data.page_scripts import SCRIPTS
 from flexdetr.data.page_writing import Box, Sheet
-from flexdetr.runtime.fonts import installed_files
+from flexdetr.runtime.fonts import draws, installed_files
 
 pytestmark = pytest.mark.skipif(
     not any(path.name.startswith("DejaVuS") for path in installed_files()),
@@ -92,6 +92,16 @@ def test_scripts_without_a_font_are_named_with_the_package_that_has_one(monkeypa
     monkeypatch.setattr(page_fonts, "installed_files", tuple)
     with pytest.raises(FontError, match="install one, like Debian's fonts-dejavu-core"):
         faces.__wrapped__(held_out=True)
+
+
+def test_a_font_without_a_script_s_letters_does_not_write_it():
+    """Where a font lacks a letter it draws an empty box, which lies the same way in two directions."""
+    for held_out in (False, True):
+        for script, able in faces(held_out=held_out).items():
+            for face in able:
+                letters = {letter for text in face.script.texts for letter in text if letter.isalpha()}
+                lacking = {letter for letter in letters if not draws(face.at(20), letter)}
+                assert len(lacking) <= 0.05 * len(letters), (script, face.file, lacking)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from flexdetr.data.page_scripts import SCRIPTS, Script
-from flexdetr.runtime.fonts import installed_files
+from flexdetr.runtime.fonts import draws, installed_files
 
 _log = logging.getLogger(__name__)
 
 # Of the collection NotoSansCJK, whose fonts differ by region; the first is Japan's.
 _REGIONS = {"Japanese": 0, "Korean": 1, "Chinese": 2}
+
+# Share of a script's letters that a font needs: of Latin ones, few hand-written fonts have every accent.
+_LETTERS = 0.95
 
 
 class FontError(ValueError):
@@ -69,8 +72,10 @@ def faces(*, held_out: bool) -> dict[str, tuple[Face, ...]]:
     for script in SCRIPTS:
         beginnings = script.held_out if held_out else script.train
         chosen = [path for path in files if path.name.startswith(beginnings) and not _is_faint(path)]
-        if chosen and (raqm or not script.shaped):
-            found[script.name] = tuple(_face(script, str(path)) for path in chosen)
+        named = [_face(script, str(path)) for path in chosen] if raqm or not script.shaped else []
+        able = tuple(face for face in named if _writes(face))
+        if able:
+            found[script.name] = able
         else:
             missing.append(script)
     what = "held-out pages" if held_out else "pages to train on"
@@ -87,6 +92,13 @@ def faces(*, held_out: bool) -> dict[str, tuple[Face, ...]]:
 
 def _is_faint(path: Path) -> bool:
     return any(word in path.stem for word in ("Thin", "Hairline"))
+
+
+def _writes(face: Face) -> bool:
+    """Whether a font has the script's letters; a family's bold or fixed-width file may lack what its plain one has."""
+    letters = {letter for text in face.script.texts for letter in text if letter.isalpha()}
+    font = face.at(20)
+    return sum(draws(font, letter) for letter in letters) >= _LETTERS * len(letters)
 
 
 def _face(script: Script, file: str) -> Face:

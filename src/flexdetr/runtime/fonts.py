@@ -46,7 +46,7 @@ def font_for(text: str, size: int) -> Font | None:
     letters = frozenset(text)
     if not isinstance(own, ImageFont.FreeTypeFont):  # Pillow was built without FreeType
         return own if text.isascii() else None
-    if all(_draws(own, letter) for letter in letters):
+    if all(draws(own, letter) for letter in letters):
         return own
     file = _installed_with(letters)
     return None if file is None else _opened(file, size)
@@ -71,11 +71,16 @@ def _installed_with(letters: frozenset[str]) -> str | None:
 @functools.lru_cache(maxsize=16384)
 def _has(file: str, letter: str) -> bool:
     font = _opened(file, 20)
-    return font is not None and _draws(font, letter)
+    return font is not None and draws(font, letter)
 
 
-def _draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-    """Whether a font has a letter: what it draws for it is not what it draws for those that it lacks."""
+def draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
+    """Whether a font has a letter: what it draws for it is not what it draws for those that it lacks.
+
+    Args:
+        font: the font.
+        letter: one character; every font has white space.
+    """
     if letter.isspace():
         return True
     drawn, lacking = font.getmask(letter), font.getmask(_NO_LETTER)
