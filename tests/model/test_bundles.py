@@ -21,10 +21,10 @@ HEAD = {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoisi
 ENCODER = {"width": 32, "ffn": 48, "heads": 4}
 
 
-def detector(preset: str) -> DetectionModel:
+def detector(preset: str, **changes: object) -> DetectionModel:
     """A preset's backbone and fusion with a narrow encoder and head, and nothing that is 0 or 1 in a norm."""
     torch.manual_seed(0)
-    model = DetectionModel(resolve(preset, image_size=64, encoder=ENCODER, head=HEAD), 3).eval()
+    model = DetectionModel(resolve(preset, image_size=64, encoder=ENCODER, head=HEAD, **changes), 3).eval()
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d):
@@ -94,9 +94,18 @@ def test_a_bundle_that_is_wrong_is_left_out(caplog: pytest.LogCaptureFixture) ->
     assert wrong.members[0].path in caplog.text
 
 
+@pytest.mark.parametrize("insert", ["ese", "eca", "cbam"])
+def test_channels_that_an_insert_compares_stay_or_go_exactly(insert: str) -> None:
+    model = detector("flexdetr_atto", attention={"backbone.16": insert, "encoder.16": insert})
+    bundles = find_bundles(model)
+    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    assert len(bundles) > 10
+    assert deviation(detector_in_float64(model), bundles, 0.6, images) <= EXACT
+
+
 def _elsewhere(member):
     """Where the layer reads, one channel further on."""
-    return member._replace(places=member.places.roll(1)) if member.axis == 1 else member
+    return member._replace(places=(*member.places[1:], member.places[0])) if member.axis == 1 else member
 
 
 def detector_in_float64(model: DetectionModel) -> DetectionModel:

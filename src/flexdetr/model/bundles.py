@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.model.detector import DetectionModel
-from flexdetr.model.pruned import is_depthwise, take, widths_of_layer
+from flexdetr.model.pruned import take, widths_of_layer
 
 _log = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ class Member(NamedTuple):
     Attributes:
         path: the layer's.
         axis: 0 where it writes or passes on the channels, 1 where it reads them.
-        places: (N,) positions along this axis.
-        roots: (N,) which of the bundle's channels stands there.
+        places: N positions along this axis.
+        roots: which of the bundle's channels stands at each of them; None where that is not known.
     """
 
     path: str
     axis: int
-    places: Tensor
-    roots: Tensor
+    places: tuple[int, ...]
+    roots: tuple[int | None, ...]
 
 
 class Bundle(NamedTuple):
@@ -91,24 +91,18 @@ def find_bundles(model: DetectionModel) -> tuple[Bundle, ...]:
         for group in graph.get_all_groups():
             if {dep.target.type for dep, _ in group} - passing - layers:
                 continue
-            items = [
-                (item.dep, item.idxs, item.root_idxs)
-                for item in group.items
-                if item.dep.target.type in layers
-            ]
-            known = all(widths_of_layer(dep.target.module) is not None for dep, _, _ in items)
-            if not known or any(root is None for _, _, roots in items for root in roots):
-                continue
             members = tuple(
                 Member(
-                    paths[dep.target.module],
-                    0 if graph.is_out_channel_pruning_fn(dep.handler) else 1,
-                    torch.tensor(places),
-                    torch.tensor(roots),
+                    paths[item.dep.target.module],
+                    0 if graph.is_out_channel_pruning_fn(item.dep.handler) else 1,
+                    tuple(item.idxs),
+                    tuple(item.root_idxs),
                 )
-                for dep, places, roots in items
+                for item in group.items
+                if item.dep.target.type in layers
             )
-            found.append(Bundle(magnitude(group).detach(), members))
+            if all(_has(traced.get_submodule(member.path), member) for member in members):
+                found.append(Bundle(magnitude(group).detach(), members))
     return tuple(_sound(traced.double().requires_grad_(False), found, image.double()))
 
 
@@ -165,6 +159,12 @@ def _levels(model: DetectionModel, images: Tensor) -> list[Tensor]:
     ]  # an output is no layer's own
 
 
+def _has(layer: nn.Module, member: Member) -> bool:
+    """Whether a layer can be narrowed, and has the channels that the graph thinks it has."""
+    widths = widths_of_layer(layer)
+    return widths is not None and None not in member.roots and max(member.places) < widths[member.axis]
+
+
 def _gone(model: nn.Module, bundles: Sequence[Bundle], share: float) -> dict[tuple[str, int], Tensor]:
     """Which positions go along each axis of each layer."""
     found: dict[tuple[str, int], Tensor] = {}
@@ -174,11 +174,10 @@ def _gone(model: nn.Module, bundles: Sequence[Bundle], share: float) -> dict[tup
             continue
         for path, axis, places, roots in bundle.members:
             layer = model.get_submodule(path)
-            axis = 0 if is_depthwise(layer) else axis
             if (path, axis) not in found:
                 size = (widths_of_layer(layer) or ())[axis]
                 found[path, axis] = torch.zeros(size, dtype=torch.bool)
-            found[path, axis][places[gone[roots]]] = True
+            found[path, axis][torch.tensor(places)[gone[torch.tensor(roots)]]] = True
     return found
 
 
