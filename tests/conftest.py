@@ -18,6 +18,13 @@ os.environ["HF_HUB_CACHE"] = os.environ["FLEXDETR_CACHE"] = str(
 )
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """A COCO folder of 20 real photographs; its README says whose they are."""
+    return PHOTOGRAPHS
 
 
 @pytest.fixture(scope="session")
