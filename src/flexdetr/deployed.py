@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -342,15 +343,21 @@ class ArtifactDetector:
             answers = self._of_pages(records, options)
         else:
             answers = self.predict_many(items, 0.0, **options)
+        began = time.perf_counter()
         scored, found = score_answers(answers, records, self.classes, progress, kind=self.metadata.task)
+        seconds = time.perf_counter() - began  # scoring is a small part of it
         how = self.computation(device=device, precision=precision, items=items)
         metrics: Metrics = replace(cast("Metrics", scored), computation=how)
         if report is not None:
-            from flexdetr.report.make import ReportContent
+            from flexdetr.report.make import ReportContent, cost
 
             title = f"{self.metadata.model}, {self.metadata.format}"
             lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
-            about = ReportContent(title, lead, records, found, self.classes, metrics, dataset.splits)
+            size = sum(one.bytes for one in self.metadata.files.values())
+            spent = cost(num_bytes=size, seconds=seconds, images=len(records))
+            about = ReportContent(
+                title, lead, records, found, self.classes, metrics, dataset.splits, cost=spent
+            )
             row.write_report(Path(report), about)
         return metrics
 

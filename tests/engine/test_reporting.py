@@ -39,14 +39,35 @@ def test_a_full_disk_at_the_report_leaves_a_whole_run(data, tmp_path, monkeypatc
     run = fit.train(data, settings(), out=tmp_path / "run", quiet=True)
     assert "report.html: " in caplog.text
     assert f"flexdetr eval {run.best} {data} --split val --report" in caplog.text
-    assert not (run.folder / reporting.FILE).exists()
+    assert "This page renews itself" in (run.folder / reporting.FILE).read_text(encoding="utf-8")
     assert not list(run.folder.glob(".*.part"))
     assert store.read_metadata(run.best).training["validation"]["ap"] == pytest.approx(run.metrics.ap)
     assert run_state.load(run.folder)["epoch"] == 1
     monkeypatch.undo()
     fit.resume(run.folder, quiet=True)  # nothing is left to train; the report is made after all
-    assert (run.folder / reporting.FILE).exists()
+    assert "Right detections" in (run.folder / reporting.FILE).read_text(encoding="utf-8")
     assert store.read_metadata(run.best).thresholds is not None
+
+
+def test_a_page_shows_the_run_while_it_goes_on_and_others_at_its_end(data, tmp_path):
+    pages = []
+
+    class Reader:
+        def on_epoch(self, moment):
+            pages.append((moment.folder / reporting.FILE).read_text(encoding="utf-8"))
+
+    for name in ("first", "second"):
+        run = fit.train(data, settings(), out=tmp_path / name, quiet=True, callbacks=[Reader()])
+    for text in pages:
+        assert 'http-equiv="refresh"' in text
+        assert "Epoch 1 of 1" in text
+        assert "<polyline" in text
+    text = (run.folder / reporting.FILE).read_text(encoding="utf-8")
+    assert "refresh" not in text
+    others = text[text.index('id="other-runs"') :]
+    assert "<td>first</td>" in others
+    assert "<td>second</td>" in others
+    assert 'id="other-runs"' not in (tmp_path / "first" / reporting.FILE).read_text(encoding="utf-8")
 
 
 def test_a_full_disk_at_the_samples_is_said_and_the_run_begins(

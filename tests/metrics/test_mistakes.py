@@ -6,7 +6,7 @@ import pytest
 from flexdetr.data.dataset import Record
 from flexdetr.metrics.calibration import calibrate
 from flexdetr.metrics.confusion import Ranking
-from flexdetr.metrics.mistakes import find_mistakes, pairwise_iou
+from flexdetr.metrics.mistakes import find_mistakes
 
 
 def record(boxes, labels, crowd=None):
@@ -42,6 +42,9 @@ def test_each_kind_is_told_apart():
     assert kinds["false alarm"].other is None
     assert len(mistakes.of("missed")) == 3
     assert mistakes.duplicate_rate == pytest.approx(1 / 5)
+    (right,) = mistakes.found
+    assert (right.kind, right.label, right.iou) == ("right", 0, 1.0)
+    assert right.other.tolist() == [0, 0, 20, 20]
 
 
 def test_crowds_and_empty_images_are_no_mistakes():
@@ -55,12 +58,6 @@ def test_crowds_and_empty_images_are_no_mistakes():
 def test_missed_objects_come_largest_first():
     truth = record([[0, 0, 5, 5], [0, 0, 50, 50]], [0, 0])
     assert [one.box_xyxy[2] for one in find_mistakes([truth], {}, [0.5]).of("missed")] == [50, 5]
-
-
-def test_iou_of_boxes_without_area_is_zero():
-    none = np.zeros((1, 4), np.float32)
-    assert pairwise_iou(none, none).tolist() == [[0.0]]
-    assert pairwise_iou(none[:0], none).shape == (0, 1)
 
 
 def test_calibration_is_the_distance_between_score_and_truth():

@@ -14,17 +14,21 @@ from PIL import Image
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.metrics.coco_map import evaluate
-from flexdetr.report.charts import Line, line_chart
-from flexdetr.report.make import ReportContent, write_report
+from flexdetr.metrics.mistakes import find_mistakes
+from flexdetr.report.charts import Line, line_chart, matrix
+from flexdetr.report.make import ReportContent, cost, write_report
+from flexdetr.report.page import page as whole_page
 
 SECTIONS = (
     "Score",
     "Training",
+    "Other runs",
     "Classes and sizes",
     "Precision and recall",
     "Thresholds",
     "Confusion",
     "Calibration",
+    "Right detections",
     "Mistakes",
     "Data",
     "Configuration",
@@ -65,6 +69,8 @@ def subject(tmp_path_factory):
         "seed: 0",
         {},
         history,
+        cost(parameters=4_700_000, num_bytes=19_000_000, seconds=3.0, images=6),
+        [("run", "model", "AP"), ("first", "flexdetr_pico", 0.25)],
     )
 
 
@@ -83,6 +89,47 @@ def test_every_section_is_there_and_names_are_escaped(page):
     assert "<dog>" not in text
     assert text.count("<img ") >= 3
     assert "seed: 0" in text
+
+
+def test_size_speed_and_other_runs_are_told(page):
+    text = page[0].read_text(encoding="utf-8")
+    for number in ("4.70 M", "19.0 MB", "500 ms"):
+        assert f"<b>{number}</b>" in text
+    assert "<td>first</td><td>flexdetr_pico</td><td>0.250</td>" in text
+
+
+def test_one_threshold_is_recommended_for_all_classes(page, subject):
+    text = page[0].read_text(encoding="utf-8")
+    threshold = float(re.search(r"--threshold (0\.\d\d)<", text)[1])
+    assert f"<b>{threshold:.2f}</b><span>recommended threshold" in text
+
+    def f1(limit):
+        """By hand: with this threshold, over the objects of both classes."""
+        mistakes = find_mistakes(subject.records, subject.found, [limit, limit])
+        return 2 * mistakes.right / (mistakes.kept + 12)
+
+    assert f1(threshold) == pytest.approx(max(f1(limit) for limit in np.arange(0.5, 1, 0.005)))
+
+
+def test_right_detections_are_shown_and_the_configuration_is_folded(page):
+    text = page[0].read_text(encoding="utf-8")
+    shown = text[text.index("The surest") : text.index('id="mistakes"')]
+    assert shown.count("<img ") == 12 - 3  # each second image lacks the cat's detection
+    assert "The least sure" in shown
+    assert "<details><summary>" in text[text.index('id="configuration"') :]
+
+
+def test_a_matrix_shows_shares_of_its_rows():
+    assert "3<small>75 %</small>" in matrix(["a", "b"], [[3, 1], [0, 2]], title="t")
+    assert "%" not in matrix(["a", "b"], [[3, 1], [0, 2]], title="t", shares=False)
+
+
+def test_a_page_of_something_that_goes_on_reads_itself_again():
+    assert '<meta http-equiv="refresh" content="30">' in whole_page(
+        "t", "l", {"a": "b", "empty": ""}, refresh=30
+    )
+    assert "refresh" not in whole_page("t", "l", {"a": "b"})
+    assert "empty" not in whole_page("t", "l", {"a": "b", "empty": ""})
 
 
 def test_the_page_needs_nothing_from_elsewhere(page):

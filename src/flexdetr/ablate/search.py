@@ -19,9 +19,7 @@ from flexdetr.ablate import runs
 from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
-from flexdetr.ablate.page import document
 from flexdetr.ablate.plan import budgeted, says
-from flexdetr.ablate.plots import scatter
 from flexdetr.ablate.records import SEARCH, Measured, SearchRecord, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
@@ -32,6 +30,8 @@ from flexdetr.data.detect import read
 from flexdetr.export import latency
 from flexdetr.export.errors import ExportError
 from flexdetr.model.detector import DetectionModel
+from flexdetr.report.charts import Dot, scatter
+from flexdetr.report.page import folded, page
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
@@ -301,20 +301,24 @@ class _Searching:
         rows.sort(key=lambda row: (-row.epochs, row.milliseconds))
         notes = self._notes()
         title = self.plan.title or "Search"
-        points = [(row.name, row.milliseconds, row.ap) for row in rows if row.epochs == self.plan.epochs[-1]]
+        points = [
+            Dot(row.name, row.milliseconds, *row.ap[:3]) for row in rows if row.epochs == self.plan.epochs[-1]
+        ]
         below = f"ms per image on OpenVINO in {self.plan.precision}"
         text = yaml.safe_dump(self.plan.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        html = [
-            f"<h1>{escape(title)}</h1>",
-            scatter(points, below, on_front),
-            f"<pre>{escape(to_markdown(title, rows, notes))}</pre>",
-            f"<h2>The plan</h2><pre>{escape(text)}</pre>",
-        ]
+        markdown = to_markdown(title, rows, notes)
+        sections = {
+            "AP against latency": scatter(
+                points, title="Candidates of the last rung", across=below, up="AP", joined=on_front
+            ),
+            "Candidates": f"<pre>{escape(markdown)}</pre>",
+            "The plan": folded("YAML", text),
+        }
         for name, content in (
             ("plan.yaml", text),
             (CSV, to_csv(rows)),
-            (MARKDOWN, to_markdown(title, rows, notes)),
-            (PAGE, document(title, html)),
+            (MARKDOWN, markdown),
+            (PAGE, page(title, "The line joins those that no other beats.", sections)),
         ):
             with replacing(self.folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")

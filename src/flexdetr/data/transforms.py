@@ -20,6 +20,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as kernels
 
 from flexdetr.config import DataConfig
+from flexdetr.runtime.overlaps import iou_matrix
 
 # RandomIoUCrop: the least IoU that some object must have with the crop; 1 leaves the image as it is.
 _CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -130,7 +131,7 @@ def iou_crop(
         crops = _crop_candidates(window, rng)
         within = (crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])
         inside = np.asarray(within.all(axis=2), dtype=np.bool_)
-        good = (np.where(inside, _iou(crops, boxes), -1.0).max(axis=1) >= overlap) & inside.any(axis=1)
+        good = (np.where(inside, iou_matrix(crops, boxes), -1.0).max(axis=1) >= overlap) & inside.any(axis=1)
         if good.any():
             chosen = int(good.argmax())
             x0, y0, x1, y1 = (int(value) for value in crops[chosen])
@@ -150,15 +151,6 @@ def _crop_candidates(window: Window, rng: np.random.Generator) -> NDArray[np.int
     flat, tall = _CROP_ASPECTS
     fits = (sides > 0).all(axis=1) & (sides[:, 0] >= flat * sides[:, 1]) & (sides[:, 0] <= tall * sides[:, 1])
     return crops[fits] if fits.any() else np.array([[0, 0, window.width, window.height]], dtype=np.int64)
-
-
-def _iou(first_xyxy: NDArray[np.int64], second_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(A, B) intersection over union."""
-    first, second = first_xyxy[:, None].astype(np.float64), second_xyxy.astype(np.float64)
-    sides = np.minimum(first[..., 2:], second[:, 2:]) - np.maximum(first[..., :2], second[:, :2])
-    shared = np.clip(sides, 0, None).prod(axis=2)
-    areas = (first[..., 2:] - first[..., :2]).prod(axis=2) + (second[:, 2:] - second[:, :2]).prod(axis=1)
-    return np.asarray(shared / np.maximum(areas - shared, 1e-9))
 
 
 def render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
 from flexdetr.model.detector import DetectionModel
-from flexdetr.report.make import ReportContent
+from flexdetr.report.make import ReportContent, cost
 from flexdetr.runtime.process import MAX_DETECTIONS
 from flexdetr.tasks import DEFAULT, Score, task
 
@@ -97,6 +98,7 @@ def evaluate_split(
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)
     dtype = choose_precision(precision, place)
+    began = time.perf_counter()
     found = detect(
         model,
         EvaluationLoader(
@@ -112,13 +114,29 @@ def evaluate_split(
         queries=queries,
         progress=None if progress is None else lambda done: progress(done, len(records)),
     )
+    seconds = time.perf_counter() - began
     how = computation(place, dtype)
     metrics: Score = replace(row.score(records, found, classes), computation=how)  # type: ignore[type-var]
     if report is not None:
         lead = f"The {split} split of {data}, computed with {how.runtime} on {how.device} in {how.precision}."
-        about = ReportContent(title, lead, records, found, classes, metrics, dataset.splits, to_yaml(config))
+        about = ReportContent(
+            title,
+            lead,
+            records,
+            found,
+            classes,
+            metrics,
+            dataset.splits,
+            to_yaml(config),
+            cost=cost(parameters=num_parameters(model), seconds=seconds, images=len(records)),
+        )
         row.write_report(report, about)
     return metrics
+
+
+def num_parameters(model: DetectionModel) -> int:
+    """How many numbers were learned."""
+    return sum(one.numel() for one in model.parameters())
 
 
 def evaluate(

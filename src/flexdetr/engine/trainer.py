@@ -38,7 +38,7 @@ from flexdetr.engine.optim import build_optimizer, freeze
 from flexdetr.engine.pace import Pace
 from flexdetr.engine.preflight import check_space, introduce
 from flexdetr.engine.recipe import Recipe, derive, phase, rate_factor
-from flexdetr.engine.reporting import report_run
+from flexdetr.engine.reporting import report_progress, report_run
 from flexdetr.engine.sentinels import (
     Fault,
     PartLoss,
@@ -421,6 +421,7 @@ class Trainer:
         if self.ranks.first:
             self.csv.write(row)
             self.trackers.write(row)
+            report_progress(self)
         self.display.line(
             f"epoch {self.epoch}/{epochs}  loss {row.get('loss', 0):.3f}  {self._score()}  "
             f"{row['seconds']:.1f} s an epoch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,15 @@ class Ranking:
         best = int(np.argmax(self.at(distinct).f1))
         below = distinct[best - 1] if best else 0.0
         return float((distinct[best] + below) / 2)
+
+
+def pooled(rankings: Iterable[Ranking]) -> Ranking:
+    """The detections of all classes as one ranking, for what one threshold for all of them does."""
+    every = list(rankings)
+    scores = np.concatenate([np.zeros(0), *(one.scores for one in every)])
+    right = np.concatenate([np.zeros(0, bool), *(one.right for one in every)])
+    order = np.argsort(-scores, kind="stable")
+    return Ranking(scores[order], right[order], sum(one.num_objects for one in every))
 
 
 def rank_detections(

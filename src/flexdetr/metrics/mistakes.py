@@ -1,4 +1,4 @@
-"""What a detector did wrong, one by one: missed objects, false alarms, wrong places, wrong classes, duplicates."""
+"""What a detector got right and wrong, one by one: missed objects, false alarms, wrong places, classes, duplicates."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdetr.runtime.overlaps import iou_matrix
+
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
     from flexdetr.metrics.gathering import FoundByImage
 
-Kind = Literal["missed", "false alarm", "wrong place", "wrong class", "duplicate"]
+Kind = Literal["missed", "false alarm", "wrong place", "wrong class", "duplicate", "right"]
 _NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
 _NEAR = 0.1  # IoU from which on a wrong detection is about an object
 
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """One wrong detection, or one object that was not found.
+    """One detection beside the labels, or one object that was not found.
 
     Attributes:
-        kind: which of the five.
+        kind: which of the five mistakes; "right" if it is none.
         image: position of the image among the records.
         label: head index of the detection, or of the missed object.
         box_xyxy: (4,) of the detection or the missed object, pixels.
@@ -43,17 +45,22 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """All that went wrong on a data set.
+    """All that went right and wrong on a data set.
 
     Attributes:
         wrong: the mistakes, image by image.
-        kept: detections that reached their class's threshold.
-        right: those among them that found an object.
+        found: detections that found an object, image by image.
+        kept: how many detections reached their class's threshold.
     """
 
     wrong: tuple[Mistake, ...]
+    found: tuple[Mistake, ...]
     kept: int
-    right: int
+
+    @property
+    def right(self) -> int:
+        """How many detections found an object."""
+        return len(self.found)
 
     def of(self, kind: Kind) -> list[Mistake]:
         """The mistakes of one kind, the worst first: by score, and missed objects by size."""
@@ -82,17 +89,18 @@ def find_mistakes(
         iou: IoU from which on an object counts as found.
     """
     limits = np.asarray(thresholds, np.float64)
+    all_found: list[Mistake] = []
     wrong: list[Mistake] = []
-    kept = right = 0
+    kept = 0
     for index, record in enumerate(ground_truth):
         boxes, scores, labels = map(np.asarray, detections.get(record.image_id, _NOTHING))
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= limits[labels[order]]]
         found, mistakes = _compare(index, record, boxes[order], scores[order], labels[order], iou)
         kept += len(order)
-        right += found
+        all_found += found
         wrong += mistakes
-    return Mistakes(tuple(wrong), kept, right)
+    return Mistakes(tuple(wrong), tuple(all_found), kept)
 
 
 def _compare(
@@ -102,8 +110,9 @@ def _compare(
     scores: NDArray[np.floating],
     labels: NDArray[np.int64],
     iou: float,
-) -> tuple[int, list[Mistake]]:
-    overlaps = pairwise_iou(boxes, record.boxes_xyxy)
+) -> tuple[list[Mistake], list[Mistake]]:
+    """Detections that found an object, and mistakes."""
+    overlaps = iou_matrix(boxes, record.boxes_xyxy)
     same = labels[:, None] == record.labels[None, :]
     free = ~record.iscrowd
     taken_by = np.full(len(labels), -1)
@@ -126,7 +135,19 @@ def _compare(
         mistakes.append(
             Mistake("missed", index, int(record.labels[place]), record.boxes_xyxy[place], float("nan"))
         )
-    return int((taken_by >= 0).sum()), mistakes
+    right = [
+        Mistake(
+            "right",
+            index,
+            int(labels[place]),
+            boxes[place],
+            float(scores[place]),
+            float(overlaps[place][taken_by[place]]),
+            record.boxes_xyxy[taken_by[place]],
+        )
+        for place in np.flatnonzero(taken_by >= 0).tolist()
+    ]
+    return right, mistakes
 
 
 def _explain(
@@ -145,15 +166,6 @@ def _explain(
     if own.max() >= _NEAR:
         return "wrong place", int(own.argmax())
     return "false alarm", -1
-
-
-def pairwise_iou(boxes_xyxy: NDArray[np.float32], others_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU (N, M) of every box with every other."""
-    first, second = boxes_xyxy[:, None].astype(np.float64), others_xyxy[None].astype(np.float64)
-    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _area(box_xyxy: NDArray[np.float32]) -> float:

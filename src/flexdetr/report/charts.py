@@ -11,7 +11,9 @@ from typing import NamedTuple
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 36
 _BAR, _NAMES, _NUMBERS, _LONGEST_NAME = 20, 130, 60, 20  # of a bar chart: pixels, and characters
+_ROW, _BESIDE = 28, 130  # of an interval chart: pixels of a row, and of the names at the left
 _GOLDEN_ANGLE = 0.381966  # of a full turn: neighbouring lines differ in hue
+_Scale = Callable[[float], float]
 
 
 class Line(NamedTuple):
@@ -53,30 +55,128 @@ def line_chart(
     every = [point for own in points for point in own]
     if not every:
         return f"<figure><figcaption>{escape(title)}</figcaption><p>nothing to show</p></figure>"
-    x_low, x_high = x_range or _span([x for x, _ in every])
-    y_low, y_high = y_range or _span([y for _, y in every])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM),
-        )
-
-    parts = [_axes(place, (x_low, x_high), (y_low, y_high), across, up)]
+    x_ends, y_ends = x_range or _span([x for x, _ in every]), y_range or _span([y for _, y in every])
+    x, y = _scale(x_ends, _LEFT, _WIDTH - _RIGHT), _scale(y_ends, _HEIGHT - _BOTTOM, _TOP)
+    parts = [*_axis_below(x, x_ends, across), *_axis_left(y, y_ends, up)]
     for index, own in enumerate(points):
-        at = [place(x, y) for x, y in own]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        at = [(x(along), y(value)) for along, value in own]
+        path = " ".join(f"{left:.1f},{top:.1f}" for left, top in at)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(index)}" stroke-width="1.8"/>')
         if dots:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour(index)}"/>' for x, y in at]
+            parts += [
+                f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour(index)}"/>' for left, top in at
+            ]
     legend = "".join(
         f'<span><i style="background:{colour(index)}"></i>{escape(one.name)}</span>'
         for index, one in enumerate(lines)
     )
-    return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg><div class="legend">{legend}</div></figure>'
-    )
+    return _figure(title, parts, legend=f'<div class="legend">{legend}</div>')
+
+
+class Dot(NamedTuple):
+    """A named point of a scatter.
+
+    Attributes:
+        name: beside it.
+        x: its place along.
+        y: its place up.
+        low: end of an interval of ``y``; nan if there is none.
+        high: the other end.
+    """
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def scatter(points: Sequence[Dot], *, title: str, across: str, up: str, joined: Sequence[str] = ()) -> str:
+    """Named points, each with its interval; nothing if there is none.
+
+    Args:
+        points: those that are not finite are left out.
+        title: what the chart shows.
+        across: name of the x axis, which begins at 0.
+        up: name of the y axis.
+        joined: names of points to join by a line, in its order.
+    """
+    shown = [one for one in points if _finite(one.x, one.y)]
+    if not shown:
+        return ""
+    x_ends = (0.0, 1.4 * max(one.x for one in shown) or 1.0)  # with room for the names
+    low, high = _span([end for one in shown for end in one[2:] if _finite(end)])
+    y_ends = (low - (high - low) / 20, high + (high - low) / 20)
+    x, y = _scale(x_ends, _LEFT, _WIDTH - _RIGHT), _scale(y_ends, _HEIGHT - _BOTTOM, _TOP)
+    parts = [*_axis_below(x, x_ends, across), *_axis_left(y, y_ends, up)]
+    places = {one.name: f"{x(one.x):.1f},{y(one.y):.1f}" for one in shown}
+    if len(joined) > 1:
+        line = " ".join(places[name] for name in joined)
+        parts.append(f'<polyline class="faint" fill="none" points="{line}"/>')
+    for one in shown:
+        left, top = x(one.x), y(one.y)
+        if _finite(one.low, one.high):
+            parts.append(
+                f'<line class="faint" x1="{left:.1f}" x2="{left:.1f}" y1="{y(one.low):.1f}" y2="{y(one.high):.1f}"/>'
+            )
+        parts.append(f'<circle class="mean" cx="{left:.1f}" cy="{top:.1f}" r="4"/>')
+        parts.append(f'<text x="{left + 8:.1f}" y="{top + 4:.1f}">{escape(one.name)}</text>')
+    return _figure(title, parts)
+
+
+class Spread(NamedTuple):
+    """A row of an interval chart.
+
+    Attributes:
+        name: beside it.
+        values: single values with what they are.
+        mean: of the values.
+        low: end of the mean's interval; nan if there is none.
+        high: the other end.
+        kind: "higher", "lower" or "same".
+        says: shown when the mean is pointed at.
+    """
+
+    name: str
+    values: Sequence[tuple[str, float]]
+    mean: float
+    low: float
+    high: float
+    kind: str
+    says: str
+
+
+def interval_chart(rows: Sequence[Spread], *, title: str, across: str) -> str:
+    """Values around zero below each other: every value a ring, the mean a square with its interval; "" for no row."""
+    if not rows:
+        return ""
+    values = [0.0, *(value for one in rows for _, value in one.values)]
+    values += [end for one in rows for end in (one.mean, one.low, one.high) if _finite(end)]
+    ends = _span(values)
+    x = _scale(ends, _BESIDE, _WIDTH - _RIGHT)
+    bottom = _TOP + _ROW * len(rows)
+    parts = _axis_below(x, ends, across, bottom)
+    parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{_TOP}" y2="{bottom}"/>')
+    for number, one in enumerate(rows):
+        y = _TOP + _ROW * (number + 0.5)
+        parts.append(
+            f'<text x="{_BESIDE - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(one.name))}</text>'
+        )
+        parts += [
+            f'<circle class="seed" cx="{x(value):.1f}" cy="{y:.1f}" r="3"><title>{escape(what)}: {value:+.4f}'
+            "</title></circle>"
+            for what, value in one.values
+        ]
+        if _finite(one.low, one.high):
+            parts.append(
+                f'<line class="{one.kind}" x1="{x(one.low):.1f}" x2="{x(one.high):.1f}" y1="{y:.1f}" y2="{y:.1f}">'
+                f"<title>{one.low:+.4f} to {one.high:+.4f}</title></line>"
+            )
+        parts.append(
+            f'<rect class="{one.kind}" x="{x(one.mean) - 4:.1f}" y="{y - 4:.1f}" width="8" height="8">'
+            f"<title>{escape(one.says)}</title></rect>"
+        )
+    return _figure(title, parts, height=bottom + _BOTTOM)
 
 
 class Bar(NamedTuple):
@@ -101,35 +201,39 @@ def bar_chart(bars: Sequence[Bar], *, title: str) -> str:
     for index, bar in enumerate(bars):
         length = bar.number / longest * (_WIDTH - _NAMES - _NUMBERS)
         middle = index * _BAR + _BAR / 2 + 4
-        name = bar.name if len(bar.name) <= _LONGEST_NAME else f"{bar.name[: _LONGEST_NAME - 3]}..."
-        parts.append(f'<text x="{_NAMES - 6}" y="{middle}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{_NAMES - 6}" y="{middle}" text-anchor="end">{escape(_short(bar.name))}</text>'
+        )
         parts.append(
             f'<rect x="{_NAMES}" y="{index * _BAR + 3}" width="{length:.1f}" height="{_BAR - 6}" class="bar"/>'
         )
         parts.append(f'<text x="{_NAMES + length + 5:.1f}" y="{middle}">{bar.number:,}</text>')
-    return (
-        f'<figure class="bars"><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
-    )
+    return _figure(title, parts, height=height, kind="bars")
 
 
 def matrix(
-    names: Sequence[str], counts: Sequence[Sequence[int]], *, title: str, corner: str = "object \\ answer"
+    names: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    *,
+    title: str,
+    corner: str = "object \\ answer",
+    shares: bool = True,
 ) -> str:
-    """A table of counts, darker where a row has more of its objects.
+    """A table of counts, darker if a row has more of its objects.
 
     Args:
         names: of rows and columns.
         counts: row by row; of a confusion matrix rows are the truth, columns the answers.
         title: what it shows.
         corner: what stands in its first cell.
+        shares: also show each count as a share of its row.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = []
     for name, row in zip(names, counts, strict=True):
         total = sum(row) or 1
         cells = "".join(
-            f'<td style="background:rgba(37,99,235,{0.75 * count / total:.2f})">{count or ""}</td>'
+            f'<td style="background:rgba(37,99,235,{0.75 * count / total:.2f})">{_counted(count, total, shares)}</td>'
             for count in row
         )
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
@@ -139,37 +243,66 @@ def matrix(
     )
 
 
+def _counted(count: int, total: int, shares: bool) -> str:
+    share = f"<small>{100 * count / total:.0f} %</small>" if shares else ""
+    return f"{count}{share}" if count else ""
+
+
 def colour(index: int) -> str:
     """A colour that differs from its neighbours'."""
     red, green, blue = colorsys.hls_to_rgb((0.6 + index * _GOLDEN_ANGLE) % 1, 0.42, 0.65)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
-def _axes(
-    place: Callable[[float, float], tuple[float, float]],
-    x_ends: tuple[float, float],
-    y_ends: tuple[float, float],
-    across: str,
-    up: str,
+def _figure(
+    title: str, parts: Sequence[str], *, height: float = _HEIGHT, legend: str = "", kind: str = ""
 ) -> str:
-    parts = []
-    for value in _ticks(*x_ends):
-        x, _ = place(value, y_ends[0])
-        parts.append(f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_HEIGHT - _BOTTOM}" class="grid"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{_number(value)}</text>'
-        )
-    for value in _ticks(*y_ends):
-        _, y = place(x_ends[0], value)
-        parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    centre = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{centre}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(across)}</text>')
-    parts.append(
-        f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(up)}</text>'
+    named = f' class="{kind}"' if kind else ""
+    return (
+        f'<figure{named}><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height:g}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>{legend}</figure>'
     )
-    return "".join(parts)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+
+
+def _scale(ends: tuple[float, float], start: float, stop: float) -> _Scale:
+    """The function from a value to its place in pixels."""
+    low, high = ends
+    return lambda value: start + (value - low) / (high - low) * (stop - start)
+
+
+def _axis_below(
+    x: _Scale, ends: tuple[float, float], name: str, bottom: float = _HEIGHT - _BOTTOM
+) -> list[str]:
+    parts = []
+    for value in _ticks(*ends):
+        parts.append(
+            f'<line x1="{x(value):.1f}" y1="{_TOP}" x2="{x(value):.1f}" y2="{bottom}" class="grid"/>'
+        )
+        parts.append(
+            f'<text x="{x(value):.1f}" y="{bottom + 14}" text-anchor="middle">{_number(value)}</text>'
+        )
+    centre = (x(ends[0]) + x(ends[1])) / 2
+    return [*parts, f'<text x="{centre:g}" y="{bottom + 32}" text-anchor="middle">{escape(name)}</text>']
+
+
+def _axis_left(y: _Scale, ends: tuple[float, float], name: str) -> list[str]:
+    parts = []
+    for value in _ticks(*ends):
+        parts.append(
+            f'<line x1="{_LEFT}" y1="{y(value):.1f}" x2="{_WIDTH - _RIGHT}" y2="{y(value):.1f}" class="grid"/>'
+        )
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+        )
+    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
+    return [
+        *parts,
+        f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(name)}</text>',
+    ]
 
 
 def _ticks(low: float, high: float) -> list[float]:

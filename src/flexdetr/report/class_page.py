@@ -15,7 +15,7 @@ from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
 from flexdetr.metrics.classification import Answers, answers_of, confusion
 from flexdetr.report.charts import matrix
-from flexdetr.report.make import ReportContent, calibration_chart, environment, training_charts
+from flexdetr.report.make import ReportContent, belongings, calibration_chart, run_sections
 from flexdetr.report.page import page, table, tiles
 from flexdetr.report.pictures import embedded
 from flexdetr.weights.store import replacing
@@ -44,9 +44,7 @@ def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
     """
     told = answers_of(subject.records, subject.found, subject.classes)
     names = subject.classes.names
-    sections = {"Score": _score(subject)}
-    if subject.history is not None and subject.history.exists():
-        sections["Training"] = training_charts(subject.history)
+    sections = {"Score": _score(subject), **run_sections(subject)}
     (_, (columns, rows)) = subject.metrics.tables()
     sections |= {
         "Classes": table(columns, rows),
@@ -54,8 +52,7 @@ def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
         "Calibration": calibration_chart([Scored(told.scores, told.right)], "pictures"),
         "Mistakes": _mistakes(subject.records, told, names),
         "Data": _data(subject.splits or {"evaluated": subject.records}, names),
-        "Configuration": f"<pre>{escape(subject.config)}</pre>" if subject.config else "<p>not known</p>",
-        "Environment": table(["what", "value"], list({**environment(), **subject.facts}.items())),
+        **belongings(subject),
     }
     with replacing(path) as temporary:
         temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
@@ -65,7 +62,7 @@ def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
 def _score(subject: ReportContent) -> str:
     numbers = subject.metrics.numbers()
     seen = {name: f"{100 * value:.1f} %" for name, value in numbers.items()}
-    return tiles({**seen, "pictures": f"{len(subject.records):,}"})
+    return tiles({**seen, "pictures": f"{len(subject.records):,}", **subject.cost})
 
 
 def _confusion(told: Answers, names: Sequence[str]) -> str:

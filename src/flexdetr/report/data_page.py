@@ -194,7 +194,7 @@ def _together(found: Statistics) -> str:
     counts = found.together[np.ix_(order, order)].tolist()
     left = len(found.classes) - len(names)
     more = f"<p>{left} rarer classes are left out.</p>" if left else ""
-    return matrix(names, counts, title="Images that show both classes", corner="class") + more
+    return matrix(names, counts, title="Images that show both classes", corner="class", shares=False) + more
 
 
 def _twins(found: Statistics) -> str:

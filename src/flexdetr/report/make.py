@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,10 +14,10 @@ import numpy as np
 
 from flexdetr import __version__
 from flexdetr.metrics.calibration import Ranked, calibrate
-from flexdetr.metrics.confusion import Ranking, confusion_matrix, rank_detections
+from flexdetr.metrics.confusion import Ranking, confusion_matrix, pooled, rank_detections
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
 from flexdetr.report.charts import Line, line_chart, matrix
-from flexdetr.report.page import page, row, table, tiles
+from flexdetr.report.page import folded, page, row, table, tiles
 from flexdetr.report.pictures import gallery
 from flexdetr.runtime.cpu import cpu_features, processor
 from flexdetr.weights.store import replacing
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 USUAL = 0.5  # the threshold of a class of which nothing right was found
 _SHOWN_CLASSES = 12
 _SHOWN_MISTAKES = 12
+_SHOWN_RIGHT = 6  # of the surest right detections, and as many of the least sure
 _NO_LOSS = ("epoch", "seconds", "loss", "lr", "distill_weight")  # columns that are drawn apart or not
 _SCORES = ("ap", "ap50", "ap75", "top1", "top5")  # columns of metrics.csv that are drawn together
 _GALLERIES: dict[str, Kind] = {
@@ -59,6 +59,8 @@ class ReportContent:
         config: YAML; empty if there is none.
         facts: environment, time and memory, by name.
         history: a run's ``metrics.csv``; None if no run is at hand.
+        cost: size and speed, by name; see ``cost``.
+        beside: other runs as rows of a table, the first one its header; empty if there are none.
     """
 
     title: str
@@ -71,6 +73,27 @@ class ReportContent:
     config: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     history: Path | None = None
+    cost: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[Sequence[object]] = ()
+
+
+def cost(*, parameters: int = 0, num_bytes: int = 0, seconds: float = 0.0, images: int = 0) -> dict[str, str]:
+    """Size and speed as the page shows them; what is 0 is not known.
+
+    Args:
+        parameters: of the model.
+        num_bytes: of its file or files.
+        seconds: that the answers took, reading the pictures included.
+        images: that were answered.
+    """
+    shown = {}
+    if parameters:
+        shown["parameters"] = f"{parameters / 1e6:.2f} M"
+    if num_bytes:
+        shown["size of the file"] = f"{num_bytes / 1e6:.1f} MB"
+    if seconds and images:
+        shown["per image, with reading"] = f"{1000 * seconds / images:.0f} ms"
+    return shown
 
 
 def best_thresholds(rankings: Mapping[str, Ranking]) -> dict[str, float]:
@@ -89,23 +112,43 @@ def write_report(path: Path, subject: ReportContent) -> dict[str, float]:
     best = best_thresholds(rankings)
     limits = [best.get(name, USUAL) for name in subject.classes.names]
     mistakes = find_mistakes(subject.records, subject.found, limits)
-    sections = {"Score": _score(subject, mistakes)}
-    if subject.history is not None and subject.history.exists():
-        sections["Training"] = training_charts(subject.history)
+    for_all = pooled(rankings.values())
+    sections = {"Score": _score(subject, mistakes, for_all.best_threshold()), **run_sections(subject)}
     sections |= {
         "Classes and sizes": _classes(subject),
         "Precision and recall": _curves(rankings),
-        "Thresholds": _thresholds(rankings, best),
+        "Thresholds": _thresholds(rankings, best, for_all),
         "Confusion": _confusion(subject, limits),
         "Calibration": calibration_chart(rankings.values(), "detections"),
+        "Right detections": _right(subject, mistakes),
         "Mistakes": _mistakes(subject, mistakes),
         "Data": _data(subject),
-        "Configuration": f"<pre>{escape(subject.config)}</pre>" if subject.config else "<p>not known</p>",
-        "Environment": table(["what", "value"], list({**environment(), **subject.facts}.items())),
+        **belongings(subject),
     }
     with replacing(path) as temporary:
         temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
     return best
+
+
+def run_sections(subject: ReportContent) -> dict[str, str]:
+    """Curves of the training, and the runs beside it, as far as there are any."""
+    sections = {}
+    if subject.history is not None and subject.history.exists():
+        sections["Training"] = training_charts(subject.history)
+    if subject.beside:
+        note = "<p>Runs in the same folder with the same classes; each on its own validation split.</p>"
+        sections["Other runs"] = table([*map(str, subject.beside[0])], subject.beside[1:]) + note
+    return sections
+
+
+def belongings(subject: ReportContent) -> dict[str, str]:
+    """What the numbers belong to: configuration and machine."""
+    return {
+        "Configuration": folded("All settings as YAML", subject.config)
+        if subject.config
+        else "<p>not known</p>",
+        "Environment": table(["what", "value"], list({**environment(), **subject.facts}.items())),
+    }
 
 
 def environment() -> dict[str, str]:
@@ -120,7 +163,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def _score(subject: ReportContent, mistakes: Mistakes) -> str:
+def _score(subject: ReportContent, mistakes: Mistakes, threshold: float) -> str:
     numbers = subject.metrics.numbers()
     first = {
         name: numbers[key]
@@ -130,7 +173,9 @@ def _score(subject: ReportContent, mistakes: Mistakes) -> str:
     rate = mistakes.duplicate_rate
     seen["duplicate rate"] = f"{100 * rate:.1f} %" if math.isfinite(rate) else "–"  # noqa: RUF001
     seen["images"] = f"{len(subject.records):,}"
-    return tiles(seen) + table(list(numbers), [list(numbers.values())])
+    if math.isfinite(threshold):
+        seen["recommended threshold"] = f"{threshold:.2f}"
+    return tiles({**seen, **subject.cost}) + table(list(numbers), [list(numbers.values())])
 
 
 def training_charts(history: Path) -> str:
@@ -208,22 +253,32 @@ def _thinned(name: str, x: list[float], y: list[float], most: int = 400) -> Line
     return Line(name, x[::step], y[::step])
 
 
-def _thresholds(rankings: Mapping[str, Ranking], best: Mapping[str, float]) -> str:
+def _thresholds(rankings: Mapping[str, Ranking], best: Mapping[str, float], for_all: Ranking) -> str:
     rows = []
+    one_for_all = ""
+    if math.isfinite(common := for_all.best_threshold()):
+        at = for_all.at([common])
+        one_for_all = (
+            f"<p>One number for all classes: <code>--threshold {common:.2f}</code>, with precision "
+            f"{float(at.precision[0]):.3f}, recall {float(at.recall[0]):.3f} and F1 {float(at.f1[0]):.3f} over all "
+            "objects.</p>"
+        )
     for name, ranking in rankings.items():
         limit = best.get(name, USUAL)
         at = ranking.at([limit])
         rows.append((name, limit, float(at.precision[0]), float(at.recall[0]), float(at.f1[0])))
     note = f"<p>The thresholds of the highest F1 at IoU 0.5 ({USUAL} where nothing right was found). A run's "
     note += "best checkpoint carries them: <code>flexdetr predict FILE SOURCE --threshold auto</code>.</p>"
-    return table(["class", "best threshold", "precision", "recall", "F1"], rows) + note
+    return one_for_all + table(["class", "best threshold", "precision", "recall", "F1"], rows) + note
 
 
 def _confusion(subject: ReportContent, limits: Sequence[float]) -> str:
     confusion = confusion_matrix(subject.records, subject.found, subject.classes, threshold=limits)
     document = confusion.to_json()
     return matrix(
-        document["names"], document["counts"], title="At the best thresholds and IoU 0.5, in objects"
+        document["names"],
+        document["counts"],
+        title="At the best thresholds and IoU 0.5: objects, and their share of the row",
     )
 
 
@@ -259,6 +314,20 @@ def calibration_chart(rankings: Iterable[Ranked], what: str) -> str:
             dots=True,
         ),
     )
+
+
+def _right(subject: ReportContent, mistakes: Mistakes) -> str:
+    """The surest right detections and the least sure ones."""
+    ranked = sorted(mistakes.found, key=lambda one: -one.score)
+    surest, rest = ranked[:_SHOWN_RIGHT], ranked[_SHOWN_RIGHT:]
+    least = rest[-_SHOWN_RIGHT:]
+    parts = [
+        "<p>Blue is the detection, green are the labelled objects.</p>",
+        f"<h3>The surest</h3>{gallery(surest, subject.records, subject.classes)}",
+    ]
+    if least:
+        parts.append(f"<h3>The least sure</h3>{gallery(least, subject.records, subject.classes)}")
+    return "".join(parts)
 
 
 def _mistakes(subject: ReportContent, mistakes: Mistakes) -> str:

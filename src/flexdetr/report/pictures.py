@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 _SIDE = 220  # of a picture in the page
 _AROUND = 1.0  # surroundings on each side, as a share of the box's longer side
 _LEAST = 48  # pixels on each side, for small boxes
-WRONG, TRUTH = "#dc2626", "#16a34a"
+WRONG, TRUTH, FOUND = "#dc2626", "#16a34a", "#2563eb"
 
 
 def gallery(mistakes: Sequence[Mistake], records: Sequence[Record], classes: Classes) -> str:
-    """A picture for each mistake: red is the wrong detection or the missed object, green are labelled objects."""
+    """A picture for each: red is what is wrong, blue a right detection, green are labelled objects."""
     if not mistakes:
         return "<p>none</p>"
     return (
@@ -63,7 +63,8 @@ def cut_out(mistake: Mistake, record: Record) -> Image.Image:
     scale = _SIDE / max(canvas.size)
     canvas = canvas.resize((max(1, round(canvas.width * scale)), max(1, round(canvas.height * scale))))
     pen = ImageDraw.Draw(canvas)
-    boxes = [(box, TRUTH) for box in record.boxes_xyxy] + [(mistake.box_xyxy, WRONG)]
+    own = FOUND if mistake.kind == "right" else WRONG
+    boxes = [(box, TRUTH) for box in record.boxes_xyxy] + [(mistake.box_xyxy, own)]
     for box, colour in boxes:
         draw_box(pen, (np.asarray(box) - [left, top, left, top]) * scale, colour)
     return canvas

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.overlaps import iou_matrix
 from flexdetr.runtime.parity import Drift, Tolerance
 
 # Detections that overlap less are not the same object's.
@@ -160,10 +161,6 @@ def drift(
 
 def _iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N, 4) and (M, 4) xyxy -> (N, M)."""
-    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.clip(sides, 0, None).prod(-1)
-    areas = [np.clip(x[..., 2:] - x[..., :2], 0, None).prod(-1) for x in (a, b)]
     # Two boxes without area in the same place are the same box.
-    equal = np.abs(a - b).max(-1, initial=0) < 1e-6
-    return np.where(equal, 1.0, shared / np.maximum(areas[0] + areas[1] - shared, 1e-12))
+    equal = np.abs(first[:, None].astype(np.float64) - second[None]).max(-1, initial=0) < 1e-6
+    return np.where(equal, 1.0, iou_matrix(first, second))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flexdetr.config import nearest
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.overlaps import iou_matrix
 
 Merge = Literal["nms", "fusion"]
 # A box is a piece of an object where it ends at a tile's inner border, give or take this share of the tile's side ...
@@ -137,7 +138,7 @@ def merge(found: Detections, pieces: NDArray[np.bool_], slicing: Slicing) -> Det
         own = own[~_of_whole_ones(boxes[own], scores[own], pieces[own])]
         while len(own):
             best, rest = own[0], own[1:]
-            same = _shared(boxes[best : best + 1], boxes[rest])[0] >= slicing.iou
+            same = iou_matrix(boxes[best : best + 1], boxes[rest])[0] >= slicing.iou
             if slicing.merge == "fusion":
                 members = np.concatenate([[best], rest[same]])
                 weights = scores[members] + np.finfo(np.float64).tiny  # scores may all be zero
@@ -176,18 +177,6 @@ def _of_whole_ones(
     cut, whole = np.flatnonzero(pieces), np.flatnonzero(~pieces)
     parts = np.zeros(len(boxes), np.bool_)
     if len(cut) and len(whole):
-        inside = _shared(boxes[cut], boxes[whole], of_first=True) >= _INSIDE
+        inside = iou_matrix(boxes[cut], boxes[whole], of_first=True) >= _INSIDE
         parts[cut] = (inside & (scores[whole] >= _COMPARABLE * scores[cut, None])).any(axis=1)
     return parts
-
-
-def _shared(
-    boxes: NDArray[np.float64], others: NDArray[np.float64], *, of_first: bool = False
-) -> NDArray[np.float64]:
-    """(N, M) intersections as a share of the union, or of the first box."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(axis=-1)
-    first, second = (np.clip(one[:, 2:] - one[:, :2], 0, None).prod(axis=-1) for one in (boxes, others))
-    total = np.broadcast_to(first[:, None], both.shape) if of_first else first[:, None] + second - both
-    return np.divide(both, total, out=np.zeros_like(both), where=total > 0)
