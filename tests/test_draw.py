@@ -51,18 +51,57 @@ def test_labels_stay_inside_pictures_of_any_size(size: tuple[int, int]) -> None:
     pen = ImageDraw.Draw(Image.new("RGB", size))
     font = ImageFont.load_default(10)
     for box in ((0, 0, 5, 5), (size[0] - 3, size[1] - 3, size[0], size[1]), (0, 0, *size)):
-        plate = draw._plate(pen, "cat", font, box, size, [])
-        if size[0] > 40:
-            assert 0 <= plate[0] < plate[2] <= size[0]
-            assert 0 <= plate[1] < plate[3] <= size[1]
+        for plate in draw._places(pen, "cat", font, box, size):
+            if size[0] > 40:
+                assert 0 <= plate[0] < plate[2] <= size[0]
+                assert 0 <= plate[1] < plate[3] <= size[1]
 
 
 def test_labels_do_not_hide_each_other_while_there_is_room() -> None:
     pen, font = ImageDraw.Draw(Image.new("RGB", (300, 300))), ImageFont.load_default(12)
     plates: list[tuple[float, float, float, float]] = []
     for _ in range(3):
-        plates.append(draw._plate(pen, "cat 0.50", font, (100, 100, 200, 200), (300, 300), plates))
+        plate = draw._plate(pen, "cat 0.50", font, (100, 100, 200, 200), (300, 300), plates, np.zeros((0, 4)))
+        assert plate is not None
+        plates.append(plate)
     assert not any(draw._overlap(plates[a], plates[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def crowd(columns: int, rows: int, side: float = 24) -> Detections:
+    """Objects close beside each other, of two classes, the best first."""
+    places = [(12 + side * column, 12 + side * row) for row in range(rows) for column in range(columns)]
+    count = len(places)
+    boxes = [[x, y, x + side - 2, y + side - 2] for x, y in places]
+    indices = [number % 2 for number in range(count)]
+    names = [("white-pawn", "black-pawn")[index] for index in indices]
+    return Detections(boxes, np.linspace(0.9, 0.5, count), indices, names, indices)
+
+
+def test_a_dense_picture_keeps_its_objects_in_sight() -> None:
+    found = crowd(20, 16)
+    pen = ImageDraw.Draw(Image.new("RGB", (512, 420)))
+    boxes = [draw._ordered(box) for box in found.boxes_xyxy.tolist()]
+    labels = draw._labels(pen, found, boxes, (512, 420), 10, scores=True)
+    assert {index for *_, index in labels} == {0, 1}  # each class is named
+    plates = [plate for _, _, plate, _ in labels]
+    assert not any(draw._overlap(one, other) for one in plates for other in plates if one is not other)
+    covered = np.zeros((420, 512), bool)
+    for left, top, right, bottom in plates:
+        covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = True
+    assert covered.mean() < 0.15
+
+
+def test_few_objects_all_have_their_label_and_score() -> None:
+    found = crowd(2, 2, side=120)
+    pen = ImageDraw.Draw(Image.new("RGB", (400, 400)))
+    boxes = [draw._ordered(box) for box in found.boxes_xyxy.tolist()]
+    labels = draw._labels(pen, found, boxes, (400, 400), 12, scores=True)
+    assert [text for text, *_ in labels] == [
+        "white-pawn 0.90",
+        "black-pawn 0.77",
+        "white-pawn 0.63",
+        "black-pawn 0.50",
+    ]
 
 
 def test_long_names_are_shortened_and_kept_on_one_line() -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _GOLDEN_ANGLE = 0.381966  # of a full turn: hues of neighbouring classes lie far apart, however many there are
 _SHADES = ((0.85, 0.95), (0.6, 1.0), (0.9, 0.7))  # saturation and value, in turn every eight classes
 _SMALLEST_LETTERS = 10
+_FEW = 12  # objects; with more of them letters are smaller
+_HIDDEN = 0.25  # share of another object's box that a label may hide
 
 
 def annotate(
@@ -32,7 +34,9 @@ def annotate(
     """A copy of a picture with a box, name and score for each object.
 
     Lines and letters grow with the picture. The best objects are drawn last, on top of the others; a label
-    stands where it hides no better one's, inside the picture. Names in other scripts are written in an installed font
+    stands inside the picture, where it hides no better one's and little of the other objects. Where there is no such
+    place it goes without its score, and then without a label, unless it is the best of its class: the colour tells
+    the class. Names in other scripts are written in an installed font
     that has their letters; if there is none, the class's id stands for the name, and a warning says so once.
 
     Args:
@@ -49,7 +53,8 @@ def annotate(
     pen = ImageDraw.Draw(canvas)
     side = (canvas.width * canvas.height) ** 0.5
     width = max(1, round(side / 260))
-    letters = max(_SMALLEST_LETTERS, round(side / 38))
+    crowded = min(1.0, (_FEW / max(1, len(found))) ** 0.5)
+    letters = max(_SMALLEST_LETTERS, round(crowded * side / 38))
     colours = [class_colour(index) for index in found.indices.tolist()]
     boxes = [_ordered(box) for box in found.boxes_xyxy.tolist()]
     for box, colour in zip(reversed(boxes), reversed(colours), strict=True):
@@ -57,20 +62,42 @@ def annotate(
             rim = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
             pen.rectangle(rim, outline=_darker(colour), width=width + 2)
         pen.rectangle(box, outline=colour, width=width)
-    plates: list[Rectangle] = []
-    labels: list[tuple[str, Font]] = []
-    names = zip(found.names, found.labels.tolist(), found.scores.tolist(), boxes, strict=True)
-    for name, number, score, box in names:
-        shown, font = _readable(name, number, letters)
-        text = _shortened(pen, f"{shown} {score:.2f}" if scores else shown, font, canvas.width)
-        plate = _plate(pen, text, font, box, canvas.size, plates)
-        plates.append(plate)
-        labels.append((text, font))
-    for (text, font), plate, colour in zip(
-        reversed(labels), reversed(plates), reversed(colours), strict=True
-    ):
-        _write(pen, text, font, plate, colour)
+    for text, font, plate, index in reversed(_labels(pen, found, boxes, canvas.size, letters, scores=scores)):
+        _write(pen, text, font, plate, class_colour(index))
     return canvas
+
+
+def _labels(
+    pen: ImageDraw.ImageDraw,
+    found: Detections,
+    boxes: Sequence[Rectangle],
+    size: tuple[int, int],
+    letters: int,
+    *,
+    scores: bool,
+) -> list[tuple[str, Font, Rectangle, int]]:
+    """Text, font, place and class of each label that is written, the best object's first."""
+    labels: list[tuple[str, Font, Rectangle, int]] = []
+    named: set[int] = set()
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    rows = zip(
+        found.names, found.labels.tolist(), found.scores.tolist(), found.indices.tolist(), boxes, strict=True
+    )
+    for place, (name, number, score, index, box) in enumerate(rows):
+        shown, font = _readable(name, number, letters)
+        texts = [f"{shown} {score:.2f}", shown] if scores else [shown]
+        others = np.delete(corners, place, axis=0)
+        taken = [plate for _, _, plate, _ in labels]
+        for long in texts:
+            text = _shortened(pen, long, font, size[0])
+            plate = _plate(pen, text, font, box, size, taken, others)
+            if plate is None and index not in named and long == texts[-1]:
+                plate = _places(pen, text, font, box, size)[0]
+            if plate is not None:
+                labels.append((text, font, plate, index))
+                named.add(index)
+                break
+    return labels
 
 
 def _readable(name: str, number: int, size: int) -> tuple[str, Font]:
@@ -203,8 +230,23 @@ def _plate(
     box: Rectangle,
     size: tuple[int, int],
     taken: Sequence[Rectangle],
-) -> Rectangle:
-    """Where a label goes: above its box, else below, else inside; the first place that hides no other label."""
+    others: NDArray[np.float64],
+) -> Rectangle | None:
+    """The first place of a label that hides no other label and little of any other box; None if there is none."""
+    return next(
+        (
+            place
+            for place in _places(pen, text, font, box, size)
+            if not any(_overlap(place, other) for other in taken) and not _hides(place, others)
+        ),
+        None,
+    )
+
+
+def _places(
+    pen: ImageDraw.ImageDraw, text: str, font: Font, box: Rectangle, size: tuple[int, int]
+) -> list[Rectangle]:
+    """Where a label may go, the better places first: above its box, below, inside."""
     margin = _margin(font)
     width, height = pen.textlength(text, font=font) + 2 * margin, _height(font) + 2 * margin
     left, top, right, bottom = box
@@ -224,8 +266,14 @@ def _plate(
         y = max(0.0, min(top, size[1] - height))
         x = max(0.0, min(left, size[0] - width))
         places.append((x, y, x + width, y + height))
-    free = (place for place in places if not any(_overlap(place, other) for other in taken))
-    return next(free, places[0])
+    return places
+
+
+def _hides(plate: Rectangle, boxes: NDArray[np.float64]) -> bool:
+    """Whether a label hides much of one of some boxes."""
+    sides = np.minimum(plate[2:], boxes[:, 2:]) - np.maximum(plate[:2], boxes[:, :2])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return bool((np.clip(sides, 0, None).prod(axis=1) > _HIDDEN * areas).any())
 
 
 def _overlap(one: Rectangle, other: Rectangle) -> bool:
