@@ -1,4 +1,4 @@
-"""Write src/flexdetr/model_sizes.json, so that ``flexdetr models`` needs no torch; a test measures again."""
+"""Write src/flexdetr/model_sizes.json, so that ``models`` and ``info PRESET`` need no torch; a test measures again."""
 
 from __future__ import annotations
 

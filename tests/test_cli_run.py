@@ -98,6 +98,15 @@ def test_info_reads_a_checkpoint(checkpoint: str, capsys: pytest.CaptureFixture[
     assert facts["classes"] == dict(zip(CLASSES.names, CLASSES.ids, strict=True))
 
 
+def test_info_shows_the_score_as_a_table(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", checkpoint]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["validation", "ap"] for line in lines)
+    for name in CLASSES.names:
+        assert any(line.split()[0] == name and len(line.split()) > 5 for line in lines if line)
+    assert not [line for line in lines if "{" in line or line.count(",") > 20]
+
+
 def test_eval_prints_the_same_numbers_as_table_and_json(
     checkpoint: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +377,26 @@ def test_convert_to_transformers_and_back(
     assert "did you mean 'transformers'" in capsys.readouterr().err
     assert main(["convert", checkpoint, "--from", "padle", "--out", str(again)]) == 2
     assert "'paddle'" in capsys.readouterr().err
+
+
+def test_convert_refuses_parts_that_transformers_lacks_before_torch_is_loaded(
+    data: Path, tmp_path: Path
+) -> None:
+    own = ["--set", "attention.backbone.16=ema", "--out", str(tmp_path / "run")]
+    assert main(["train", str(data), *TRAIN, *own]) == 0
+    file = str(tmp_path / "run" / "best.safetensors")
+    program = f"""
+import sys
+from flexdetr.cli import main
+status = main(["convert", {file!r}, "--to", "transformers", "--out", {str(tmp_path / "out")!r}])
+assert "torch" not in sys.modules
+raise SystemExit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "no counterpart of" in done.stderr
+    assert "attention inserts" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_convert_refuses_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

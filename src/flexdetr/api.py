@@ -135,13 +135,19 @@ class Detector:
             ConfigError: if a key or value is wrong, or the data's classes are not the detector's.
             WeightsError: if other weights are asked for and do not fit.
             CallbackError: if a callback fails.
+            KeyboardInterrupt: after Ctrl-C, with the command that goes on from there.
         """
         from flexdetr.engine.checkpoint import restore
-        from flexdetr.engine.fit import train
+        from flexdetr.engine.fit import Interrupted, train
         from flexdetr.engine.rebuilt import rebuilt
 
         config, starting, module = rebuilt(self._starting, self._module, changes)
-        run = train(data, config, out=out, starting=starting, quiet=quiet, callbacks=callbacks)
+        try:
+            run = train(data, config, out=out, starting=starting, quiet=quiet, callbacks=callbacks)
+        except (
+            Interrupted
+        ) as stop:  # a script shows where it was and how to go on, not the way through the loop
+            raise stop.with_traceback(None) from None
         self._take(restore(run.best, {"backbone": config.backbone.name}, copy.deepcopy(module)), module)
         return run
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import flexdetr
 from flexdetr.data.dataset import DataError
-from flexdetr.data.scenes import draw_scenes
+from flexdetr.data.scenes import CLASSES, draw_scenes
 from flexdetr.engine import fit, validation
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import choose_precision, precision_name
@@ -98,6 +98,19 @@ def test_a_run_names_the_precision_of_its_evaluations(data, uninterrupted, tmp_p
 def test_the_seed_gives_the_same_run(data, uninterrupted, tmp_path):
     fit.train(data, settings(), out=tmp_path / "again", quiet=True)
     assert_same_run(uninterrupted.folder, tmp_path / "again")
+
+
+def test_a_script_that_is_interrupted_shows_no_way_through_the_loop(data, tmp_path):
+    class Impatient:
+        def on_step(self, _moment):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    detector = flexdetr.Detector("flexdetr_pico", classes=CLASSES, image_size=64)
+    options = {"epochs": 2, "batch_size": 2, "data": {"workers": 0}}
+    with pytest.raises(fit.Interrupted, match="--resume") as stopped:
+        detector.train(data, out=tmp_path / "run", quiet=True, callbacks=[Impatient()], **options)
+    assert len(stopped.traceback) == 2  # the caller's line and the library's
+    assert stopped.value.__suppress_context__
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,7 +141,9 @@ class Recording:
 
 
 def test_a_video_gives_its_frames_in_rgb(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", type("cv2", (), {"VideoCapture": Recording}))
+    messages = SimpleNamespace(getLogLevel=lambda: 3, setLogLevel=lambda _level: 3, LOG_LEVEL_SILENT=0)
+    utils = SimpleNamespace(logging=messages)
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Recording, utils=utils))
     video = tmp_path / "clip.mp4"
     video.write_bytes(b"")
     answers = list(read(find(tmp_path), pixels))
@@ -149,6 +152,13 @@ def test_a_video_gives_its_frames_in_rgb(tmp_path, monkeypatch):
     assert (answers[0].image == (0, 0, 255)).all()
     (silent,) = read(find("9"), pixels)
     assert "gives no picture" in silent.reason
+
+
+def test_a_camera_that_is_not_there_is_one_sentence(capfd):
+    pytest.importorskip("cv2")
+    (silent,) = read(find("97"), pixels)
+    assert "gives no picture" in silent.reason
+    assert capfd.readouterr() == ("", "")
 
 
 def test_videos_without_opencv_name_the_extra(tmp_path, monkeypatch):

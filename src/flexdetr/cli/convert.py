@@ -53,6 +53,8 @@ def convert(
     if target not in _TARGETS:
         raise answers.UsageError(nearest(target, _TARGETS, "target"))
     overrides = parse_overrides(changes or ())
+    if target == "transformers" and Path(source).is_file():
+        _refuse_unknown_parts(Path(source))
     loaded = load_any(source, kind=kind, overrides=overrides, partial=partial, prefer="raw" if raw else "EMA")
     as_it_is = loaded.is_backbone and target == "flexdetr"
     state = loaded.state() if as_it_is else dict(loaded.build().state_dict())
@@ -67,3 +69,21 @@ def convert(
         written = store.save(out, state, loaded.traced())
     answers.show(str(loaded.report))
     answers.show(f"written: {written}")
+
+
+def _refuse_unknown_parts(file: Path) -> None:
+    """Refuse what transformers has no counterpart of before weights are read, where a file of ours says it.
+
+    Raises:
+        WeightsError: with the parts.
+    """
+    from flexdetr.config import build
+    from flexdetr.weights.container import sniff
+    from flexdetr.weights.header import read_header
+    from flexdetr.weights.store import is_ours, read_metadata
+    from flexdetr.weights.transformers_export import refuse_parts
+
+    if sniff(file) == "safetensors" and is_ours(read_header(file)):
+        metadata = read_metadata(file)
+        if metadata.part == "detector":
+            refuse_parts(build(metadata.config))

@@ -38,6 +38,7 @@ AllowCode = Annotated[
         expose_value=False,
     ),
 ]
+_APART = ("training",)  # shown below the table of ``info``
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The preset to start from.")]
 
 
@@ -45,7 +46,7 @@ def models(as_json: Json = False) -> None:
     """List every preset: backbone, parameters, GFLOPs, image size, and which published weights it can start from."""
     from flexdetr.presets import MODELS
 
-    sizes = json.loads(resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8"))
+    sizes = _stored_sizes()
     rows = [
         {
             "model": name,
@@ -71,6 +72,14 @@ def models(as_json: Json = False) -> None:
             for row in rows
         ],
     )
+
+
+def _stored_sizes() -> dict[str, dict[str, Any]]:
+    """Parameters and GFLOPs of every preset, as ``make sizes`` measured them."""
+    sizes: dict[str, dict[str, Any]] = json.loads(
+        resources.files("flexdetr").joinpath("model_sizes.json").read_text("utf-8")
+    )
+    return sizes
 
 
 def _published(model: str, backbone: str) -> dict[str, dict[str, Any]]:
@@ -111,7 +120,35 @@ def info(
     if as_json:
         answers.show_json(facts)
         return
-    answers.show_table(["", ""], [(name.replace("_", " "), _text(value)) for name, value in facts.items()])
+    rows = [(name.replace("_", " "), _text(value)) for name, value in facts.items() if name not in _APART]
+    answers.show_table(["", ""], rows)
+    _show_training(facts.get("training") or {})
+
+
+def _show_training(training: dict[str, Any]) -> None:
+    """A run's summary, its score, and each class's own as tables."""
+    score = training.get("validation") or {}
+    per_class = score.get("per_class") or {}
+    plain = {**training, **{f"validation {key}": value for key, value in score.items()}}
+    rows = [
+        (name.replace("_", " "), _number(value))
+        for name, value in plain.items()
+        if not isinstance(value, dict | list)
+    ]
+    if rows:
+        answers.show("\ntraining")
+        answers.show_table(["", ""], rows)
+    if per_class:
+        columns = list(next(iter(per_class.values())))
+        answers.show("")
+        answers.show_table(
+            ["class", *(column.replace("_", " ") for column in columns)],
+            [(name, *(one.get(column) for column in columns)) for name, one in per_class.items()],
+        )
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else _text(value)
 
 
 def config(config_file: ConfigFile = None, changes: Set = None, model: Model = None) -> None:
@@ -139,7 +176,11 @@ def describe(model: str) -> dict[str, Any]:
     if model in MODELS or not (path.exists() or path.suffix or path.parent != Path()):
         config = preset(model)
         published = _published(model, config.backbone.name)
-        return {**_parts(config), "weights": {word: row["address"] for word, row in published.items()}}
+        return {
+            **_parts(config, 1000 if config.task == "classify" else 80),  # as measured
+            **_stored_sizes()[model],
+            "weights": {word: row["address"] for word, row in published.items()},
+        }
     return _of_file(path)
 
 
@@ -192,7 +233,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} holds a configuration that this FlexDETR cannot use: {error}") from error
     if (reason := objection(config.backbone.name, path)) is not None:
         raise WeightsError(reason)
-    facts = _parts(config, len(classes))
+    facts = _parts(config, len(classes)) | _sizes(config, len(classes))
     return {
         "file": str(path),
         **facts,
@@ -203,8 +244,8 @@ def _of_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
-    """A configuration in short; the sizes are those with ``num_classes`` classes."""
+def _parts(config: Config, num_classes: int) -> dict[str, Any]:
+    """A configuration in short."""
     encoder = config.encoder
     height, width = config.image_size
     channels = f"{encoder.width}x" if encoder.project else ""
@@ -224,7 +265,7 @@ def _parts(config: Config, num_classes: int = 80) -> dict[str, Any]:
     }
     if config.pruned:
         facts["pruned_layers"] = len(config.pruned)
-    return {**facts, **_sizes(config, num_classes)}
+    return facts
 
 
 def _sizes(config: Config, num_classes: int) -> dict[str, Any]:
@@ -234,15 +275,9 @@ def _sizes(config: Config, num_classes: int) -> dict[str, Any]:
     if importlib.util.find_spec("torch") is None:
         answers.note("parameters and GFLOPs are counted with torch: pip install 'flexdetr[train]'")
         return {}
-    from flexdetr.model.size import measure_both
+    from flexdetr.model.size import measure_both, rounded
 
-    training, deploy = measure_both(config, num_classes)
-    return {
-        "params": training.params,
-        "gflops": round(training.gflops, 3),
-        "params_deploy": deploy.params,
-        "gflops_deploy": round(deploy.gflops, 3),
-    }
+    return rounded(measure_both(config, num_classes))
 
 
 def _size(sides: list[int]) -> str:

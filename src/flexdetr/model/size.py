@@ -56,6 +56,17 @@ def measure_both(config: Config, num_classes: int = 80) -> Sizes:
     return Sizes(measure_module(model, config.image_size), measure_module(fuse(model), config.image_size))
 
 
+def rounded(sizes: Sizes) -> dict[str, float]:
+    """The four numbers as ``flexdetr info`` and the table of presets have them."""
+    training, deploy = sizes
+    return {
+        "params": training.params,
+        "gflops": round(training.gflops, 3),
+        "params_deploy": deploy.params,
+        "gflops_deploy": round(deploy.gflops, 3),
+    }
+
+
 def measure_module(model: nn.Module, image_size: tuple[int, int]) -> Size:
     """The size of a detection module, in the form that it has.
 

@@ -228,7 +228,13 @@ def open_capture(target: str | int, *options: Any) -> Any:  # noqa: ANN401 - of 
         import cv2
     except ImportError as error:
         raise FilmError("videos and cameras need OpenCV: pip install 'flexdetr[video]'") from error
-    return cv2.VideoCapture(target, *options)
+    # What cannot be opened is said by the caller, in one sentence; OpenCV would print lines of its own beside it.
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(target, *options)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def stated_frames(capture: Any) -> int:  # noqa: ANN401

@@ -113,7 +113,7 @@ def to_transformers(
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    _refuse(config)
+    refuse_parts(config)
     described = describe(config, classes)
     if metadata is not None:
         described[_OURS] |= {"licence": metadata.licence, "provenance": metadata.provenance}
@@ -228,8 +228,12 @@ def _points(config: Config) -> int:
     return points if isinstance(points, int) else points[0]
 
 
-def _refuse(config: Config) -> None:
-    """What transformers does not have."""
+def refuse_parts(config: Config) -> None:
+    """Refuse a detector with parts that transformers does not have.
+
+    Raises:
+        WeightsError: with all of them.
+    """
     encoder, head = config.encoder, _head(config)
     problems = {
         f"backbone {config.backbone.name}": config.backbone.name not in _BACKBONES,
