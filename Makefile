@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-slow bench site sizes rknn litert test-litert clean
+.PHONY: setup demo check format test test-slow test-matrix bench site sizes rknn litert test-litert clean
 
 setup: $(READY)
 
@@ -35,6 +35,24 @@ test: $(READY)
 SLOW ?= tests
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow $(SLOW)
+
+# A part of the tests with other Pythons, and with the lowest and the newest packages that pyproject.toml allows; each
+# cell has an environment of its own in build/matrix. CELLS="3.13-highest" takes one.
+CELLS ?= 3.11-lowest-direct 3.12-highest 3.13-highest
+MATRIX_TESTS ?= tests/test_boxes.py tests/test_config.py tests/test_presets.py tests/data tests/loss tests/metrics \
+	tests/golden tests/model/test_contract.py tests/runtime/test_process.py tests/engine/test_fit.py tests/export/test_export.py
+test-matrix: $(CELLS:%=matrix-%)
+
+matrix-%: build/matrix/%/.ready
+	OMP_NUM_THREADS=1 build/matrix/$*/bin/python -m pytest -n 2 --dist worksteal $(MATRIX_TESTS)
+
+# uv takes an installed Python, or fetches one.
+.PRECIOUS: build/matrix/%/.ready
+build/matrix/%/.ready: pyproject.toml | $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(firstword $(subst -, ,$*)) build/matrix/$*
+	$(BIN)/uv pip install --quiet --python build/matrix/$* --resolution $(patsubst $(firstword $(subst -, ,$*))-%,%,$*) \
+		-e '.[all]' pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
@@ -67,4 +85,4 @@ test-litert: build/litert/.ready
 	OMP_NUM_THREADS=1 build/litert/bin/python -m pytest -m "" tests/export/test_board_view.py
 
 clean:
-	rm -rf build/rknn build/litert $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build/rknn build/litert build/matrix $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -166,8 +167,7 @@ def test_crop_draws_like_torchvision():
     drawn = [reference.make_params(tensors) for _ in range(200)]
     areas = [crop.width * crop.height for crop in ours]
     reference_areas = [crop["width"] * crop["height"] if crop else 200 * 150 for crop in drawn]
-    assert np.mean(areas) == pytest.approx(np.mean(reference_areas), rel=0.15)
-    assert np.std(areas) == pytest.approx(np.std(reference_areas), rel=0.3)
+    assert ks_2samp(areas, reference_areas).pvalue > 0.01
     untouched = np.mean([crop == window for crop in ours])
     assert untouched == pytest.approx(np.mean([not crop for crop in drawn]), abs=0.1)
 
