@@ -57,6 +57,20 @@ def test_verbs_of_two_words_explain_themselves(flexdetr, group: str, verb: str) 
     assert f"Usage: flexdetr {group} {verb}" in answer.out
 
 
+def test_info_of_a_preset_tells_the_numbers_of_the_list_without_torch() -> None:
+    program = """
+import sys
+from flexdetr.cli import main
+assert main(["info", "rtdetr_r18", "--json"]) == 0
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["backbone"] == "resnet18_vd"
+    assert (facts["params"], facts["gflops"]) == (20_184_464, 59.348)
+
+
 def test_models_as_table_and_as_json(flexdetr) -> None:
     rows = json.loads(flexdetr("models", "--json").out)
     table = flexdetr("models").out

@@ -58,7 +58,7 @@ def _table(table: Sequence[Row]) -> str:
             for name, cell in zip(HEADS, cells(row), strict=True)
         )
         lines.append(f"<tr>{data}</tr>")
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f'<div class="scroll"><table class="tight"><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _differences(table: Sequence[Row]) -> str:

@@ -23,9 +23,10 @@ nav{margin:10px 0;display:flex;flex-wrap:wrap;gap:2px 14px}nav a{color:var(--lin
 .tiles b{display:block;font-size:22px}.tiles span{color:var(--soft);font-size:13px}
 .row{display:flex;flex-wrap:wrap;gap:16px}
 figure{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;margin:0;flex:1 1 420px;
-min-width:min(420px,100%);max-width:100%}
-figure.wide{flex-basis:100%}figcaption{font-weight:600;margin-bottom:6px}svg{width:100%;height:auto}
-svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid,.faint{stroke:var(--line)}
+min-width:min(420px,100%);max-width:min(640px,100%)}
+figure.wide{flex-basis:100%;max-width:100%}figcaption{font-weight:600;margin-bottom:6px}svg{width:100%;height:auto}
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line)}
+.faint{stroke:var(--soft);opacity:.6}
 .zero{stroke:var(--soft);stroke-dasharray:4 3}.seed{fill:none;stroke:var(--soft)}.mean{fill:var(--bar)}
 .higher{color:var(--higher)}.lower{color:var(--lower)}.same{color:var(--soft)}
 line.higher,line.lower,line.same{stroke:currentColor;stroke-width:2}
@@ -35,8 +36,9 @@ border-radius:2px;margin-right:5px}
 .scroll{overflow-x:auto;max-width:100%}table{border-collapse:collapse;background:var(--card);font-size:13px;
 font-variant-numeric:tabular-nums}
 td,th{border:1px solid var(--line);padding:4px 9px;text-align:right}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}
-thead th,.matrix th{background:var(--head)}td small{display:block;color:var(--soft)}
+th:first-child,td:first-child{text-align:left}.tight td{white-space:nowrap}
+thead th,.matrix th{background:var(--head)}td small{display:block;opacity:.75}
+.matrix tr>th:first-child{white-space:nowrap}
 .gallery{display:flex;flex-wrap:wrap;gap:10px}.gallery div{width:220px;max-width:100%;font-size:12px;
 overflow-wrap:anywhere}.gallery img{display:block;max-width:min(220px,100%);max-height:220px;border-radius:4px}
 .gallery.large div{width:320px}.gallery.large img{max-width:min(320px,100%);max-height:320px}
