@@ -92,7 +92,8 @@ def _labels(
             text = _shortened(pen, long, font, size[0])
             plate = _plate(pen, text, font, box, size, taken, others)
             if plate is None and index not in named and long == texts[-1]:
-                plate = _places(pen, text, font, box, size)[0]
+                free = _plate(pen, text, font, box, size, taken, corners[:0])
+                plate = free or _places(pen, text, font, box, size)[0]
             if plate is not None:
                 labels.append((text, font, plate, index))
                 named.add(index)
