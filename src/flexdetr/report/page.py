@@ -10,7 +10,7 @@ _STYLE = """
 --link:#1d4ed8;--bar:#2563eb;--higher:#23844f;--lower:#b8423a}
 @media (prefers-color-scheme:dark){:root{--back:#0f172a;--card:#1e293b;--head:#273449;--text:#e2e8f0;--soft:#a3b1c6;
 --line:#3b4a61;--link:#93c5fd;--bar:#60a5fa;--higher:#5cc98d;--lower:#ee8178}
-svg polyline,svg circle{filter:brightness(1.5)}}
+svg polyline,svg circle,.legend i{filter:brightness(1.5)}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--back);margin:0}
 main{max-width:1180px;margin:0 auto;padding:24px}
