@@ -47,7 +47,7 @@ def models(as_json: Json = False) -> None:
     from flexdetr.presets import MODELS
 
     sizes = _stored_sizes()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "model": name,
             "backbone": preset.backbone.name,
