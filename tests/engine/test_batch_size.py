@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from flexdetr.classes import Classes
@@ -38,9 +39,12 @@ def test_what_the_allocator_keeps_for_later_counts_as_free(monkeypatch):
     assert batch_size._free_bytes(torch.device("cuda", 0)) == 10_000
 
 
-def test_larger_images_need_more():
+def test_larger_images_need_more_in_proportion_to_their_pixels():
     config = resolve("flexdetr_pico", image_size=64)
     model = blank(config, Classes.of(["a"])).model
-    small = batch_size._activation_bytes(model, 64, 64, CPU, torch.float32)
-    large = batch_size._activation_bytes(model, 128, 128, CPU, torch.float32)
-    assert 2.5 * small < large < 4.5 * small  # four times the pixels, and as many queries
+    small, middle, large = (
+        batch_size._activation_bytes(model, side, side, CPU, torch.float32) for side in (128, 192, 256)
+    )
+    growth = (256**2 - 128**2) / (192**2 - 128**2)  # beside what the queries need whatever the size
+    assert (large - small) / (middle - small) == pytest.approx(growth, rel=0.05)
+    assert large > 2.5 * small
