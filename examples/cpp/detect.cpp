@@ -86,6 +86,8 @@ void check(const Json& metadata, const std::filesystem::path& folder) {
     if (std::stoi(metadata.at("format_version").text) > 2 || metadata.at("format").text != "openvino" ||
         metadata.at("raw").text != "false" || metadata.at("input").at("resize").text != "inside")
         throw std::runtime_error(folder.string() + " is not what flexdetr export --format openvino writes by default");
+    if (metadata.at("input").at("colour_order").text != "RGB")
+        throw std::runtime_error(folder.string() + " takes pictures that are not RGB: this program reads three channels only");
     const Json& files = metadata.at("files");
     for (size_t i = 0; i < files.items.size(); ++i)
         if (std::to_string(std::filesystem::file_size(folder / files.keys[i])) != files.items[i].at("bytes").text)

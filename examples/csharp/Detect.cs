@@ -91,6 +91,8 @@ static class Detect
         if (int.Parse(Find<string>(metadata, "format_version")) > 2 || Find<string>(metadata, "format") != "openvino" ||
             Find<string>(metadata, "raw") != "false" || Find<string>(metadata, "input", "resize") != "inside")
             throw Refuse(folder + " is not what flexdetr export --format openvino writes by default");
+        if (Find<string>(metadata, "input", "colour_order") != "RGB")
+            throw Refuse(folder + " takes pictures that are not RGB: this program reads three channels only");
         var files = Find<List<object>>(metadata, "files");
         string[] paths = (from name in files.OfType<string>() select Path.Combine(folder, name)).ToArray();
         for (int i = 0; i < paths.Length; i++)

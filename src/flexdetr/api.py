@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from flexdetr.classes import Classes, as_classes, described
 from flexdetr.config import Config
+from flexdetr.pixel_form import PixelForm
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import THRESHOLD
@@ -88,6 +90,11 @@ class Detector:
 
     def __repr__(self) -> str:
         return f"<Detector {self.config.model}, {described(self.classes, self.config.image_size)}>"
+
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become before the network takes them."""
+        return self.config.data.form
 
     @classmethod
     def from_checkpoint(
@@ -309,7 +316,7 @@ class Detector:
         found = list(
             detect_images(
                 self.deploy_form(),
-                (pixels(picture) for picture in pictures),
+                (pixels(picture, self.form) for picture in pictures),
                 classes=self.classes,
                 size=self.config.image_size,
                 threshold=lowest,
@@ -346,7 +353,7 @@ class Detector:
 
         return explain(
             self.deploy_form(),
-            pixels(source),
+            pixels(source, self.form),
             classes=self.classes,
             size=self.config.image_size,
             threshold=limits(threshold, self.metadata.thresholds, self.classes.names),
@@ -388,7 +395,7 @@ class Detector:
             return
         options: dict[str, Any] = {"device": device, "precision": precision}
         options |= {"decoder_layers": decoder_layers, "queries": queries}
-        for picture in read(listed, pixels):
+        for picture in read(listed, partial(pixels, form=self.form), whole=not self.form.photographic):
             if isinstance(picture, Unreadable):
                 yield picture
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
@@ -33,6 +34,7 @@ from flexdetr.model.heads import DEFAULT, HEADS, owners_of
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.model.inserts import INSERTS
 from flexdetr.model.intra import INTRA
+from flexdetr.pixel_form import PixelForm
 
 __all__ = [
     "BackboneConfig",
@@ -202,10 +204,12 @@ class DataConfig(Part):
     """Reading the data and what is done to a training image.
 
     Attributes:
+        channels: of the pictures: 3 is RGB, 1 grey, any other number as stored in TIFF or .npy.
+        value_range: stored values [low, high] that become 0 and 255; None takes 16 bits by their high byte.
         skip_bad: go on without images and boxes that cannot be read.
         workers: loader processes; None takes what the machine has.
         val_fraction: share of the training images cut off where a data set has no validation split.
-        photometric: probability of the photometric distortion.
+        photometric: probability of the photometric distortion; of other channels than RGB's there is none.
         zoom_out: probability of pasting the image on a larger canvas.
         iou_crop: probability of a crop that keeps some object above a drawn IoU.
         flip: probability of a horizontal flip.
@@ -232,6 +236,8 @@ class DataConfig(Part):
         class_weights: what the class loss of a class is multiplied by, by its name; 1 if none is given.
     """
 
+    channels: int = Field(default=3, ge=1, le=1024)
+    value_range: tuple[float, float] | None = None
     skip_bad: bool = False
     workers: int | None = Field(default=None, ge=0, le=1024)
     val_fraction: float = Field(default=0.15, gt=0, lt=1)
@@ -258,6 +264,23 @@ class DataConfig(Part):
     tile_whole: bool = True
     repeat_threshold: float | None = Field(default=None, gt=0, le=1)
     class_weights: Frozen[Mapping[str, Annotated[float, Field(gt=0, le=1e4)]]] = Field(default_factory=dict)
+
+    @field_validator("value_range")
+    @classmethod
+    def _range_rises(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and not (isfinite(ends[0]) and isfinite(ends[1]) and ends[0] < ends[1]):
+            raise ValueError("value_range is two numbers that rise, like [0, 4095]")
+        return ends
+
+    @property
+    def colours(self) -> float:
+        """The probability of the photometric distortion, which only RGB has."""
+        return self.photometric if self.channels == 3 else 0.0
+
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become."""
+        return PixelForm(self.channels, self.value_range)
 
 
 class TrainConfig(Part):

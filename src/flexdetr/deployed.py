@@ -20,6 +20,7 @@ from flexdetr.classes import described
 from flexdetr.data.images import pixels
 from flexdetr.data.record_pixels import read_record
 from flexdetr.gathered import gathered
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.detections import Detections
@@ -32,6 +33,7 @@ from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import (
     Item,
     Picture,
+    Pixels,
     Source,
     Unreadable,
     as_film,
@@ -118,6 +120,11 @@ class ArtifactDetector:
     def __repr__(self) -> str:
         made = f"{self.metadata.model}, {self.metadata.format} {self.metadata.precision} on {self._engine}"
         return f"<ArtifactDetector {made}, {described(self.classes, self.image_size)}>"
+
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become before the graph takes them."""
+        return self.metadata.input.form
 
     def runtime(self, device: str = "auto", *, pictures: int = 1, precision: Asked | None = None) -> Runtime:
         """What runs the graph for this many pictures; started when it is first asked for.
@@ -240,7 +247,9 @@ class ArtifactDetector:
         workers = runtime.parallel + max(1, runtime.parallel // 2)
         ahead = 0 if live else 2 * workers
         detect = partial(_detected, partial(self._detect, runtime, lowest))
-        job = partial(_read_and_detect, detect, whole=not frames)
+        reader = partial(pixels, form=self.form)
+        # Pages of a TIFF are its channels, where a picture has other channels than a photograph.
+        job = partial(_read_and_detect, detect, reader, whole=not (frames and self.form.photographic))
         if (
             len(listed) == 1 and not frames
         ):  # one picture is ready before threads for it have started and ended
@@ -253,9 +262,9 @@ class ArtifactDetector:
             for item in listed:
                 waiting.append((item, pool.submit(item.name, job, item)))
                 while len(waiting) > ahead:
-                    yield from _answers(pool, *waiting.popleft(), detect, ahead)
+                    yield from _answers(pool, *waiting.popleft(), detect, reader, ahead)
             while waiting:
-                yield from _answers(pool, *waiting.popleft(), detect, ahead)
+                yield from _answers(pool, *waiting.popleft(), detect, reader, ahead)
 
     def track(
         self,
@@ -302,7 +311,7 @@ class ArtifactDetector:
             return []
         runtime = self.runtime(device, precision=precision)
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
-        return self._infer(runtime, [pixels(image) for image in images], lowest)
+        return self._infer(runtime, [pixels(image, self.form) for image in images], lowest)
 
     def evaluate(
         self,
@@ -334,7 +343,8 @@ class ArtifactDetector:
         del batch_size
         row = task(self.metadata.task)
         dataset = row.read(data, **cut_of(self.metadata.made.get("config", {})))
-        records = dataset.with_classes(self.classes).split(split)
+        dataset = dataset.with_classes(self.classes).with_form(self.form)
+        records = dataset.split(split)
         if precision is None and self._asked == "auto" and self._chooses:
             precision = "fp32"
         items = [Item(str(one.path), one.path) for one in records]
@@ -383,7 +393,7 @@ class ArtifactDetector:
         return self.artifact.read_answers(runtime.infer(ready, np.array(sizes, np.int64)), sizes, threshold)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB pictures of any sizes -> (B, h, w, 3) as ``Runtime.infer`` takes them."""
+        """(H, W, C) uint8 pictures of any sizes -> (B, h, w, C) as ``Runtime.infer`` takes them."""
         ready = [resize(image, self.image_size) for image in images]
         return ready[0][None] if len(ready) == 1 else np.stack(ready)  # one needs no copy
 
@@ -409,9 +419,11 @@ def _pictures(items: Sequence[Item]) -> int:
     return MANY if any(expects_many(item) for item in items) else len(items)
 
 
-def _read_and_detect(detect: Callable[[Read], Answer], item: Item, *, whole: bool) -> Answer | None:
+def _read_and_detect(
+    detect: Callable[[Read], Answer], reader: Pixels, item: Item, *, whole: bool
+) -> Answer | None:
     """The answer for an item of one picture; None for one of many, unless the first is taken for the ``whole``."""
-    read = read_one(item, pixels, whole=whole)
+    read = read_one(item, reader, whole=whole)
     return None if read is None else detect(read)
 
 
@@ -420,7 +432,12 @@ def _detected(detect: Callable[[Picture], tuple[Picture, Detections]], read: Rea
 
 
 def _answers(
-    pool: Pool, item: Item, work: Work[Answer | None], detect: Callable[[Read], Answer], ahead: int
+    pool: Pool,
+    item: Item,
+    work: Work[Answer | None],
+    detect: Callable[[Read], Answer],
+    reader: Pixels,
+    ahead: int,
 ) -> Iterator[Answer]:
     """An item's answer, or those of all its pictures: these are read here, in their order, and computed ``ahead``."""
     answer = pool.result(work)
@@ -428,7 +445,7 @@ def _answers(
         yield answer
         return
     waiting: deque[Work[Answer]] = deque()
-    for frame in read_many(item, pixels):
+    for frame in read_many(item, reader):
         waiting.append(pool.submit(frame.name, detect, frame))
         while len(waiting) > ahead:
             yield pool.result(waiting.popleft())

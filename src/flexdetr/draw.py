@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from flexdetr.runtime.arrays import shown as as_shown
 from flexdetr.runtime.fonts import font_for
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ def annotate(
     that has their letters; if there is none, the class's id stands for the name, and a warning says so once.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or a PIL image.
+        image: (H, W, 3) uint8 RGB, or a PIL image; of other channels see ``runtime.arrays.shown``.
         found: its objects, boxes in pixels of this picture.
         scores: whether to write the scores beside the names.
 
     Returns:
         An RGB image of the same size.
     """
-    canvas = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
+    canvas = Image.fromarray(as_shown(image)) if isinstance(image, np.ndarray) else image.convert("RGB")
     if canvas is image:
         canvas = canvas.copy()
     pen = ImageDraw.Draw(canvas)
@@ -161,7 +162,7 @@ def contact_sheet(
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
     small = []
     for image in images:
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
+        picture = Image.fromarray(as_shown(image)) if isinstance(image, np.ndarray) else image.convert("RGB")
         factor = min(1.0, cell / max(picture.size))
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         small.append(picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture)

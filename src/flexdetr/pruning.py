@@ -165,13 +165,13 @@ def prune(
     bundles = find_bundles(model)
     if not bundles:
         raise PruneError(f"{whole.config.model}: no channels were found that can be taken away")
-    clock = _Clock(model, config.image_size, str(data), precision, threads)
+    clock = _Clock(model, config, str(data), precision, threads)
     target = cast("float", target_ms) if target_share is None else target_share * clock.whole_ms
     announce(
         f"{clock.whole_ms:.1f} ms now, {target:.1f} ms wanted; {len(bundles)} bundles of channels can be narrowed"
     )
     choice = _choose(model, bundles, target, clock, announce)
-    planes = [prepare(pixels(record.path), config.image_size) for record in val[:_PROVED]]
+    planes = [prepare(pixels(record.path, config.data.form), config.image_size) for record in val[:_PROVED]]
     proof = _proven(model, bundles, choice.share, torch.from_numpy(np.stack(planes)))
     widths = {**whole.config.pruned, **differing(choice.model, model)}
     config = config.model_copy(update={"pruned": FrozenMapping(widths)})
@@ -249,13 +249,16 @@ class _Clock:
     def __init__(
         self,
         whole: DetectionModel,
-        size: tuple[int, int],
+        config: Config,
         data: str,
         precision: latency.Computed,
         threads: int,
     ) -> None:
-        self._compiled = partial(latency.compiled, size=size, data=data, precision=precision, threads=threads)
-        self._pictures = latency.pictures_of(data)
+        size = config.image_size
+        self._compiled = partial(
+            latency.compiled, config=config, data=data, precision=precision, threads=threads
+        )
+        self._pictures = latency.pictures_of(data, config.data.form)
         self._whole = self._compiled(whole)
         self.whole_ms = latency.times({"whole": self._whole}, self._pictures)["whole"]
         cores = "its own choice of threads" if threads == 0 else f"{threads} threads"
@@ -309,7 +312,7 @@ def _choose(
 
 
 def _proven(model: DetectionModel, bundles: Sequence[Bundle], share: float, images: torch.Tensor) -> float:
-    """How far the cut is from the whole network without what nobody reads any more, on (B, 3, H, W) uint8 pictures.
+    """How far the cut is from the whole network without what nobody reads any more, on (B, C, H, W) uint8 pictures.
 
     Raises:
         PruneError: if it is not the same function.
@@ -357,5 +360,5 @@ def _stage(
     score: Callable[[DetectionModel], float],
     config: Config,
 ) -> Stage:
-    size = measure_module(deploy_form(model), config.image_size)
+    size = measure_module(deploy_form(model), config.image_size, model.channels)
     return Stage(name, milliseconds, size.params, size.gflops, score(model))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flexdetr.classes import Classes
 from flexdetr.data.images import pixels
 from flexdetr.gathered import gathered
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.slicing import Slicing, detect_sliced
 from flexdetr.runtime.sources import Item, Picture, Source, Unreadable, as_film, read
@@ -51,6 +53,12 @@ class SlicedDetector:
         classes: Classes = self.detector.classes
         return classes
 
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become."""
+        form: PixelForm = self.detector.form
+        return form
+
     def computation(self, **options: Any) -> Any:  # noqa: ANN401 - as the detector's own
         """What ``predict`` computes with; as the detector's own."""
         return self.detector.computation(**options)
@@ -67,7 +75,9 @@ class SlicedDetector:
         given = source if isinstance(source, list) else [source]
         found = [
             detect_sliced(
-                lambda images: self.detector.predict(images, *threshold, **options), pixels(one), self.slicing
+                lambda images: self.detector.predict(images, *threshold, **options),
+                pixels(one, self.form),
+                self.slicing,
             )
             for one in given
         ]
@@ -80,7 +90,8 @@ class SlicedDetector:
         **options: Any,  # noqa: ANN401
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists; as the detector's own ``predict_many``."""
-        for picture in read(items, pixels):
+        form = self.form
+        for picture in read(items, partial(pixels, form=form), whole=not form.photographic):
             if isinstance(picture, Unreadable):
                 yield picture
             else:
@@ -116,10 +127,10 @@ class SlicedDetector:
         options = {"precision": "fp32"} | options
         own = getattr(self.detector, "config", None)
         config = self.detector.metadata.made.get("config", {}) if own is None else own.model_dump()
-        dataset = read_data(data, **cut_of(config)).with_classes(self.classes)
+        dataset = read_data(data, **cut_of(config)).with_classes(self.classes).with_form(self.form)
         records = dataset.split(split)
         # Of a file of several frames the first is labelled, which pixels() reads.
-        images = (Picture(str(one.path), pixels(one.path)) for one in records)
+        images = (Picture(str(one.path), pixels(one.path, one.form)) for one in records)
         answers = ((picture, self.predict(picture.image, 0.0, **options)) for picture in images)
         scored, found = score_answers(answers, records, self.classes, progress)
         metrics = cast("Metrics", scored)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
+from fakes.tiny import CLASSES, settled, spread, tiny
 from flexdetr.api import Detector
-from flexdetr.classes import Classes
 from flexdetr.data.images import pixels
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export.make import ExportSource, export
@@ -23,9 +22,6 @@ from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.sources import Source
 
-# Ids with a hole: whatever mistakes ids for positions fails.
-CLASSES = Classes(("cat", "dog", "owl"), (1, 2, 7))
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -33,40 +29,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def spread(model: nn.Module) -> None:
-    """Weights as after training: scores from 0 to 1, boxes of many sizes, nothing that is 0 or 1 in a norm."""
-    draw = torch.Generator().manual_seed(0)
-    decoder: Any = model.get_submodule("head")
-    with torch.no_grad():
-        for part in model.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                assert part.running_mean is not None
-                assert part.running_var is not None
-                part.running_mean += 0.1 * torch.randn(part.running_mean.shape, generator=draw)
-                part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
-            if isinstance(part, nn.LayerNorm):
-                part.bias += 0.1 * torch.randn(part.bias.shape, generator=draw)
-        for score in (decoder.encoder_score, *decoder.scores):
-            score.weight.copy_(0.6 * torch.randn(score.weight.shape, generator=draw))
-            score.bias.fill_(-1.0)
-        for box in (decoder.encoder_box, *decoder.boxes):
-            last = box.layers[-1]
-            last.weight.copy_(0.15 * torch.randn(last.weight.shape, generator=draw))
-
-
-def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
-    torch.manual_seed(0)
-    changes = {
-        "image_size": size,
-        "backbone": "hgnetv2_atto",
-        "encoder": {"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        "head": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-    } | changes
-    detector = Detector("flexdetr_pico", classes=CLASSES, **changes)
-    spread(detector.model)
-    return detector
 
 
 def in_float32(detector: Detector, image: Source, threshold: float) -> Detections:
@@ -111,12 +73,10 @@ def subject(detector: Detector) -> ExportSource:
     return ExportSource(detector.model, detector.config, detector.classes, detector.metadata)
 
 
-@pytest.fixture(scope="session")
-def settled() -> Detector:
-    """A detector whose queries are all of its 30 tokens: random scores nearly tie, so that bf16 would choose others."""
-    encoder = {"strides": (16, 32), "width": 32, "ffn": 48, "heads": 4}
-    head = {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 30, "denoising": 0}
-    return tiny(encoder=encoder, head=head)
+@pytest.fixture(scope="session", name="settled")
+def _settled() -> Detector:
+    """See ``fakes.tiny.settled``."""
+    return settled()
 
 
 @pytest.fixture(scope="session")

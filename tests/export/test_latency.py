@@ -11,7 +11,7 @@ from flexdetr.export import latency
 def test_a_compiled_detector_answers_pictures_of_any_size_and_is_timed_beside_another(
     detector: Detector,
 ) -> None:
-    call = latency.compiled(detector.model, detector.config.image_size, "", "fp32", threads=1)
+    call = latency.compiled(detector.model, detector.config, "", "fp32", threads=1)
     picture = np.full((50, 70, 3), 90, np.uint8)
     boxes, scores = (call(picture).get_output_tensor(place).data for place in (0, 1))
     assert boxes.shape[:2] == scores.shape

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import vectors
 from flexdetr.classes import Classes
-from flexdetr.data.dataset import Record
+from flexdetr.data.dataset import Record, to_coco
+from flexdetr.data.detect import read
 from flexdetr.metrics import matching
 from flexdetr.metrics.coco_map import Metrics, evaluate, evaluate_coco
 
@@ -155,6 +157,45 @@ def test_equals_pycocotools(case):
     np.testing.assert_allclose(
         list(evaluate(records, found, classes).numbers().values()), expected, atol=1e-9
     )
+
+
+def test_what_is_to_be_ignored_counts_like_a_crowd_which_pycocotools_does_by_iscrowd_alone(tmp_path):
+    """It overwrites a written ``ignore`` with ``iscrowd``: what it gets from us says iscrowd, and the numbers agree."""
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    labels = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20], "area": 400, "iscrowd": 0},
+        {
+            "id": 2,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [50, 0, 50, 100],
+            "area": 5000,
+            "ignore": 1,
+            "iscrowd": 0,
+        },
+    ]
+    written = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
+        "annotations": labels,
+        "categories": [{"id": 1, "name": "car"}],
+    }
+    (tmp_path / "instances_test.json").write_text(json.dumps(written))
+    dataset = read(tmp_path)
+    records = dataset.split("test")
+    boxes = np.array([[50, 0, 60, 10], [70, 40, 90, 60], [52, 80, 62, 99], [0, 0, 20, 20]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    found = {records[0].image_id: (boxes, scores, np.zeros(4, np.int64))}
+    ours = evaluate(records, found, dataset.classes)
+    assert ours.ap == pytest.approx(1)
+    assert ours.per_class["car"].num_objects == 1
+    answers = [
+        {"image_id": 1, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(
+        list(ours.numbers().values()), by_pycocotools(to_coco(records, dataset.classes), answers), atol=1e-9
+    )
+    assert by_pycocotools(written, answers)[0] < 0.5  # the file as it is: an object that was not found
 
 
 @given(data_sets())

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from flexdetr.classes import Classes
+from flexdetr.pixel_form import RGB
 from flexdetr.runtime.detections import Detections
 
 
@@ -17,6 +18,7 @@ class Marked:
     """Finds one object of class "dog" in a picture: its box is the picture, its score the first pixel's red."""
 
     classes = Classes(("cat", "dog"), (1, 7))
+    form = RGB
 
     def __init__(self) -> None:
         self.batches: list[int] = []

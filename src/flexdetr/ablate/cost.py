@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from flexdetr.ablate.records import COSTS, KeptCosts, VariantCost, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
-from flexdetr.data.images import read_image
+from flexdetr.data.check import read_as
+from flexdetr.data.record_pixels import read_record as pixels_of
 from flexdetr.engine.predict import detect_images
 from flexdetr.metrics.latency import alternating_medians
 from flexdetr.model.detector import SECTIONS
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
 from flexdetr.runtime.cpu import processor
-from flexdetr.tasks import task
 from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
@@ -122,13 +122,15 @@ def _latencies(detectors: Mapping[str, Detector], pictures: Sequence[NDArray[np.
 
 
 def _pictures(job: Job) -> list[NDArray[np.uint8]]:
-    dataset = task(job.config.task).read(job.data, val_fraction=job.config.data.val_fraction, seed=job.seed)
-    return [read_image(record.path) for record in dataset.split(job.split)[:_IMAGES]]
+    dataset = read_as(job.config.model_copy(update={"seed": job.seed}), job.data)
+    return [pixels_of(record) for record in dataset.split(job.split)[:_IMAGES]]
 
 
 def _architecture(job: Job) -> dict[str, Any]:
     """What a variant's cost depends on."""
-    return job.config.model_dump(mode="json", include={"image_size", *SECTIONS})
+    told = job.config.model_dump(mode="json", include={"image_size", *SECTIONS})
+    channels = job.config.data.channels
+    return told if channels == 3 else {**told, "channels": channels}
 
 
 def _size(detector: Detector) -> dict[str, Any]:

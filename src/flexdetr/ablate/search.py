@@ -149,7 +149,7 @@ class _Searching:
         self.record = kept or SearchRecord(plan=told, machine=machine())
         base = candidate_config(plan, {})
         self.splits = {data: runs.scoring_split(data, plan.split, base) for data in plan.data}
-        self.pictures = latency.pictures_of(plan.data[0])
+        self.pictures = latency.pictures_of(plan.data[0], base.data.form)
         self._base: Callable[[latency.Picture], object] | None = None
 
     def first_rung(self) -> None:
@@ -238,7 +238,7 @@ class _Searching:
         data = self.plan.data[0]
         torch.manual_seed(0)
         model = DetectionModel(config, len(read(data).classes)).eval()
-        return latency.compiled(model, config.image_size, data, self.plan.precision, self.plan.threads)
+        return latency.compiled(model, config, data, self.plan.precision, self.plan.threads)
 
     def _ask(self, number: int) -> dict[str, Any]:
         """What the sampler chooses next; it is made anew from all that is known, as after a stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
@@ -226,7 +227,7 @@ def _of_artifact(name: str, detector: ArtifactDetector, place: Place) -> TimedDe
         name=name,
         what=runtime.description,
         computation=runtime.computation,
-        decode=pixels,
+        decode=partial(pixels, form=detector.form),
         prepare=lambda image: detector.prepare([image]),
         infer=lambda feed, size: runtime.infer(feed, np.array([size], np.int64)),
         finish=lambda answer, size: detector.artifact.read_answers(answer, [size], THRESHOLD),
@@ -254,7 +255,7 @@ def _of_model(name: str, detector: Detector, place: Place) -> TimedDetector:
         name=name,
         what=f"PyTorch in {how.precision}, {threads}",
         computation=how,
-        decode=pixels,
+        decode=partial(pixels, form=detector.form),
         prepare=lambda image: prepare(image, size),
         infer=lambda feed, _: run_network(model, feed, device, precision=place.precision),
         finish=lambda answer, original: detections(model.head, answer, original, classes, THRESHOLD),

@@ -38,6 +38,9 @@ def check(
             callback=one_of("task", [*TASKS]),
         ),
     ] = None,
+    channels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of the pictures, as in data.channels.")
+    ] = 3,
     as_json: Json = False,
 ) -> None:
     """Read data as training would and list every defect; or list what in an ONNX file a board does not take."""
@@ -47,9 +50,11 @@ def check(
     if target is not None:
         raise answers.UsageError(f"--target is for ONNX files; {data} is not named like one")
     from flexdetr.data.check import check as check_data
+    from flexdetr.pixel_form import PixelForm
 
     with answers.counting("checking images") as show_count:
-        report = check_data(data, progress=show_count, kind=task or _task_of(data))
+        kind = task or _task_of(data)
+        report = check_data(data, progress=show_count, kind=kind, form=PixelForm(channels))
     if as_json:
         answers.show_json(report.to_json())
     else:

@@ -44,7 +44,7 @@ class Batch:
     """Images of one size with their objects.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB; training batches lie channels-last in memory.
+        images: (B, C, H, W) uint8; training batches lie channels-last in memory.
         targets: the objects, boxes cxcywh as fractions of the image as it is here.
         sizes: (B, 2) int64 (height, width) of the original images.
         image_ids: of the original images.
@@ -167,7 +167,7 @@ class Made(NamedTuple):
     """A sample as it stands in a batch.
 
     Attributes:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         labels: (N,) int64, head indices.
         boxes: (N, 4) float32, cxcywh as fractions.
         shares: (N,) float32, see ``Targets``; None where each label is all of the picture.
@@ -194,7 +194,8 @@ def assembled(
         observe: told the record that is worked on.
     """
     height, width = plan.size
-    images = torch.empty((len(plan.indices), height, width, 3), dtype=torch.uint8)
+    channels = all_records[0].form.channels
+    images = torch.empty((len(plan.indices), height, width, channels), dtype=torch.uint8)
     labels, boxes, shares = [], [], []
     for slot, index in enumerate(plan.indices):
         if observe is not None:
@@ -253,7 +254,8 @@ class SampleMaker:
     def cache_bytes(self) -> int:
         """Memory that all images take at the size at which they are kept."""
         sizes = (covering((record.width, record.height), self.at_least) for record in self.records)
-        return sum(3 * width * height * 5 // 4 for width, height in sizes)
+        channels = self.records[0].form.channels if self.records else 3
+        return sum(channels * width * height * 5 // 4 for width, height in sizes)
 
     def keep(self, index: int) -> None:
         """Decodes an image at the size at which it is kept, and at half of it."""

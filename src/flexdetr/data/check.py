@@ -15,6 +15,7 @@ from flexdetr.config import Config
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.images import ImageError, verify
 from flexdetr.data.record_pixels import read_page
+from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.pool import Pool
 from flexdetr.tasks import DEFAULT, task
 
@@ -80,6 +81,7 @@ def check(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     kind: str = DEFAULT,
+    form: PixelForm = RGB,
 ) -> CheckReport:
     """Reads a data set as training would, decodes every image, and lists what is wrong.
 
@@ -89,12 +91,13 @@ def check(
         seed: as in ``detect.read``.
         progress: told how many images of how many were decoded.
         kind: the task that the data is for.
+        form: what the pictures have to become.
 
     Raises:
         UnrecognisedDataError: if no data set is found.
         DataError: if it contradicts itself.
     """
-    dataset = task(kind).read(root, val_fraction=val_fraction, seed=seed)
+    dataset = task(kind).read(root, val_fraction=val_fraction, seed=seed).with_form(form)
     records = [record for split in dataset.splits.values() for record in split]
     done = 0
 
@@ -239,11 +242,22 @@ def read_for_training(root: str | Path, config: Config) -> Dataset:
     Raises:
         DataError: as ``detect.read`` and ``usable_records`` do.
     """
-    dataset = task(config.task).read(root, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = read_as(config, root)
     for split in ("train", "val"):
         if not dataset.splits.get(split):
             usable_records(dataset, split, skip_bad=config.data.skip_bad)
     return dataset
+
+
+def read_as(config: Config, root: str | Path) -> Dataset:
+    """The data set at a place as a run with a configuration has it: its validation split, its form of pixels.
+
+    Raises:
+        DataError: as ``detect.read`` does.
+    """
+    row = task(config.task)
+    dataset = row.read(root, val_fraction=config.data.val_fraction, seed=config.seed)
+    return dataset.with_form(config.data.form)
 
 
 def _refuse(dataset: Dataset, split: str, broken: list[Defect], *, skip_bad: bool) -> None:
@@ -306,7 +320,7 @@ def _image_defect(record: Record) -> Defect | None:
         if record.view is not None:
             read_page(record, (_SMALL, _SMALL))
             return None
-        odd = verify(path)
+        odd = verify(path, record.form)
     except ImageError as error:
         return Defect("error", path, None, str(error).removeprefix(f"{path}: "))
     return None if odd is None else Defect("warning", path, None, odd)

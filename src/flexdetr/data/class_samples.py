@@ -40,7 +40,7 @@ class Blend(NamedTuple):
     """A sample with one class, or with two.
 
     Attributes:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         labels: head indices.
         shares: of each label; they add to 1.
     """
@@ -145,7 +145,7 @@ class ClassSamples:
             if rng.random() < self.config.iou_crop:
                 window = random_crop(width, height, rng)
             flip = bool(rng.random() < self.config.flip)
-            colours = draw_colours(rng, self.config.photometric)
+            colours = draw_colours(rng, self.config.colours)
             done = render(sample, window, size, flip=flip, colours=colours)
             done = degraded(done, rng, self.config)
         return Blend(done.image, (int(labels[0]),), (1.0,))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.classes import ClassError, Classes
+from flexdetr.pixel_form import RGB, PixelForm
 
 Format = Literal["coco", "voc", "yolo", "folders", "pages"]
 Severity = Literal["error", "warning"]
@@ -93,6 +94,7 @@ class Record:
         window: xyxy pixels of the oriented image, where the record is a part of it; width, height and boxes are then
             those of the part.
         view: of a page of a document; None for a picture. ``flexdetr.data.record_pixels`` reads both.
+        form: what its pixels become.
     """
 
     path: Path
@@ -105,6 +107,7 @@ class Record:
     areas: NDArray[np.float32]
     window: tuple[int, int, int, int] | None = None
     view: PageView | None = None
+    form: PixelForm = RGB
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -176,6 +179,24 @@ class Dataset:
                 )
             raise DataError(f"{self.root} has no split {name!r}; it has: {known}")
         return self.splits[name]
+
+    def with_form(self, form: PixelForm) -> Dataset:
+        """The same data, whose pictures are read in another form.
+
+        Raises:
+            DataError: if they are pages of documents, which are RGB.
+        """
+        if form == RGB:
+            return self
+        if self.format == "pages":
+            raise DataError(
+                f"{self.root} holds pages, which are read as RGB: leave out data.channels and data.value_range"
+            )
+        splits = {
+            split: tuple(replace(record, form=form) for record in records)
+            for split, records in self.splits.items()
+        }
+        return replace(self, splits=splits)
 
     def with_classes(self, classes: Classes) -> Dataset:
         """The same data with labels as indices into ``classes``, matched by name.

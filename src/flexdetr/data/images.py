@@ -1,4 +1,4 @@
-"""Image files as RGB arrays, whatever their mode, depth or orientation. No torch here."""
+"""Image files as arrays, RGB unless another form is asked for, whatever they hold. No torch here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.addresses import Address, AddressError, fetch, is_address
-from flexdetr.runtime.arrays import ArrayError, as_picture, is_array
-from flexdetr.runtime.deep_pixels import tell_range
+from flexdetr.runtime.arrays import ArrayError, as_picture, formed, is_array, stored_picture
+from flexdetr.runtime.deep_pixels import tell_dim, tell_range
 from flexdetr.runtime.films import has_pages
+from flexdetr.runtime.folders import NPY
 from flexdetr.runtime.picture_formats import picture_formats
+from flexdetr.runtime.process import resize_planes
+from flexdetr.runtime.stored_arrays import StoredArrayError, holds_numbers, is_tiff, read_array, stored_size
 
 _log = logging.getLogger(__name__)
 _told: set[tuple[Path, str | None]] = set()
@@ -64,6 +68,8 @@ def probe(path: Path) -> ImageInfo:
         ImageError: if the file is missing or is no image.
     """
     try:
+        if path.suffix.lower() == NPY:
+            return ImageInfo(*stored_size(path))
         with _open(path) as image:
             orientation = 1
             if image.format != "PNG" or _states_orientation(path, image):
@@ -74,7 +80,19 @@ def probe(path: Path) -> ImageInfo:
             if image.format == "TIFF" and orientation in _TRANSPOSED:  # Pillow states a TIFF's size upright
                 width, height = height, width
             return ImageInfo(width, height, orientation)
+    except UnidentifiedImageError as error:
+        if not is_tiff(path):
+            raise _failure(path, error) from error
+        return _probe_tiff(path)
     except _FAILURES as error:
+        raise _failure(path, error) from error
+
+
+def _probe_tiff(path: Path) -> ImageInfo:
+    """Of a TIFF that Pillow does not know, like one of five channels."""
+    try:
+        return ImageInfo(*stored_size(path))
+    except (OSError, StoredArrayError) as error:
         raise _failure(path, error) from error
 
 
@@ -91,26 +109,28 @@ def _states_orientation(path: Path, image: Image.Image) -> bool:
     return False
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, form: PixelForm = RGB) -> NDArray[np.uint8]:
     """An image file as it looks upright.
 
     Grey is repeated over three channels; transparency is laid over black; 16-bit values keep their high byte;
     floats are taken as 0..1 if none is above 1 and as 0..255 otherwise, with a warning where values do not fill that
-    range; of several frames the first is taken.
+    range; of several frames the first is taken. Colours become their luma where the form is grey. Of .npy, and of TIFF
+    where the form asks for other channels or a range of values, the numbers are taken as they are stored.
 
     Args:
         path: the file.
+        form: what the picture becomes.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, ``form.channels``) uint8.
 
     Raises:
-        ImageError: if the file is missing, truncated or no image.
+        ImageError: if the file is missing, truncated or no image, or has other channels.
     """
-    return _read(Path(path), None)
+    return _read(Path(path), None, form)
 
 
-def read_reduced(path: str | Path, at_least: tuple[int, int]) -> NDArray[np.uint8]:
+def read_reduced(path: str | Path, at_least: tuple[int, int], form: PixelForm = RGB) -> NDArray[np.uint8]:
     """An image no larger than needed: the smallest of its shape that covers ``at_least``, never enlarged.
 
     JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that suffices, which saves most of the work.
@@ -118,18 +138,22 @@ def read_reduced(path: str | Path, at_least: tuple[int, int]) -> NDArray[np.uint
     Args:
         path: the file.
         at_least: (height, width) that both sides must still reach, unless the file itself is smaller.
+        form: what the picture becomes.
 
     Returns:
-        (h, w, 3) uint8 RGB with (nearly) the file's aspect ratio.
+        (h, w, ``form.channels``) uint8 with (nearly) the file's aspect ratio.
 
     Raises:
         ImageError: as ``read_image``.
     """
-    return _read(Path(path), at_least)
+    return _read(Path(path), at_least, form)
 
 
 def read_part(
-    path: str | Path, window: tuple[int, int, int, int], at_least: tuple[int, int]
+    path: str | Path,
+    window: tuple[int, int, int, int],
+    at_least: tuple[int, int],
+    form: PixelForm = RGB,
 ) -> NDArray[np.uint8]:
     """A part of an image no larger than needed; the last images are kept, since their other parts are read next.
 
@@ -137,46 +161,57 @@ def read_part(
         path: the file.
         window: xyxy pixels of the upright image.
         at_least: (height, width) that both sides must still reach, unless the part itself is smaller.
+        form: what the picture becomes.
 
     Returns:
-        (h, w, 3) uint8 RGB.
+        (h, w, ``form.channels``) uint8.
 
     Raises:
         ImageError: as ``read_image``.
     """
     x0, y0, x1, y1 = window
-    cut = _recent(Path(path))[y0:y1, x0:x1]
+    cut = _recent(Path(path), form)[y0:y1, x0:x1]
     size = covering((x1 - x0, y1 - y0), at_least)
     if size == (cut.shape[1], cut.shape[0]):
         return cut.copy()
-    return np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return resize_planes(cut, size, reducing_gap=2.0)
 
 
 @functools.lru_cache(maxsize=2)
-def _recent(path: Path) -> NDArray[np.uint8]:
-    return read_image(path)
+def _recent(path: Path, form: PixelForm) -> NDArray[np.uint8]:
+    return read_image(path, form)
 
 
 def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 at half its size, rounded up; each pixel is the mean of four."""
-    return np.array(Image.fromarray(image).reduce(2), dtype=np.uint8)
+    """(H, W, C) uint8 at half its size, rounded up; each pixel is the mean of four."""
+    if image.shape[2] == 3:
+        return np.array(Image.fromarray(image).reduce(2), dtype=np.uint8)
+    planes = (np.asarray(Image.fromarray(plane).reduce(2)) for plane in np.moveaxis(image, 2, 0))
+    return np.stack([*planes], axis=2)
 
 
-def verify(path: Path) -> str | None:
+def verify(path: Path, form: PixelForm = RGB) -> str | None:
     """Decodes the whole file at the smallest scale that its format allows.
+
+    Args:
+        path: the file.
+        form: what the picture has to become.
 
     Returns:
         what is odd about the range of its values, with the brightest one: most of it would be black or white. None
         if nothing is.
 
     Raises:
-        ImageError: if the file is missing, truncated or no image.
+        ImageError: if the file is missing, truncated or no image, or has other channels.
     """
+    if holds_numbers(path, form) or not form.photographic:
+        read_image(path, form)
+        return None
     try:
         with _open(path) as image:
             image.draft("RGB", (1, 1))
             image.load()
-            return _odd_range(image)
+            return None if form.value_range is not None else _odd_range(image)
     except _FAILURES as error:
         raise _failure(path, error) from error
 
@@ -214,12 +249,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def pixels(picture: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - see below
-    """(H, W, 3) uint8 RGB of anything that counts as a picture.
+def to_form(image: Image.Image, form: PixelForm) -> NDArray[np.uint8]:
+    """Any Pillow image as (H, W, ``form.channels``) uint8, by the rules of ``read_image``.
+
+    Raises:
+        ImageError: if it has other channels.
+    """
+    if form == RGB:
+        return np.array(to_rgb(image), dtype=np.uint8)
+    deep = image.mode.startswith("I") or image.mode == "F"
+    if form.photographic and not deep:
+        seen = to_rgb(image)
+        stored = np.asarray(seen if form.channels == 3 else seen.convert("L"))
+    else:
+        stored = np.asarray(image)
+    if image.mode.startswith("I"):  # 32 bits wide, but files that open as it hold 16
+        stored = np.clip(stored.astype(np.int64), 0, 65535).astype(np.uint16)
+    elif image.mode == "F" and form.value_range is None:
+        stored = _eight_bits(stored, "F")
+    try:
+        return formed(stored if stored.ndim == 3 else stored[:, :, None], form)
+    except ArrayError as error:
+        raise ImageError(str(error)) from error
+
+
+def _refuse_lost_bits(image: Image.Image) -> None:
+    """Of 16-bit colours Pillow keeps the high byte alone; asked before its pixels are."""
+    deep = image.mode.startswith("I") or image.mode == "F"
+    if not deep and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        raise ImageError(
+            "its colours have 16 bits, of which Pillow keeps the high byte alone, and data.value_range needs both: "
+            "store it as TIFF or .npy"
+        )
+
+
+def pixels(picture: Any, form: PixelForm = RGB) -> NDArray[np.uint8]:  # noqa: ANN401 - see below
+    """(H, W, ``form.channels``) uint8 of anything that counts as a picture.
 
     Args:
         picture: a file's path or its bytes, an http(s) address, a Pillow image, or an array or tensor as
             ``runtime.arrays.as_picture`` takes it.
+        form: what the picture becomes.
 
     Raises:
         ImageError: if it cannot be read, or is something else.
@@ -232,18 +302,18 @@ def pixels(picture: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - see below
             raise ImageError(f"{address.shown}: {error}") from error
         if fetched is None:
             raise ImageError(f"{address.shown}: is a stream or a film, and no picture")
-        return _read(fetched, None, name=address.shown)
+        return _read(fetched, None, form, name=address.shown)
     if isinstance(picture, str | Path):
-        return read_image(picture)
+        return read_image(picture, form)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _read(io.BytesIO(picture), None, name="the bytes given")
+        return _read(io.BytesIO(picture), None, form, name="the bytes given")
     if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(picture))
+        return np.asarray(to_rgb(picture)) if form == RGB else to_form(picture, form)
     if not is_array(picture):
         kinds = "a path, an address, bytes, a Pillow image, an array or a tensor"
         raise ImageError(f"a picture is {kinds}; got {type(picture).__name__}")
     try:
-        return as_picture(picture)
+        return as_picture(picture, form)
     except ArrayError as error:
         raise ImageError(str(error)) from error
 
@@ -258,14 +328,23 @@ def _eight_bits(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     return (np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
 
 
-def _read(file: Path | io.BytesIO, at_least: tuple[int, int] | None, *, name: str = "") -> NDArray[np.uint8]:
+def _read(
+    file: Path | io.BytesIO, at_least: tuple[int, int] | None, form: PixelForm, *, name: str = ""
+) -> NDArray[np.uint8]:
     try:
+        if isinstance(file, Path) and holds_numbers(file, form):
+            return _read_numbers(file, at_least, form)
         with _open(file) as image:
             if at_least is not None:
                 _reduce(image, at_least)
             if isinstance(file, Path):
-                tell_range(file, image)
+                if form.value_range is None:
+                    tell_range(file, image)
+                else:
+                    _refuse_lost_bits(image)
                 _tell_frames(file, image)
+            if form != RGB:
+                return _reduced(to_form(ImageOps.exif_transpose(image), form), at_least)
             upright = to_rgb(ImageOps.exif_transpose(image))
             if at_least is not None:
                 size = covering(upright.size, at_least)
@@ -274,6 +353,22 @@ def _read(file: Path | io.BytesIO, at_least: tuple[int, int] | None, *, name: st
             return np.array(upright, dtype=np.uint8)
     except _FAILURES as error:
         raise _failure(name or file, error) from error
+
+
+def _read_numbers(path: Path, at_least: tuple[int, int] | None, form: PixelForm) -> NDArray[np.uint8]:
+    array = read_array(path)
+    picture = stored_picture(array, form)
+    if form.value_range is None:
+        tell_dim(path, array)
+    return _reduced(picture, at_least)
+
+
+def _reduced(picture: NDArray[np.uint8], at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """(H, W, C) uint8 no larger than needed."""
+    if at_least is None:
+        return picture
+    size = covering((picture.shape[1], picture.shape[0]), at_least)
+    return resize_planes(picture, size, reducing_gap=2.0)
 
 
 def _tell_frames(path: Path, image: Image.Image) -> None:
@@ -314,5 +409,9 @@ def _failure(path: object, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{path}: image not found")
     if isinstance(error, UnidentifiedImageError):
-        return ImageError(f"{path}: is no image that can be read")
+        many = isinstance(path, Path) and is_tiff(path)
+        more = "; a TIFF of more channels than three is read with data.channels" if many else ""
+        return ImageError(f"{path}: is no image that can be read{more}")
+    if isinstance(error, StoredArrayError | ArrayError | ImageError):
+        return ImageError(f"{path}: {error}")
     return ImageError(f"{path}: cannot be read: {error}")

@@ -15,7 +15,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class KeptImages:
-    """Images (H, W, 3) uint8 RGB by index, each also at half its size.
+    """Images (H, W, C) uint8 by index, each also at half its size.
 
     Forked workers see the memory of the process that began them. To those that are spawned all of it would be copied,
     once for each: ``share`` moves it to where all of them see it.

@@ -358,7 +358,8 @@ class EvaluationLoader:
         self.records, self.image_size, self.batch_size = tuple(records), image_size, batch_size
         self.starts = range(rank * batch_size, len(self.records), batch_size * world_size)
         self.threads = max(1, default_workers() + 1 if workers is None else workers)
-        keep = 3 * image_size[0] * image_size[1] * len(self.records) <= _EVALUATION_CACHE_BYTES
+        channels = self.records[0].form.channels if self.records else 3
+        keep = channels * image_size[0] * image_size[1] * len(self.records) <= _EVALUATION_CACHE_BYTES
         self._kept: dict[int, Tensor] | None = {} if keep else None
         self._pin_memory = pin_memory
 

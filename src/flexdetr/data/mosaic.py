@@ -44,7 +44,7 @@ def mosaic(
     """
     height, width = size
     x, y = (round(side * rng.uniform(*_CENTRE)) for side in (width, height))
-    canvas = np.empty((height, width, 3), dtype=np.uint8)
+    canvas = np.empty((height, width, samples[0].image.shape[2]), dtype=np.uint8)
     boxes, labels = [], []
     quarters = [
         Window(0, 0, x, y),
@@ -57,7 +57,7 @@ def mosaic(
         canvas[quarter.y0 : quarter.y1, quarter.x0 : quarter.x1] = tile.image
         boxes.append(tile.boxes_xyxy + np.array([quarter.x0, quarter.y0] * 2, dtype=np.float32))
         labels.append(tile.labels)
-    colours = draw_colours(rng, config.photometric)
+    colours = draw_colours(rng, config.colours)
     if colours is not None:
         canvas = colours.apply(canvas)
     return Sample(canvas, np.concatenate(boxes), np.concatenate(labels))

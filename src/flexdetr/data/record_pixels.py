@@ -18,13 +18,13 @@ def read_record(record: Record) -> NDArray[np.uint8]:
     """What a model is shown of a record: the picture upright, or the middle of a page in its turn.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, C) uint8 in the record's form.
 
     Raises:
         ImageError: if the file cannot be read.
     """
     if record.view is None:
-        return read_image(record.path)
+        return read_image(record.path, record.form)
     return middle(read_page(record, None))
 
 
@@ -35,9 +35,9 @@ def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np
         ImageError: if the file cannot be read.
     """
     if record.window is not None:
-        return read_part(record.path, record.window, at_least)
+        return read_part(record.path, record.window, at_least, record.form)
     if record.view is None:
-        return read_reduced(record.path, at_least)
+        return read_reduced(record.path, at_least, record.form)
     return read_page(record, at_least)
 
 

@@ -43,7 +43,7 @@ class Sample:
     """An image with its objects.
 
     Attributes:
-        image: (h, w, 3) uint8 RGB.
+        image: (h, w, C) uint8.
         boxes_xyxy: (N, 4) float32 pixels of ``image``.
         labels: (N,) int64 head indices.
     """
@@ -94,7 +94,7 @@ def strong(sample: Sample, size: tuple[int, int], rng: np.random.Generator, conf
         window, keep = iou_crop(boxes, window, rng)
         boxes, labels = boxes[keep], labels[keep]
     flip = rng.random() < config.flip
-    colours = draw_colours(rng, config.photometric)
+    colours = draw_colours(rng, config.colours)
     return render(Sample(sample.image, boxes, labels), window, size, flip=flip, colours=colours)
 
 
@@ -190,7 +190,7 @@ def render(
     if colours is not None:
         pixels = colours.apply(pixels)
     if pixels.shape[:2] != size:
-        canvas = np.zeros((*size, 3), dtype=np.uint8)
+        canvas = np.zeros((*size, pixels.shape[2]), dtype=np.uint8)
         left = size[1] - x1 if flip else x0
         canvas[y0:y1, left : left + x1 - x0] = pixels
         pixels = canvas
@@ -232,7 +232,7 @@ def _whole(first: float, last: float, scale: float, limit: int) -> tuple[int, in
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8 resized to (height, width) ``size``, bilinear with antialiasing as Pillow does it."""
+    """(h, w, C) uint8 resized to (height, width) ``size``, bilinear with antialiasing as Pillow does it."""
     if image.shape[:2] == size:
         return image
     batch = torch.from_numpy(image)[None].permute(

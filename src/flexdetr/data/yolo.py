@@ -15,7 +15,7 @@ from flexdetr.data.text import TextError, read_text
 from flexdetr.data.unused import unused_files
 from flexdetr.data.yolo_lines import NOTES, Form, LineError, Row, read_row, split_line, unusual_forms
 from flexdetr.data.yolo_yaml import DataYaml
-from flexdetr.runtime.folders import IMAGE_SUFFIXES, list_files
+from flexdetr.runtime.folders import IMAGE_SUFFIXES, NPY, list_files
 
 _SHOWN = 3
 
@@ -208,11 +208,13 @@ def _images(data: DataYaml, tree: Tree, split: str, entry: str, defects: list[De
             f"{data.path}: {split}: {entry!r} was not found, neither below 'path' nor beside {data.path.name}"
         )
     if target.is_dir():
-        images = [path for path in list_files(target).files if path.suffix.lower() in IMAGE_SUFFIXES]
+        files = list_files(target).files
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = images or [path for path in files if path.suffix.lower() == NPY]
         if not images:
             raise DataError(f"{data.path}: {split}: there are no images in {target}")
         return images
-    if target.suffix.lower() in IMAGE_SUFFIXES:
+    if target.suffix.lower() in IMAGE_SUFFIXES or target.suffix.lower() == NPY:
         return [target]
     try:
         lines = [line.strip() for line in read_text(target).splitlines()]

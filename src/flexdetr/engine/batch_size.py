@@ -59,7 +59,7 @@ def _activation_bytes(
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         training_autocast(device, dtype),
     ):
-        images = torch.rand(2, 3, height, width, device=device)
+        images = torch.rand(2, model.channels, height, width, device=device)
         boxes = torch.full((20, 4), 0.5, device=device)
         targets = Targets([torch.zeros(20, dtype=torch.long, device=device)] * 2, [boxes] * 2, ["probe"] * 2)
         output = probe(images, targets)

@@ -21,6 +21,7 @@ from flexdetr.weights.ancestry import credited
 from flexdetr.weights.classifier_names import norm_eps
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
+from flexdetr.weights.input_channels import widened_tensors
 from flexdetr.weights.loading import Loaded, fitting, is_addition, load_any
 from flexdetr.weights.manifest import PublishedWeights
 from flexdetr.weights.published import (
@@ -148,9 +149,14 @@ def with_weights(
 def _taken(starting: StartingDetector, loaded: Loaded) -> tuple[StartingDetector, set[str]]:
     """The detector with the weights of a file, and the names of the parameters that came from it."""
     loaded.metadata = credited(loaded)
+    widened = widened_tensors(loaded.tensors, loaded.config, starting.model, loaded.report.file)
+    loaded.tensors = {**loaded.tensors, **widened}
     # Of a model with another task than this one's, the backbone serves here as well.
     in_part = loaded.is_backbone or loaded.config.task != starting.config.task
     starting = _with_backbone(starting, loaded) if in_part else _with_detector(starting, loaded)
+    if widened:
+        note = f"the first layer was made for {starting.model.channels} channels of its weights for RGB"
+        starting = replace(starting, notes=(*starting.notes, note))
     return starting, _placed(loaded, starting, in_part=in_part)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, to_yaml
-from flexdetr.data.check import usable_records
+from flexdetr.data.check import read_as, usable_records
 from flexdetr.data.dataset import Record
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
@@ -93,7 +93,7 @@ def evaluate_split(
     ``report`` is a page to write, and ``title`` what stands above it.
     """
     row = task(config.task)
-    dataset = row.read(data, val_fraction=config.data.val_fraction, seed=config.seed).with_classes(classes)
+    dataset = read_as(config, data).with_classes(classes)
     dataset.split(split)  # a missing split is named before anything is read
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)

@@ -23,6 +23,7 @@ from flexdetr.model.deformable import DeformableAttention, attentions
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Prediction
 from flexdetr.model.postprocess import detections
+from flexdetr.runtime.arrays import shown
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import prepare
 
@@ -69,7 +70,7 @@ class Explanation:
         maps = self.heat[chosen]
         peaks = maps.max(axis=(1, 2), keepdims=True, initial=0)
         together = (maps / np.maximum(peaks, 1e-12)).max(axis=0, initial=0)
-        return annotate(_over(self.image, together), self.found[chosen])
+        return annotate(_over(shown(self.image), together), self.found[chosen])
 
     def save(self, path: str | Path, index: int | None = None) -> Path:
         """Write ``plot`` to a file."""

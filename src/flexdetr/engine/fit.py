@@ -11,7 +11,7 @@ from typing import cast
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError, build, read_yaml
-from flexdetr.data.check import read_for_training
+from flexdetr.data.check import read_as, read_for_training
 from flexdetr.data.dataset import DataError, Dataset
 from flexdetr.data.detect import read
 from flexdetr.engine import launch
@@ -24,7 +24,6 @@ from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
 from flexdetr.foreign_code import first_objection
 from flexdetr.loss.matcher import NonFiniteError
-from flexdetr.tasks import task
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
 from flexdetr.weights.trained import TrainedParts
@@ -128,7 +127,7 @@ def overfit_one_batch(
         DataError: if the data cannot be used, or has no object.
         ConfigError: if the configuration does not fit.
     """
-    dataset = task(config.task).read(data, val_fraction=config.data.val_fraction, seed=config.seed)
+    dataset = read_as(config, data)
     if starting is not None:
         dataset = dataset.with_classes(starting.classes)
         starting = replace(starting, model=copy.deepcopy(starting.model))

@@ -16,11 +16,13 @@ from flexdetr.draw import annotate, contact_sheet
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.recipe import phase
+from flexdetr.runtime.arrays import shown
 from flexdetr.runtime.detections import Detections
 from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
+    from flexdetr.config import Config
     from flexdetr.data.batches import Batch, Phase
     from flexdetr.engine.trainer import Trainer
 
@@ -51,6 +53,7 @@ def introduce(run: Trainer) -> None:
         *run.starting.notes,
         *run.recipe.reasons,
         *run.companions.notes,
+        *_without_colours(run.config),
         f"{run.steps} steps on {run.device} in {precision_name(run.dtype)}, evaluations too, into {run.folder}",
     ]
     if resumed:
@@ -63,6 +66,16 @@ def introduce(run: Trainer) -> None:
         run.announce(line)
     if run.ranks.first and not resumed:
         _warn(run)
+
+
+def _without_colours(config: Config) -> list[str]:
+    """What is left out where pictures are no RGB."""
+    data = config.data
+    if data.colours == data.photometric:
+        return []
+    return [
+        f"data.photometric={data.photometric:g} is left out: it distorts RGB, and data.channels={data.channels}"
+    ]
 
 
 def _warn(run: Trainer) -> None:
@@ -180,7 +193,7 @@ def write_samples(run: Trainer) -> int:
 
 def draw_sample(batch: Batch, place: int, classes: Classes) -> Image.Image:
     """An image of a batch with its targets drawn; larger or smaller than it is, so that names can be read."""
-    picture = Image.fromarray(batch.images[place].permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(shown(batch.images[place].permute(1, 2, 0).contiguous().numpy()))
     factor = _SIDE / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     centres, sides = batch.targets.boxes[place].numpy().reshape(-1, 2, 2).swapaxes(0, 1)

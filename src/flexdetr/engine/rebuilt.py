@@ -13,6 +13,7 @@ from flexdetr.config import Config
 from flexdetr.engine.checkpoint import StartingDetector, blank, with_weights
 from flexdetr.model.detector import SECTIONS
 from flexdetr.presets import changed
+from flexdetr.weights.input_channels import widened
 from flexdetr.weights.load_report import some_of
 from flexdetr.weights.skeleton import set_norm_eps
 
@@ -49,6 +50,7 @@ def rebuilt(
     weights = config.weights if config.weights != former.weights else "none"
     part = config.backbone.weights if config.backbone.weights != former.backbone.weights else "auto"
     same = given is None and all(getattr(config, name) == getattr(former, name) for name in SECTIONS)
+    same = same and config.data.channels == former.data.channels
     if same and weights == "none":
         return config, starting, module
     if given is None and config.backbone.name == former.backbone.name:
@@ -74,6 +76,8 @@ def _carried_over(
         backbone: whether the backbone's are among them.
     """
     old, new = former.model.state_dict(), starting.model.state_dict()
+    if backbone:
+        old |= widened(old, former.config, starting.model, "the detector")
     fits = {
         name: value
         for name, value in old.items()

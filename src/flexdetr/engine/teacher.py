@@ -119,6 +119,11 @@ def teaching(
         ConfigError: if the teacher does not fit the run.
     """
     distill = config.distill
+    if teacher.model.channels != model.channels:
+        raise ConfigError(
+            f"distill.teacher={distill.teacher} sees pictures of {teacher.model.channels} channels, and data.channels "
+            f"is {model.channels}: take a detector as teacher that was trained on these"
+        )
     if not teacher.answers:
         if distill.weight is not None and model.head.limits is not None:
             raise ConfigError(
@@ -184,11 +189,11 @@ def _order(ours: Classes, theirs: Classes, name: str) -> list[int]:
 def _try_sizes(config: Config, teacher: Teacher) -> None:
     """Refuse a network that does not take the run's images."""
     sizes = sizes_around(config.image_size) if config.data.multi_scale else [config.image_size]
-    device = next(teacher.model.parameters()).device
+    device, channels = next(teacher.model.parameters()).device, teacher.model.channels
     for height, width in (config.image_size, min(sizes), max(sizes)):
         try:
             with torch.no_grad():
-                teacher.features(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device))
+                teacher.features(torch.zeros(1, channels, height, width, dtype=torch.uint8, device=device))
         except (RuntimeError, ValueError, AssertionError) as error:
             more = "; set data.multi_scale=false" if (height, width) != config.image_size else ""
             reason = " ".join(str(error).split())[:200]

@@ -106,4 +106,4 @@ def _agreement(expected: Sequence[Detections], answers: Sequence[Detections]) ->
 def _gflops(reference: Reference, layers: int, queries: int) -> float:
     form = fuse(reference.model, decoder_layers=layers)
     form.get_submodule("head").queries = queries  # type: ignore[assignment]  # a plain number
-    return round(measure_module(form, reference.size).gflops, 3)
+    return round(measure_module(form, reference.size, reference.model.channels).gflops, 3)

@@ -102,7 +102,7 @@ def write_pair(
         Names of the files.
     """
     encode, decode = split(form, plain_norms=plain_norms)
-    image = torch.rand(1, 3, *form.options.size) * 255
+    image = torch.rand(1, form.options.channels, *form.options.size) * 255
     with torch.no_grad():
         memory, tokens, _, boxes = encode(image)
     queries = min(form.options.queries or form.detector.head.queries, tokens.shape[1])

@@ -14,6 +14,7 @@ from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.data.record_pixels import read_record
 from flexdetr.export.errors import ExportError
+from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.process import prepare
 from flexdetr.tasks import DEFAULT, task
 
@@ -51,7 +52,14 @@ class CalibrationPictures:
 
 
 def calibration_of(
-    data: str | Path, classes: Classes, size: tuple[int, int], *, raw: bool, count: int, kind: str = DEFAULT
+    data: str | Path,
+    classes: Classes,
+    size: tuple[int, int],
+    *,
+    raw: bool,
+    count: int,
+    kind: str = DEFAULT,
+    form: PixelForm = RGB,
 ) -> CalibrationPictures:
     """Pictures of the training split, spread evenly over it; of another if there is none.
 
@@ -62,6 +70,7 @@ def calibration_of(
         raw: whether the graph takes pictures alone.
         count: how many, at most.
         kind: the task that the data is for.
+        form: what the detector takes.
 
     Raises:
         DataError: if the data cannot be used.
@@ -69,7 +78,7 @@ def calibration_of(
     """
     if count < 1:
         raise ExportError(f"calibration needs at least one picture; got {count}")
-    dataset = task(kind).read(data).with_classes(classes)
+    dataset = task(kind).read(data).with_classes(classes).with_form(form)
     split = next(name for name in ("train", "val", "test") if dataset.splits.get(name))
     records = dataset.split(split)
     places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))

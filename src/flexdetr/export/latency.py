@@ -10,15 +10,16 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.config import ConfigError
+from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read
-from flexdetr.data.images import read_image
+from flexdetr.data.record_pixels import read_record
 from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.prepare import Options
 from flexdetr.export.prepare import prepare as deploy
 from flexdetr.metrics.latency import alternating_medians
 from flexdetr.model.detector import DetectionModel
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.openvino import HINTS, computes_in, shared_core
 from flexdetr.runtime.process import prepare
 
@@ -42,21 +43,21 @@ def check_precision(precision: Computed) -> None:
         raise ConfigError("precision: this CPU does not compute in bf16; measure in int8 or fp32")
 
 
-def pictures_of(data: str) -> list[Picture]:
+def pictures_of(data: str, form: PixelForm) -> list[Picture]:
     """A few pictures of a data set."""
-    dataset = read(data)
+    dataset = read(data).with_form(form)
     records = next(dataset.splits[name] for name in ("val", "test", "train") if dataset.splits.get(name))
-    return [read_image(record.path) for record in records[:_PICTURES]]
+    return [read_record(record) for record in records[:_PICTURES]]
 
 
 def compiled(
-    model: DetectionModel, size: tuple[int, int], data: str, precision: Computed, threads: int = 0
+    model: DetectionModel, config: Config, data: str, precision: Computed, threads: int = 0
 ) -> Callable[[Picture], object]:
     """A function from a picture to what a detector's graph answers: resizing and network.
 
     Args:
         model: the detector.
-        size: (height, width) that the network sees.
+        config: the detector's: what size and which pixels the network sees.
         data: in int8, ranges are measured on its training pictures.
         precision: what is computed in.
         threads: of the CPU; 0 leaves them to OpenVINO.
@@ -64,16 +65,17 @@ def compiled(
     Raises:
         ExportError: if the architecture cannot be written for OpenVINO.
     """
+    size = config.image_size
     form = deploy(model, Options(size=size, resize_inside=True, sampling="gather"))
     with TemporaryDirectory(prefix="flexdetr-latency-") as place:
         writer.write(form, Path(place), "fp32", ())
         if precision == "int8":
-            records = tuple(read(data).split("train")[:_RANGES])
+            records = tuple(read(data).with_form(config.data.form).split("train")[:_RANGES])
             writer.quantise(
                 Path(place) / writer.MODEL, form, CalibrationPictures(records, size, False, data), ()
             )
         graph = writer.read_whole(Path(place) / writer.MODEL)
-    graph.reshape({"images": [1, *size, 3], "sizes": [1, 2]})
+    graph.reshape({"images": [1, *size, model.channels], "sizes": [1, 2]})
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     options["INFERENCE_PRECISION_HINT"] = HINTS["bf16" if precision == "bf16" else "fp32"]
     request = shared_core().compile_model(graph, "CPU", options).create_infer_request()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.export.calibration import calibration_of
 from flexdetr.export.errors import ExportError
@@ -111,7 +110,11 @@ def export(
     subject = subject.apart()
     form = prepare(subject.model, options)
     pictures = pictures_of(
-        data, subject.classes, subject.config.task, scored=SCORED_INT8 if precision == "int8" else SCORED
+        data,
+        subject.classes,
+        subject.config.task,
+        form=subject.config.data.form,
+        scored=SCORED_INT8 if precision == "int8" else SCORED,
     )
     reference = Reference(
         subject.model,
@@ -124,9 +127,15 @@ def export(
     if precision == "int8" and data is not None:
         count = CALIBRATION if calibration is None else calibration
         ranges = calibration_of(
-            data, subject.classes, options.size, raw=raw, count=count, kind=subject.config.task
+            data,
+            subject.classes,
+            options.size,
+            raw=raw,
+            count=count,
+            kind=subject.config.task,
+            form=subject.config.data.form,
         )
-        training = _training(data, subject.classes, subject.config.task) if qat else ()
+        training = _training(data, subject) if qat else ()
         int8_settings = Int8Settings(ranges, MAX_DROP if max_drop is None else max_drop, qat, training)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(draft, ignore_errors=True)
@@ -190,13 +199,14 @@ def _check_two_graphs(name: str, kind: Format, precision: str, *, dynamic_size: 
         raise ExportError(f"the format {name} has fixed sizes: leave dynamic_size out")
 
 
-def _training(data: str | Path, classes: Classes, kind: str) -> tuple[Record, ...]:
+def _training(data: str | Path, subject: ExportSource) -> tuple[Record, ...]:
     """The training pictures of a data set.
 
     Raises:
         ExportError: if it has none.
     """
-    dataset = task(kind).read(data).with_classes(classes)
+    config = subject.config
+    dataset = task(config.task).read(data).with_classes(subject.classes).with_form(config.data.form)
     if not dataset.splits.get("train"):
         raise ExportError(f"qat fine-tunes on the training split, which {data} does not have")
     return dataset.split("train")

@@ -49,7 +49,7 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     options = form.options
     free = options.dynamic_size or options.resize_inside
     height, width = (-1, -1) if free else options.size
-    shapes = [openvino.PartialShape([-1, height, width, 3])]
+    shapes = [openvino.PartialShape([-1, height, width, options.channels])]
     if not options.raw:
         shapes.append(openvino.PartialShape([-1, 2]))
     try:

@@ -27,6 +27,7 @@ class Options:
 
     Attributes:
         size: (height, width) that the network sees.
+        channels: of the pictures.
         dynamic_size: let the network see pictures as they come, with sides divisible by 32.
         resize_inside: take pictures of any size and resize them to ``size``.
         raw: leave logits and boxes.
@@ -40,6 +41,7 @@ class Options:
     """
 
     size: tuple[int, int]
+    channels: int = 3
     dynamic_size: bool = False
     smallest: int = 32
     resize_inside: bool = False
@@ -65,7 +67,7 @@ class Preprocess(nn.Module):
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 RGB -> (B, 3, h, w) normalised."""
+        """(B, H, W, C) uint8 -> (B, C, h, w) normalised."""
         planes = images.permute(0, 3, 1, 2).float()
         if self.size is not None:
             # With antialiasing this is what Pillow does, but for its rounding to whole levels.
@@ -190,7 +192,9 @@ def _decide(model: DetectionModel, options: Options) -> Options:
                 f"with {queries} queries a graph of dynamic size needs sides of at least {smallest}; got "
                 f"{height}x{width}: choose fewer queries or a larger size"
             )
-    return replace(options, decoder_layers=layers, queries=queries, smallest=smallest)
+    return replace(
+        options, channels=model.channels, decoder_layers=layers, queries=queries, smallest=smallest
+    )
 
 
 def _smallest(strides: tuple[int, ...], queries: int) -> int:
@@ -205,7 +209,9 @@ def example(options: Options, batch: int = 2) -> tuple[Tensor, ...]:
     """Inputs to trace with: noise, so that nothing degenerate (equal scores, empty maps) is folded in."""
     height, width = options.size
     drawn = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=drawn)
+    images = torch.randint(
+        0, 256, (batch, height, width, options.channels), dtype=torch.uint8, generator=drawn
+    )
     if options.raw:
         return (images,)
     return images, torch.tensor([[height, width]] * batch)

@@ -16,6 +16,8 @@ from flexdetr.data.record_pixels import read_record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import detections
+from flexdetr.pixel_form import RGB, PixelForm
+from flexdetr.runtime.arrays import as_picture
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import prepare
 from flexdetr.tasks import DEFAULT, task
@@ -47,6 +49,7 @@ def pictures_of(
     data: str | Path | None,
     classes: Classes,
     kind: str = DEFAULT,
+    form: PixelForm = RGB,
     *,
     count: int = PICTURES,
     scored: int = SCORED,
@@ -57,6 +60,7 @@ def pictures_of(
         data: folder, or None.
         classes: of the detector.
         kind: the task that the data is for.
+        form: what the detector takes.
         count: pictures to compare detections on.
         scored: labelled pictures to take the AP on, at most.
 
@@ -68,12 +72,21 @@ def pictures_of(
         drawn = [
             draw_scene(np.random.default_rng(i), _DRAWN_SIZES[i % len(_DRAWN_SIZES)]) for i in range(count)
         ]
-        return Pictures(tuple(scene.image for scene in drawn), source=f"{count} drawn scenes")
-    dataset = task(kind).read(data).with_classes(classes)
+        return Pictures(
+            tuple(_in_channels(scene.image, form) for scene in drawn), source=f"{count} drawn scenes"
+        )
+    dataset = task(kind).read(data).with_classes(classes).with_form(form)
     split = next(name for name in ("val", "test", "train") if dataset.splits.get(name))
     records = dataset.split(split)[:scored]
     images = tuple(read_record(record) for record in records[:count])
     return Pictures(images, records, f"{len(images)} pictures of {data}, split {split}")
+
+
+def _in_channels(image: NDArray[np.uint8], form: PixelForm) -> NDArray[np.uint8]:
+    """A drawn picture with as many channels as a detector takes: its colours in turn."""
+    if form.photographic:
+        return as_picture(image, PixelForm(form.channels))
+    return np.ascontiguousarray(image[:, :, np.arange(form.channels) % 3])
 
 
 @dataclass(frozen=True)

@@ -316,6 +316,9 @@ class Writing:
                     dynamic_size=options.dynamic_size,
                     smallest=options.smallest if options.dynamic_size else 1,
                     resize="inside" if options.resize_inside else "outside",
+                    colour_order={1: "grey", 3: "RGB"}.get(options.channels, "as stored"),
+                    channels=options.channels,
+                    value_range=subject.config.data.value_range,
                     normalisation=dict(subject.metadata.normalisation),
                 ),
                 outputs=Outputs(

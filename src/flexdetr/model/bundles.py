@@ -79,7 +79,7 @@ def find_bundles(model: DetectionModel) -> tuple[Bundle, ...]:
 
     passing = {OPTYPE.ELEMENTWISE, OPTYPE.CONCAT, OPTYPE.RESHAPE}
     layers = {OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.BN, OPTYPE.LINEAR}
-    image = torch.rand(1, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, model.channels, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False), torch.enable_grad():
         traced = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
         graph = torch_pruning.DependencyGraph().build_dependency(

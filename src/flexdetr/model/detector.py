@@ -15,6 +15,7 @@ from flexdetr.model.encoder import HybridEncoder, encoder_channels
 from flexdetr.model.fuse import FuseError
 from flexdetr.model.heads import HEADS
 from flexdetr.model.heads.base import build_head
+from flexdetr.model.input_layer import adapt_input, adapted_colour
 from flexdetr.model.inserts import build_insert
 from flexdetr.model.outputs import Observed, Output, Targets
 from flexdetr.model.pruned import narrow
@@ -27,13 +28,15 @@ class DetectionModel(nn.Module):
     """A detector; with a classifier for its head and nothing to do for its encoder, a classifier.
 
     Args:
-        config: the whole configuration; the ``SECTIONS`` are read.
+        config: the whole configuration; the ``SECTIONS`` and ``data.channels`` are read.
         num_classes: C, classes of the head.
         backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
 
     Attributes:
-        mean: RGB mean that ``normalise`` subtracts from images in [0, 1].
-        std: RGB deviation that it divides by.
+        channels: of the pictures; 3 is RGB.
+        input_weight: name of the first layer's weight where it is not one for RGB; empty where it is.
+        mean: of each channel, which ``normalise`` subtracts from images in [0, 1].
+        std: of each channel, which it divides by.
         fused: True for the deploy form that ``fuse`` makes.
 
     Raises:
@@ -50,10 +53,16 @@ class DetectionModel(nn.Module):
         self.num_classes = num_classes
         part = config.backbone if backbone is None else backbone
         self.backbone = build_backbone(part, config.encoder.backbone_strides, in_backbone)
-        self.mean, self.std = self.backbone.mean, self.backbone.std
-        if HEADS[config.head.name].imagenet and (self.mean, self.std) == (NO_MEAN, NO_STD):
-            self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
-        # (2, 3, 1, 1). No buffer: it belongs to no checkpoint, and stays float32 whatever the weights become.
+        self.channels, self.input_weight = config.data.channels, ""
+        mean, std = self.backbone.mean, self.backbone.std
+        if HEADS[config.head.name].imagenet and (mean, std) == (NO_MEAN, NO_STD):
+            mean, std = IMAGENET_MEAN, IMAGENET_STD
+        self.mean: tuple[float, ...] = mean
+        self.std: tuple[float, ...] = std
+        if self.channels != len(mean):
+            self.input_weight = f"backbone.{adapt_input(self.backbone, self.channels)}"
+            self.mean, self.std = adapted_colour(mean, self.channels), adapted_colour(std, self.channels)
+        # (2, C, 1, 1). No buffer: it belongs to no checkpoint, and stays float32 whatever the weights become.
         self._mean_std = torch.tensor([self.mean, self.std], dtype=torch.float32)[..., None, None]
         channels = encoder_channels(self.backbone.channels, config.encoder)
         widths = dict(zip(config.encoder.strides, channels, strict=True))
@@ -78,9 +87,9 @@ class DetectionModel(nn.Module):
         return super().train(mode)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 RGB -> the float images that the backbone was made for."""
+        """(B, C, H, W) uint8 -> the float images that the backbone was made for."""
         scaled = images.float() / 255
-        if tuple(self.mean) == NO_MEAN and tuple(self.std) == NO_STD:
+        if not any(self.mean) and set(self.std) == {1.0}:
             return scaled
         known = self._mean_std
         mean, std = known if known.device == scaled.device else known.to(scaled.device)
@@ -105,7 +114,7 @@ class DetectionModel(nn.Module):
         """Detect.
 
         Args:
-            images: (B, 3, H, W) float, normalised (see ``normalise``); H and W divisible by 32.
+            images: (B, C, H, W) float, normalised (see ``normalise``); H and W divisible by 32.
             targets: objects for the denoising queries; training mode only.
             decoder_layers: layers to run at inference, fewer than were trained; None runs the configured number.
             queries: queries to select; None selects the configured number.

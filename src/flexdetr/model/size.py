@@ -47,13 +47,14 @@ def measure(config: Config, num_classes: int = 80) -> Size:
         config: the whole configuration; ``image_size`` is the size of the image.
         num_classes: C, classes of the heads.
     """
-    return measure_module(DetectionModel(config, num_classes), config.image_size)
+    return measure_module(DetectionModel(config, num_classes), config.image_size, config.data.channels)
 
 
 def measure_both(config: Config, num_classes: int = 80) -> Sizes:
     """The sizes of a configuration's model in both forms; see ``measure``."""
     model = DetectionModel(config, num_classes).eval()
-    return Sizes(measure_module(model, config.image_size), measure_module(fuse(model), config.image_size))
+    size, channels = config.image_size, config.data.channels
+    return Sizes(measure_module(model, size, channels), measure_module(fuse(model), size, channels))
 
 
 def rounded(sizes: Sizes) -> dict[str, float]:
@@ -67,12 +68,13 @@ def rounded(sizes: Sizes) -> dict[str, float]:
     }
 
 
-def measure_module(model: nn.Module, image_size: tuple[int, int]) -> Size:
+def measure_module(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> Size:
     """The size of a detection module, in the form that it has.
 
     Args:
-        model: takes (B, 3, H, W) float images; is set to evaluation mode while it is measured.
+        model: takes (B, C, H, W) float images; is set to evaluation mode while it is measured.
         image_size: (height, width) of the image.
+        channels: C.
     """
     parameter = next(model.parameters())
     packed = (
@@ -84,7 +86,7 @@ def measure_module(model: nn.Module, image_size: tuple[int, int]) -> Size:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), counter:
-            model(torch.zeros(1, 3, *image_size, device=parameter.device, dtype=parameter.dtype))
+            model(torch.zeros(1, channels, *image_size, device=parameter.device, dtype=parameter.dtype))
     finally:
         torch.backends.mha.set_fastpath_enabled(packed)
         for part, mode in modes.items():

@@ -18,6 +18,7 @@ from flexdetr.report.charts import matrix
 from flexdetr.report.make import ReportContent, belongings, calibration_chart, run_sections
 from flexdetr.report.page import page, table, tiles
 from flexdetr.report.pictures import embedded
+from flexdetr.runtime.arrays import shown
 from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _mistakes(records: Sequence[Record], told: Answers, names: Sequence[str]) ->
 
 def _entry(record: Record, told: Answers, row: int, names: Sequence[str]) -> str:
     try:
-        picture = Image.fromarray(read_record(record))
+        picture = Image.fromarray(shown(read_record(record)))
     except ImageError as error:
         return f"<div><p>{escape(str(error))}</p></div>"
     picture.thumbnail((_SIDE, _SIDE))

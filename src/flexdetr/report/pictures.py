@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
+from flexdetr.runtime.arrays import shown
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
@@ -59,7 +60,7 @@ def cut_out(mistake: Mistake, record: Record) -> Image.Image:
     margin = max(_LEAST, _AROUND * max(x1 - x0, y1 - y0))
     left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
     right, bottom = min(image.shape[1], int(x1 + margin) + 1), min(image.shape[0], int(y1 + margin) + 1)
-    canvas = Image.fromarray(image[top:bottom, left:right])
+    canvas = Image.fromarray(shown(image[top:bottom, left:right]))
     scale = _SIDE / max(canvas.size)
     canvas = canvas.resize((max(1, round(canvas.width * scale)), max(1, round(canvas.height * scale))))
     pen = ImageDraw.Draw(canvas)

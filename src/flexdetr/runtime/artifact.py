@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flexdetr.classes import Classes
 from flexdetr.config import nearest
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.formats import FORMATS, SUFFIXES
 from flexdetr.runtime.nms import Limits
@@ -35,14 +36,17 @@ class ArtifactError(ValueError):
 
 
 class Input(BaseModel):
-    """What the graph takes: uint8 RGB pictures (B, H, W, 3) and, unless it is raw, their original sizes (B, 2).
+    """What the graph takes: uint8 pictures (B, H, W, channels) and, unless it is raw, their original sizes (B, 2).
 
     Attributes:
         name: the pictures' name in the graph.
         sizes: the name of the (height, width) of the original pictures, int64; None for a raw graph.
         dtype: of the pictures.
         layout: of the pictures.
-        colour_order: of the pictures.
+        colour_order: of the pictures: "as stored" where they have other channels than three or one. Programs that
+            know "RGB" alone, like FlexDETR's before there was any other, refuse these.
+        channels: of the pictures.
+        value_range: stored values (low, high) that become 0 and 255; None: see ``flexdetr.pixel_form.PixelForm``.
         size: (height, width) that the network sees.
         dynamic_size: whether the network sees pictures as they come, with sides divisible by 32.
         smallest: shortest side that it takes.
@@ -59,7 +63,9 @@ class Input(BaseModel):
     sizes: str | None = "sizes"
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
-    colour_order: Literal["RGB"] = "RGB"
+    colour_order: Literal["RGB", "grey", "as stored"] = "RGB"
+    channels: int = Field(default=3, ge=1)
+    value_range: tuple[float, float] | None = None
     size: tuple[int, int]
     dynamic_size: bool = False
     smallest: int = 1
@@ -67,6 +73,11 @@ class Input(BaseModel):
     resize_method: str = "bilinear with antialiasing, as Pillow; the aspect ratio is not kept"
     batch: Literal["dynamic"] = "dynamic"
     normalisation: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become."""
+        return PixelForm(self.channels, self.value_range)
 
 
 class Outputs(BaseModel):

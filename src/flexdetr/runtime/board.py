@@ -46,7 +46,8 @@ class BoardRuntime:
 
     def __post_init__(self) -> None:
         # Native libraries initialise themselves in the first run, where threads must not meet.
-        self.run(np.zeros((*self.artifact.metadata.input.size, 3), np.uint8))
+        takes = self.artifact.metadata.input
+        self.run(np.zeros((*takes.size, takes.channels), np.uint8))
 
     @property
     def computation(self) -> Computation:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,20 @@ def tell_range(path: Path, image: Image.Image) -> None:
     if reason is not None and key not in _told:
         _told.add(key)
         _log.warning("%s: %s (told once for this folder)", path, reason)
+
+
+def tell_dim(path: Path, values: NDArray[Any]) -> None:
+    """The same of the numbers that a file of them holds."""
+    key = (path.parent, str(values.dtype))
+    if values.dtype == np.uint16 and key not in _told and 0 < (brightest := int(values.max())) < _DARK:
+        _told.add(key)
+        _log.warning(
+            "%s: its brightest value is %d of 65535, so that it is read as nearly black: state the range of its "
+            "values, as in data.value_range=[0, %d] (told once for this folder)",
+            path,
+            brightest,
+            brightest,
+        )
 
 
 def range_warning(image: Image.Image) -> str | None:

@@ -19,7 +19,7 @@ def check_feeds(images: object, sizes: object, takes: Input) -> tuple[NDArray[np
     """Pictures and sizes as the graph takes them.
 
     Args:
-        images: (B, H, W, 3) uint8 RGB.
+        images: (B, H, W, C) uint8, C the artifact's channels.
         sizes: (B, 2) height and width of the original pictures; None takes those of ``images``.
         takes: the artifact's input.
 
@@ -32,11 +32,13 @@ def check_feeds(images: object, sizes: object, takes: Input) -> tuple[NDArray[np
     pictures = np.asarray(images)
     height, width = takes.size
     free = takes.dynamic_size or takes.resize == "inside"
-    wanted = "(B, H, W, 3)" if free else f"(B, {height}, {width}, 3)"
+    channels = takes.channels
+    wanted = f"(B, H, W, {channels})" if free else f"(B, {height}, {width}, {channels})"
     if pictures.dtype != np.uint8:
         raise FeedError(f"the artifact takes uint8 pictures (0 to 255); got {pictures.dtype}")
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or 0 in pictures.shape:
-        raise FeedError(f"the artifact takes RGB pictures {wanted}; got {_shown(pictures)}{_hint(pictures)}")
+    if pictures.ndim != 4 or pictures.shape[-1] != channels or 0 in pictures.shape:
+        hint = _hint(pictures, channels)
+        raise FeedError(f"the artifact takes {takes.form.takes} {wanted}; got {_shown(pictures)}{hint}")
     if not free and pictures.shape[1:3] != (height, width):
         raise FeedError(f"the artifact takes pictures {wanted}; got {_shown(pictures)}: resize them first")
     if takes.dynamic_size and any(side % 32 for side in pictures.shape[1:3]):
@@ -66,9 +68,9 @@ def _shown(array: NDArray[Any]) -> str:
     return f"{tuple(array.shape)} {array.dtype}"
 
 
-def _hint(pictures: NDArray[Any]) -> str:
-    if pictures.ndim == 4 and pictures.shape[1] == 3:
+def _hint(pictures: NDArray[Any], channels: int) -> str:
+    if pictures.ndim == 4 and pictures.shape[1] == channels:
         return "; colours come last: images.transpose(0, 2, 3, 1)"
-    if pictures.ndim == 3 and pictures.shape[-1] == 3:
+    if pictures.ndim == 3 and pictures.shape[-1] == channels:
         return "; a single picture needs a batch axis: image[None]"
     return ""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 # What Pillow reads as a picture; .heic and .heif with its plugin pillow-heif.
 IMAGE_SUFFIXES = frozenset(
@@ -25,6 +26,8 @@ IMAGE_SUFFIXES = frozenset(
         ".dib",
     )
 ) | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif"}
+# Of numbers, which are pictures only where they are named, or where there is no other: programs keep caches of them.
+NPY: Final = ".npy"
 # macOS, Synology, Windows and file systems leave these between the files of a person.
 _HELPERS = frozenset(
     (

@@ -57,7 +57,8 @@ class OnnxRuntime:
             ) from error
         self._check_names()
         # Its bindings initialise themselves in the first run, where threads must not meet.
-        self.infer(np.zeros((1, *artifact.metadata.input.size, 3), np.uint8))
+        takes = artifact.metadata.input
+        self.infer(np.zeros((1, *takes.size, takes.channels), np.uint8))
 
     @property
     def description(self) -> str:

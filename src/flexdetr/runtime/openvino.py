@@ -265,7 +265,7 @@ class OpenVINORuntime:
         graph = self._graph
         if shape is not None:
             graph = graph.clone()
-            shapes = {takes.name: [*shape, 3]}
+            shapes = {takes.name: [*shape, takes.channels]}
             if takes.sizes is not None:
                 shapes[takes.sizes] = [shape[0], 2]
             graph.reshape(shapes)

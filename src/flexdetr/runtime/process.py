@@ -44,37 +44,56 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     """Resize an image to exactly the model's input size (antialiased bilinear, aspect ratio not kept).
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) uint8, C the model's channels, as ``data.images.pixels`` gives it.
         size: (height, width) of the model's input in pixels.
 
     Returns:
-        (height, width, 3) uint8 RGB; the image itself where it has this size.
+        (height, width, C) uint8; the image itself where it has this size.
 
     Raises:
-        ValueError: if the image is not (H, W, 3) uint8, or is empty.
+        ValueError: if the image is not (H, W, C) uint8, or is empty.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+    if image.ndim != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(
-            f"an image must be a (height, width, 3) uint8 RGB array, got shape {image.shape} of {image.dtype}"
+            f"an image must be a (height, width, channels) uint8 array, got shape {image.shape} of {image.dtype}"
         )
-    height, width = size
-    if image.shape[:2] == (height, width):
+    return resize_planes(image, (size[1], size[0]))
+
+
+def resize_planes(
+    image: NDArray[np.uint8], size: tuple[int, int], reducing_gap: float | None = None
+) -> NDArray[np.uint8]:
+    """(H, W, C) uint8 at (width, height) ``size``, each channel for itself, as Pillow resizes colours.
+
+    Args:
+        image: the picture.
+        size: the result's.
+        reducing_gap: see Pillow's ``Image.resize``.
+    """
+    if (image.shape[1], image.shape[0]) == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    how = Image.Resampling.BILINEAR
+    if image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize(size, how, reducing_gap=reducing_gap))
+    planes = (np.ascontiguousarray(plane) for plane in np.moveaxis(image, 2, 0))
+    resized = [
+        np.asarray(Image.fromarray(one).resize(size, how, reducing_gap=reducing_gap)) for one in planes
+    ]
+    return np.stack(resized, axis=2)
 
 
 def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an image as ``resize`` does, and put its colours first, as PyTorch has them.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) uint8.
         size: (height, width) of the model's input in pixels.
 
     Returns:
-        (3, height, width) uint8 RGB.
+        (C, height, width) uint8.
 
     Raises:
-        ValueError: if the image is not (H, W, 3) uint8, or is empty.
+        ValueError: if the image is not (H, W, C) uint8, or is empty.
     """
     return np.ascontiguousarray(resize(image, size).transpose(2, 0, 1))
 

@@ -32,7 +32,7 @@ from flexdetr.runtime.films import (
     pages,
     read_head,
 )
-from flexdetr.runtime.folders import IMAGE_SUFFIXES, is_hidden, list_files
+from flexdetr.runtime.folders import IMAGE_SUFFIXES, NPY, is_hidden, list_files
 from flexdetr.runtime.picture_formats import picture_formats
 from flexdetr.runtime.streams import stream
 
@@ -83,7 +83,7 @@ class Picture:
 
     Attributes:
         name: the file's path; of a video, path and frame number.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) uint8, RGB unless the detector takes another form.
         frame: its number from 0 in a video, an animation or a document; None for a picture of its own.
         seconds: its time in a video; None if there is none.
         rate: frames in a second of what was read of the video; None if there is no time.
@@ -199,16 +199,17 @@ def is_live(item: Item) -> bool:
     return isinstance(content, Camera) or (isinstance(content, Address) and content.streams)
 
 
-def read(items: Iterable[Item], pixels: Pixels) -> Iterator[Picture | Unreadable]:
+def read(items: Iterable[Item], pixels: Pixels, *, whole: bool = False) -> Iterator[Picture | Unreadable]:
     """Read what ``find`` listed, one image at a time.
 
     Args:
         items: the list.
-        pixels: turns a path, PIL image or array into (H, W, 3) uint8 RGB; ``OSError`` and ``ValueError`` mean that
-            it cannot be read.
+        pixels: turns a path, PIL image or array into (H, W, C) uint8; ``OSError`` and ``ValueError`` mean that it
+            cannot be read.
+        whole: take a picture's pages for one picture.
     """
     for item in items:
-        one = read_one(item, pixels)
+        one = read_one(item, pixels, whole=whole)
         if one is None:
             yield from read_many(item, pixels)
         else:
@@ -347,7 +348,9 @@ def _from_text(text: str, leave_out: Path | None) -> list[Item]:
 
 def _from_folder(folder: Path, leave_out: Path | None) -> list[Item]:
     listing = list_files(folder, leave_out=_is(leave_out))
-    files = [Item(str(one), one) for one in listing.files if _is_meant(one)]
+    meant = [one for one in listing.files if _is_meant(one)]
+    meant = meant or [one for one in listing.files if one.suffix.lower() == NPY]
+    files = [Item(str(one), one) for one in meant]
     return files + [Item(str(one), Missing(f"{one}: {reason}")) for one, reason in listing.unread]
 
 

@@ -41,7 +41,8 @@ class TorchProgramRuntime:
         self.parallel = 1
         self._module = read_program(artifact.model_file).module()
         # What torch does once only it does here, where threads cannot meet in it.
-        self.infer(np.zeros((1, *artifact.metadata.input.size, 3), np.uint8))
+        takes = artifact.metadata.input
+        self.infer(np.zeros((1, *takes.size, takes.channels), np.uint8))
 
     @property
     def description(self) -> str:

@@ -54,18 +54,16 @@ class Verdict:
 def write_reference(
     path: Path, pictures: Sequence[Picture], predict: Callable[[Picture], Detections]
 ) -> None:
-    """Keep pictures, as JPEG, with what should be found in them.
+    """Keep pictures, those in RGB as JPEG, with what should be found in them.
 
     Args:
         path: the file.
-        pictures: (h, w, 3) uint8 RGB in the network's size.
+        pictures: (h, w, C) uint8 in the network's size.
         predict: the PyTorch model; it sees the pictures as they will be read again.
     """
     encoded = [_encode(picture) for picture in pictures]
     expected = [predict(_decode(one)) for one in encoded]
-    arrays: dict[str, NDArray[Any]] = {
-        f"picture_{place}": np.frombuffer(one, np.uint8) for place, one in enumerate(encoded)
-    }
+    arrays: dict[str, NDArray[Any]] = {f"picture_{place}": one for place, one in enumerate(encoded)}
     for place, one in enumerate(expected):
         arrays |= {
             f"boxes_{place}": one.boxes_xyxy,
@@ -91,8 +89,8 @@ def read_reference(artifact: Artifact) -> tuple[list[Picture], list[Detections]]
         with np.load(path, allow_pickle=False) as arrays:
             count = sum(name.startswith("picture_") for name in arrays)
             for place in range(count):
-                picture = _decode(arrays[f"picture_{place}"].tobytes())
-                if picture.shape != (*size, 3):
+                picture = _decode(arrays[f"picture_{place}"])
+                if picture.shape != (*size, artifact.metadata.input.channels):
                     raise ValueError(f"a picture is {picture.shape[0]}x{picture.shape[1]}")
                 found = Selection(*(arrays[f"{name}_{place}"] for name in ("boxes", "scores", "indices")))
                 pictures.append(picture)
@@ -152,14 +150,19 @@ def _try(artifact: Artifact, detect: Callable[[Picture], Detections]) -> Drift:
     return drift("reference pictures", expected, [detect(one) for one in pictures], reference.tolerance)
 
 
-def _encode(picture: Picture) -> bytes:
+def _encode(picture: Picture) -> NDArray[np.uint8]:
+    """The bytes of a JPEG file; a picture that is no RGB as it is."""
+    if picture.shape[2] != 3:
+        return picture
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY, subsampling=0)
-    return file.getvalue()
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def _decode(content: bytes) -> Picture:
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+def _decode(content: NDArray[np.uint8]) -> Picture:
+    if content.ndim == 3:
+        return content
+    with Image.open(io.BytesIO(content.tobytes()), formats=["JPEG"]) as image:
         return np.asarray(image.convert("RGB"))
 
 

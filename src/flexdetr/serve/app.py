@@ -29,6 +29,7 @@ from starlette.routing import Route
 
 from flexdetr import __version__
 from flexdetr.classes import Classes
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.detections import Detections
 from flexdetr.serve import kserve
 from flexdetr.serve.batching import Batcher
@@ -49,6 +50,11 @@ class Detects(Protocol):
     @property
     def classes(self) -> Classes:
         """Names and data-set ids."""
+        ...
+
+    @property
+    def form(self) -> PixelForm:
+        """What a picture's pixels become."""
         ...
 
     def predict(self, source: Any, threshold: float = ...) -> Any:  # noqa: ANN401 - pictures, and a list for a list
@@ -216,7 +222,7 @@ class _Server:
         return JSONResponse(kserve.answer(document, self._name, found))
 
     async def _objects(self, content: bytes, threshold: float) -> tuple[Detections, tuple[int, int], float]:
-        image = await asyncio.to_thread(decode_picture, content, self._limits)
+        image = await asyncio.to_thread(decode_picture, content, self._limits, self._detector.form)
         assert self._batcher is not None  # the lifespan has begun  # noqa: S101
         began = time.monotonic()
         found = await self._batcher.submit(image)

@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from flexdetr.data.images import ImageError, pixels
+from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.picture_formats import picture_formats
 from flexdetr.serve.limits import Limits, RefusedError
 
@@ -87,8 +88,8 @@ def decode_base64(text: object, name: str) -> bytes:
         raise RefusedError(400, f"{name!r} is no base64: {error}") from error
 
 
-def decode_picture(content: bytes, limits: Limits) -> NDArray[np.uint8]:
-    """A picture's pixels as it looks upright, (H, W, 3) uint8 RGB.
+def decode_picture(content: bytes, limits: Limits, form: PixelForm = RGB) -> NDArray[np.uint8]:
+    """A picture's pixels as it looks upright, (H, W, C) uint8 in the form that the detector takes.
 
     Its size is read first, and nothing is decoded where that is too large.
 
@@ -118,7 +119,7 @@ def decode_picture(content: bytes, limits: Limits) -> NDArray[np.uint8]:
                 f"{limits.max_pixels:,} are taken: send it smaller",
             )
         try:
-            return pixels(ImageOps.exif_transpose(image))
+            return pixels(ImageOps.exif_transpose(image), form)
         except (*_BROKEN, ImageError, Image.DecompressionBombError) as error:
             raise RefusedError(422, f"the picture is damaged: {_one_line(error)}") from error
 

@@ -255,6 +255,7 @@ def refuse_parts(config: Config) -> None:
             f"head.activation={head.activation}": head.activation != "relu",
             f"head.position_layers={head.position_layers}": head.position_layers != 2,
         }
+    problems[f"data.channels={config.data.channels}"] = config.data.channels != 3
     found = [what for what, problem in problems.items() if problem]
     if found:
         raise WeightsError(f"transformers' {family} has no counterpart of {', '.join(found)}")
