@@ -8,8 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 import vectors
+
+# On a busy machine a deadline is a matter of luck: half a millisecond took half a minute once.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # No test fetches published weights, or finds any that lie on this machine: "auto" starts as it does without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -129,8 +129,8 @@ def test_finds_what_the_model_finds(
     options = {"precision": "fp32"} if runtime == "openvino" else {}
     found = opened(exported, kind, runtime=runtime, **options).predict(picture, threshold=0.3)
     assert len(found) == len(expected) > 0
-    assert found.scores == pytest.approx(expected.scores, abs=1e-3)
-    assert found.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.5)
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+    assert found.boxes_xyxy == pytest.approx(expected.boxes_xyxy, abs=0.01)
     assert found.labels.tolist() == expected.labels.tolist()
     assert set(found.labels.tolist()) <= {1, 2, 7}
     assert found.size == expected.size
