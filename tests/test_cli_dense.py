@@ -25,8 +25,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(folder: Path, model: str, *options: str) -> int:
-    command = ["predict", str(folder / f"{model}.safetensors"), str(folder / "noise.png")]
+def predict(folder: Path, model: str, *options: str, verbose: bool = False) -> int:
+    command = [*(["--verbose"] if verbose else []), "predict"]
+    command += [str(folder / f"{model}.safetensors"), str(folder / "noise.png")]
     return main([*command, "--threshold", "0", "--out", str(folder / "out"), *options])
 
 
@@ -63,3 +64,28 @@ def test_each_head_has_its_own_options(checkpoints: Path, capsys: pytest.Capture
     assert "head.iou: this head has no such option; 'yolov8' has it" in capsys.readouterr().err
     assert predict(checkpoints, "yolov8_hgnetv2_b0", "--queries", "5") == 2
     assert "head.queries: this head has no such option" in capsys.readouterr().err
+
+
+def found_in(folder: Path) -> int:
+    document = json.loads((folder / "out" / "detections.json").read_text(encoding="utf-8"))
+    return len(document if isinstance(document, list) else document["annotations"])
+
+
+def test_what_is_dropped_is_said_when_verbose(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--score", "0", "--iou", "1", "--max-detections", "3"]
+    assert predict(checkpoints, "yolov8_hgnetv2_b0", *options) == 0
+    assert "dropped" not in capsys.readouterr().err
+    assert predict(checkpoints, "yolov8_hgnetv2_b0", *options, verbose=True) == 0
+    # 64 x 64 pixels are 84 cells on strides 8, 16 and 32, with two classes.
+    assert "165 boxes that suppression left are dropped" in capsys.readouterr().err
+    assert found_in(checkpoints) == 3
+
+
+def test_more_than_three_hundred_may_be_kept(checkpoints: Path) -> None:
+    file = checkpoints / "many.safetensors"
+    Detector("yolov8_hgnetv2_b0", classes=list("abcdefgh"), image_size=64).save(file)
+    limits = ["--score", "0", "--iou", "1"]
+    assert predict(checkpoints, "many", *limits, "--max-detections", "1000") == 0
+    assert found_in(checkpoints) == 84 * 8
+    assert predict(checkpoints, "many", *limits) == 0
+    assert found_in(checkpoints) == 300

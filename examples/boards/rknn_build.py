@@ -82,7 +82,12 @@ def paired(found: Detections, expected: Detections) -> tuple[float, float, int, 
 
 def main(folder: Path, board: str, picture: str | None) -> int:
     """Build both graphs; the decoder is fed with what onnxruntime chose, and with what the simulator chose."""
-    height, width = json.loads((folder / "metadata.json").read_text())["input"]["size"]
+    metadata = json.loads((folder / "metadata.json").read_text())
+    if metadata["suppression"] is not None:
+        raise SystemExit(
+            f"{folder} is a dense head's one graph: this example builds pairs with a choice between them"
+        )
+    height, width = metadata["input"]["size"]
     spec = importlib.util.spec_from_file_location("host", folder / "host.py")
     host = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(host)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -12,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from flexdetr.api import Detector
-from flexdetr.export.errors import ExportError
+from flexdetr.export.board_ops import check_ops
+from flexdetr.export.make import DriftError
 from flexdetr.export.onnx import to_proto
 from flexdetr.export.suppression import openvino_extension
 from flexdetr.model.outputs import Prediction
 from flexdetr.model.suppression import after_suppression
 from flexdetr.runtime.artifact import open_artifact
 from flexdetr.runtime.nms import Limits
+from flexdetr.runtime.process import prepare
 
 LIMITS = Limits(0.05, 0.5, 40)
 
@@ -120,6 +126,95 @@ def test_a_raw_graph_leaves_it_to_the_runtime(dense: Detector, tmp_path: Path) -
         np.testing.assert_allclose(found.scores, want.scores, atol=1e-4)
 
 
-def test_two_graphs_have_no_queries_to_choose(dense: Detector, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"head=yolov8 has no queries; export onnx with raw=True"):
+def test_a_full_answer_of_a_graph_is_said(
+    dense: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The graph cannot tell how many it dropped; left to the runtime, it is counted."""
+    dense.model.head.limits = Limits(0.0, 1.0, 5)
+    try:
+        whole, raw = (dense.export("onnx", tmp_path / str(raw), raw=raw) for raw in (False, True))
+    finally:
+        dense.model.head.limits = Limits(0.02, 0.6, 50)
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    import flexdetr
+
+    for artifact, said in (
+        (whole, "all 5 boxes that this graph answers are taken"),
+        (raw, "155 boxes that suppression left are dropped"),  # of 80 cells with two classes
+    ):
+        loaded = flexdetr.load(artifact.path)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="flexdetr"):
+            assert len(loaded.predict(image, threshold=0.0)) == 5
+        assert said in caplog.text
+
+
+@pytest.mark.parametrize("target", ["rockchip", "qualcomm"])
+def test_a_board_has_one_graph_and_suppression_behind_it(
+    dense: Detector, tmp_path: Path, target: str
+) -> None:
+    """Proven, of plain operations, and what the shipped numpy files make of it is what the model answers."""
+    artifact = dense.export("onnx", tmp_path / "board", target=target)
+    assert list(artifact.metadata.files) == ["encode.onnx", "host.py", "nms.py"]
+    assert artifact.parity is not None
+    assert artifact.parity.passed
+    assert check_ops(artifact.model_file, target) == []
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    want = dense.predict(image, threshold=0.0, precision="fp32")
+    import flexdetr
+
+    found = flexdetr.load(artifact.path).predict(image, threshold=0.0)
+    assert len(want) == len(found) > 0
+    np.testing.assert_allclose(found.scores, want.scores, atol=1e-4)
+
+    host, nms = (shipped(artifact.path / name) for name in ("host.py", "nms.py"))
+    session = onnxruntime.InferenceSession(str(artifact.model_file), providers=["CPUExecutionProvider"])
+    planes = prepare(image, artifact.metadata.input.size)[None].astype(np.float32)
+    logits, boxes = session.run(None, {"image": planes})
+    scores = host.sigmoid(logits[0])
+    box, label = nms.suppress(nms.corners(boxes[0]), scores, nms.Limits(0.02, 0.6, 50))
+    np.testing.assert_allclose(scores[box, label], want.scores, atol=1e-4)
+    pixels = host.boxes_to_pixels(boxes[0][box], 70, 90)
+    np.testing.assert_allclose(pixels, want.boxes_xyxy, atol=0.1)
+    np.testing.assert_array_equal(label, want.indices)
+
+
+def shipped(path: Path) -> ModuleType:
+    """A file that travels with an artifact, alone."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_board_graph_that_was_changed_is_refused(
+    dense: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flexdetr.export import board as writer
+
+    write = writer.write
+
+    def broken(form: object, folder: Path, precision: str, float32: object) -> list[str]:
+        names = write(form, folder, precision, float32)  # type: ignore[arg-type]
+        proto = onnx.load(str(folder / "encode.onnx"))
+        for one in proto.graph.initializer:
+            if one.name.endswith("head.scores.0.bias"):
+                one.CopyFrom(onnx.numpy_helper.from_array(np.array([2, -2], np.float32), one.name))
+        onnx.save(proto, str(folder / "encode.onnx"))
+        return names
+
+    monkeypatch.setattr(writer, "write", broken)
+    with pytest.raises(DriftError, match=r"head\.scores\.\d"):
         dense.export("onnx", tmp_path / "board", target="generic")
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.slow
+def test_executorch_has_one_program(dense: Detector, tmp_path: Path) -> None:
+    pytest.importorskip("executorch", reason="pip install 'flexdetr[executorch]'")
+    artifact = dense.export("executorch", tmp_path / "out")
+    assert list(artifact.metadata.files) == ["encode.pte", "host.py", "nms.py"]
+    assert artifact.parity is not None
+    assert artifact.parity.passed

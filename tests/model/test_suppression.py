@@ -15,7 +15,8 @@ from flexdetr.boxes import xyxy_to_cxcywh
 from flexdetr.model.outputs import Prediction
 from flexdetr.model.suppression import after_suppression, multiclass_nms
 from flexdetr.runtime import nms
-from flexdetr.runtime.nms import Limits, finish_dense, suppress
+from flexdetr.runtime.nms import Limits, suppress
+from flexdetr.runtime.process import finish_dense
 
 SCENES = ("plain", "few", "many")
 
@@ -112,3 +113,34 @@ def test_ten_thousand_boxes_above_the_score() -> None:
     boxes, scores, _ = after_suppression(prediction, torch.tensor([[640, 640]]), Limits(0.0), 300)
     assert torch.isfinite(boxes).all()
     assert scores[0, 0] > 0
+
+
+def test_boxes_beyond_the_most_that_are_kept_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Both forms count the same, of each picture that has more."""
+    prediction = drawn(1, 2, 60, 2)
+    sizes, limits = torch.tensor([[64, 64]] * 2), Limits(0.0, 0.5)
+    everything = after_suppression(prediction, sizes, limits, 300)[1]
+    left = (everything > 0).sum(1).tolist()
+    for form in ("torch", "numpy"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="flexdetr"):
+            for image in range(2):
+                one = Prediction(prediction.logits[image : image + 1], prediction.boxes[image : image + 1])
+                if form == "torch":
+                    after_suppression(one, sizes[:1], limits, 5)
+                else:
+                    finish_dense(one.logits[0].numpy(), one.boxes[0].numpy(), 64, 64, limits, 5)
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == 2
+        for image, line in enumerate(told):
+            best = float(everything[image, 5])
+            assert line.startswith(f"{left[image] - 5} boxes that suppression left are dropped")
+            assert f"scores up to {best:.3g}: 5 of a picture are kept at most" in line
+
+
+def test_nothing_is_told_where_nothing_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    prediction = drawn(1, 1, 20, 2)
+    with caplog.at_level(logging.INFO, logger="flexdetr"):
+        after_suppression(prediction, torch.tensor([[64, 64]]), Limits(0.0, 0.5), 40)
+        finish_dense(prediction.logits[0].numpy(), prediction.boxes[0].numpy(), 64, 64, Limits(0.0, 0.5), 40)
+    assert not caplog.records

@@ -123,9 +123,11 @@ def start_logging(*, verbose: bool) -> None:
     logger = logging.getLogger("flexdetr")
     for former in [*logger.handlers]:  # a second call in one process, in tests for instance
         logger.removeHandler(former)
-    logger.setLevel(logging.INFO)
+    # What only details tell is not even counted where nobody reads it.
+    level = logging.INFO if verbose else logging.WARNING
+    logger.setLevel(level)
     handler = _Stderr()
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    handler.setLevel(level)  # a run's own log lowers the logger's
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False

@@ -20,8 +20,8 @@ from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
 from flexdetr.model.detector import DetectionModel
+from flexdetr.model.postprocess import most
 from flexdetr.report.make import ReportContent, cost
-from flexdetr.runtime.process import MAX_DETECTIONS
 from flexdetr.tasks import DEFAULT, Score, task
 
 _ALONE = Ranks()
@@ -61,7 +61,7 @@ def detect(
             output = model(images, decoder_layers=decoder_layers, queries=queries)
         sizes = batch.sizes.to(device, non_blocking=True)
         # What is scored is what "predict" and an artifact answer.
-        answers = model.head.answer(output.final, sizes, MAX_DETECTIONS)
+        answers = model.head.answer(output.final, sizes, most(model.head))
         boxes, scores, labels = (part.cpu().numpy() for part in answers)
         # A batch is filled up with 0 where suppression left fewer boxes of an image; a NaN stays, to be reported.
         there = ~(scores <= 0)

@@ -1,4 +1,4 @@
-"""The writer for boards: two ONNX graphs of plain operations, and the numpy code that runs between them."""
+"""The writer for boards: ONNX graphs of plain operations, and the numpy code that runs between and behind them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from flexdetr.export import onnx as onnx_writer
-from flexdetr.export.board_form import probes_of, write_pair
+from flexdetr.export.board_form import Decode, Encode, probes_of, write_pair
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.errors import ExportError
 from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.export.targets import target_of
 from flexdetr.runtime import host
-from flexdetr.runtime.board import DECODE, ENCODE, INPUTS, OUTPUTS
-
-_INPUTS = dict(zip((ENCODE, DECODE), INPUTS, strict=True))
-_OUTPUTS = dict(zip((ENCODE, DECODE), OUTPUTS, strict=True))
+from flexdetr.runtime.artifact import open_artifact
+from flexdetr.runtime.board import DECODE, ENCODE, outputs_of
 
 
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
-    """Write ``encode.onnx``, ``decode.onnx`` and ``host.py``.
+    """Write ``encode.onnx``, ``decode.onnx`` and ``host.py``; of a dense head ``encode.onnx``, ``host.py``, ``nms.py``.
 
     Args:
         form: the float32 deploy form; its options name the target.
@@ -43,16 +41,16 @@ def write(form: DeployForm, folder: Path, precision: str, float32: Collection[st
     del precision  # ``check_board`` has asked
     name = form.options.target or "generic"
     files = write_pair(form, folder, (ENCODE, DECODE), _save, plain_norms=target_of(name).plain_norms)
-    wrong = [finding for file in (ENCODE, DECODE) for finding in check_ops(folder / file, name)]
+    graphs = [file for file in files if file in (ENCODE, DECODE)]
+    wrong = [finding for file in graphs for finding in check_ops(folder / file, name)]
     if wrong:
         rows = "; ".join(dict.fromkeys(f"{one.op} in {one.layer}: {one.why}" for one in wrong))
         raise ExportError(f"this model has operations that the target {name} does not take: {rows}")
     return files
 
 
-def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
-    names = _INPUTS[path.name], _OUTPUTS[path.name]
-    proto = onnx_writer.to_proto(part, inputs, *names, dynamic_size=False)
+def _save(part: Encode | Decode, inputs: tuple[Tensor, ...], path: Path) -> None:
+    proto = onnx_writer.to_proto(part, inputs, part.inputs, part.outputs, dynamic_size=False)
     used = {name for node in proto.graph.node for name in node.input}
     kept = [one for one in proto.graph.initializer if one.name in used]
     del proto.graph.initializer[:]
@@ -67,10 +65,15 @@ def layers(path: Path) -> dict[str, str]:
     per_query = tuple(f"{HEAD}.{prefix}" for prefix in probes_of(path).per_query)
     return {
         layer: f"{file}:{value}"
-        for file in (ENCODE, DECODE)
+        for file in _outputs(path)
         for layer, value in onnx_writer.layers(path.with_name(file)).items()
         if file == DECODE or not layer.startswith(per_query)
     }
+
+
+def _outputs(path: Path) -> dict[str, tuple[str, ...]]:
+    """The graphs beside a file, and what they answer."""
+    return dict(zip((ENCODE, DECODE), outputs_of(open_artifact(path, verify=False)), strict=False))
 
 
 def read_values(
@@ -87,15 +90,16 @@ def read_values(
         The values, float32.
     """
     planes = np.ascontiguousarray(feeds["images"].transpose(0, 3, 1, 2), np.float32)
+    outputs = _outputs(path)
     asked = {
-        file: [name.removeprefix(f"{file}:") for name in names if name.startswith(file)] for file in _INPUTS
+        file: [name.removeprefix(f"{file}:") for name in names if name.startswith(file)] for file in outputs
     }
-    first = [*_OUTPUTS[ENCODE], *asked[ENCODE]]
+    first = [*outputs[ENCODE], *asked[ENCODE]]
     read = onnx_writer.read_values(path.with_name(ENCODE), list(dict.fromkeys(first)), {"image": planes})
     values = dict(zip((f"{ENCODE}:{name}" for name in dict.fromkeys(first)), read, strict=True))
-    memory, tokens, scores, boxes = (values[f"{ENCODE}:{name}"] for name in _OUTPUTS[ENCODE])
-    wanted = list(dict.fromkeys(asked[DECODE]))
+    wanted = list(dict.fromkeys(asked.get(DECODE, [])))
     if wanted:
+        memory, tokens, scores, boxes = (values[f"{ENCODE}:{name}"] for name in outputs[ENCODE])
         shape = (
             onnx.load(str(path.with_name(DECODE)), load_external_data=False)
             .graph.input[0]

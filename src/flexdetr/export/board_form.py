@@ -1,10 +1,14 @@
-"""A detector in two graphs of plain operations: fixed shapes, one picture, no tensor of more than four axes."""
+"""A detector in graphs of plain operations: fixed shapes, one picture, no tensor of more than four axes.
+
+There are two, with the choice of queries between them; a dense head chooses nothing, and has one.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +19,30 @@ from flexdetr.model.detector import DetectionModel
 from flexdetr.model.heads import DEFAULT
 from flexdetr.model.heads.base import Head, Probes, head_class
 from flexdetr.model.plain import Shapes, make_plain
-from flexdetr.runtime import host
+from flexdetr.runtime import host, nms
 from flexdetr.runtime.artifact import open_artifact
-
-HOST = "host.py"
+from flexdetr.runtime.board import INPUTS, OUTPUTS, OUTPUTS_OF_ONE
 
 
 class Encode(nn.Module):
-    """Picture -> memory, tokens, their scores and boxes."""
+    """Picture -> memory, tokens, their scores and boxes; of a dense head, logits and boxes of all cells."""
+
+    inputs = INPUTS[0]
 
     def __init__(self, detector: DetectionModel, shapes: Shapes) -> None:
         super().__init__()
         self.detector = detector
+        self.outputs = OUTPUTS[0] if detector.head.limits is None else OUTPUTS_OF_ONE
         constants = detector.head.constants(shapes)
         self.names = tuple(constants)
         for name, value in constants.items():
             self.register_buffer(name, value)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) of 0 to 255 -> (1, S, D), (1, S, D), (1, S, C) logits, (1, S, 4) cxcywh fractions."""
+        """(1, 3, H, W) of 0 to 255 -> (1, S, D), (1, S, D), (1, S, C) logits, (1, S, 4) cxcywh fractions.
+
+        Of a dense head (1, S, C) and (1, S, 4).
+        """
         detector = self.detector
         levels = detector.encoder(detector.backbone(detector.normalise(image)))
         return detector.head.encode(levels, {name: self.get_buffer(name) for name in self.names})
@@ -41,6 +50,8 @@ class Encode(nn.Module):
 
 class Decode(nn.Module):
     """Chosen queries and memory -> logits and boxes."""
+
+    inputs, outputs = INPUTS[1], OUTPUTS[1]
 
     def __init__(self, detector: DetectionModel, shapes: Shapes, layers: int) -> None:
         super().__init__()
@@ -55,19 +66,29 @@ class Decode(nn.Module):
 
 
 def split(form: DeployForm, *, plain_norms: bool) -> tuple[Encode, Decode]:
-    """Both graphs of a deploy form; the form is left as it is.
+    """Both graphs of a deploy form whose head chooses queries; the form is left as it is.
 
     Args:
         form: the float32 deploy form.
         plain_norms: spell layer norms out.
     """
+    detector, shapes = _plain(form, plain_norms=plain_norms)
+    layers = form.options.decoder_layers or detector.head.trained_layers
+    decode = Decode(detector, shapes, layers).eval().requires_grad_(False)
+    return _encode(detector, shapes), decode
+
+
+def _plain(form: DeployForm, *, plain_norms: bool) -> tuple[DetectionModel, Shapes]:
+    """A copy of the detector in plain operations, and the (height, width) of its levels."""
     height, width = form.options.size
     detector = copy.deepcopy(form.detector)
     shapes = [(height // stride, width // stride) for stride in detector.head.strides]
     make_plain(detector, shapes, plain_norms=plain_norms)
-    layers = form.options.decoder_layers or detector.head.trained_layers
-    parts = Encode(detector, shapes), Decode(detector, shapes, layers)
-    return tuple(part.eval().requires_grad_(False) for part in parts)  # type: ignore[return-value]
+    return detector, shapes
+
+
+def _encode(detector: DetectionModel, shapes: Shapes) -> Encode:
+    return Encode(detector, shapes).eval().requires_grad_(False)
 
 
 def probes_of(path: Path) -> Probes:
@@ -85,28 +106,38 @@ def write_pair(
     form: DeployForm,
     folder: Path,
     names: tuple[str, str],
-    save: Callable[[nn.Module, tuple[Tensor, ...], Path], None],
+    save: Callable[[Encode | Decode, tuple[Tensor, ...], Path], None],
     *,
     plain_norms: bool,
 ) -> list[str]:
-    """Write both graphs of a deploy form, and the numpy code that runs between them.
+    """Write the graphs of a deploy form, and the numpy code that runs between and behind them.
 
     Args:
         form: the float32 deploy form.
         folder: where to write.
-        names: of the files of the first and the second graph.
+        names: of the files of the first and the second graph; a dense head has the first only.
         save: writes one: the graph, what to trace it with, and its file.
         plain_norms: spell layer norms out.
 
     Returns:
         Names of the files.
     """
-    encode, decode = split(form, plain_norms=plain_norms)
     image = torch.rand(1, form.options.channels, *form.options.size) * 255
+    if form.detector.head.limits is not None:
+        save(_encode(*_plain(form, plain_norms=plain_norms)), (image,), folder / names[0])
+        return [names[0], *_ship(folder, host, nms)]
+    encode, decode = split(form, plain_norms=plain_norms)
     with torch.no_grad():
         memory, tokens, _, boxes = encode(image)
     queries = min(form.options.queries or form.detector.head.queries, tokens.shape[1])
     save(encode, (image,), folder / names[0])
     save(decode, (tokens[:, :queries], boxes[:, :queries], memory), folder / names[1])
-    (folder / HOST).write_text(Path(host.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    return [*names, HOST]
+    return [*names, *_ship(folder, host)]
+
+
+def _ship(folder: Path, *modules: ModuleType) -> list[str]:
+    """Copy modules of numpy alone into a folder; their files' names."""
+    places = [Path(str(module.__file__)) for module in modules]
+    for place in places:
+        (folder / place.name).write_text(place.read_text(encoding="utf-8"), encoding="utf-8")
+    return [place.name for place in places]

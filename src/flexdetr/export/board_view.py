@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from flexdetr.export.board_form import probes_of, write_pair
+from flexdetr.export.board_form import Decode, Encode, probes_of, write_pair
 from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.runtime.artifact import Artifact, open_artifact
-from flexdetr.runtime.board import OUTPUTS, BoardRuntime
+from flexdetr.runtime.board import BoardRuntime, outputs_of
 
 
 @dataclass(frozen=True)
 class PairWriter:
-    """Writes and reads both graphs of a format; see ``formats.Writer``.
+    """Writes and reads the graphs of a format; see ``formats.Writer``.
 
     Attributes:
         names: of the files of the first and the second graph.
@@ -32,11 +32,11 @@ class PairWriter:
     """
 
     names: tuple[str, str]
-    save: Callable[[nn.Module, tuple[Tensor, ...], Path], None]
+    save: Callable[[Encode | Decode, tuple[Tensor, ...], Path], None]
     open_runtime: Callable[[Artifact], BoardRuntime]
 
     def write(self, form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
-        """Write both graphs and ``host.py``; all of it is in float32.
+        """Write the graphs and the numpy code beside them; all of it is in float32.
 
         Args:
             form: the float32 deploy form.
@@ -70,10 +70,11 @@ class PairWriter:
         Returns:
             The values, float32.
         """
-        answers = self.open_runtime(open_artifact(path, verify=False)).run(feeds["images"][0])
+        artifact = open_artifact(path, verify=False)
+        answers = self.open_runtime(artifact).run(feeds["images"][0])
         values = {
             f"{graph}:{name}": value
-            for graph, (found, known) in enumerate(zip(answers, OUTPUTS, strict=True))
+            for graph, (found, known) in enumerate(zip(answers, outputs_of(artifact), strict=True))
             for name, value in zip(known, found, strict=True)
         }
         return [np.asarray(values[name], np.float32) for name in names]

@@ -10,15 +10,16 @@ from pathlib import Path
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
-from torch import Tensor, nn
+from torch import Tensor
 
+from flexdetr.export.board_form import Decode, Encode
 from flexdetr.export.board_view import PairWriter
 from flexdetr.export.errors import ExportError
 from flexdetr.export.program import quiet
 from flexdetr.runtime.executorch import DECODE, ENCODE, open_runtime
 
 
-def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+def _save(part: Encode | Decode, inputs: tuple[Tensor, ...], path: Path) -> None:
     try:
         with _hushed(), torch.no_grad():
             program = torch.export.export(part, inputs)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import litert_torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from flexdetr.export.board_form import Decode, Encode
 from flexdetr.export.board_view import PairWriter
 from flexdetr.export.errors import ExportError
 from flexdetr.export.program import quiet
 from flexdetr.runtime.litert import DECODE, ENCODE, open_runtime
 
 
-def _save(part: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+def _save(part: Encode | Decode, inputs: tuple[Tensor, ...], path: Path) -> None:
     said = io.StringIO()  # a line for each of the toolchain's own passes
     try:
         with redirect_stdout(said), redirect_stderr(said), quiet(), torch.no_grad():

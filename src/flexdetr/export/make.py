@@ -67,7 +67,8 @@ def export(
         max_drop: what the AP on the validation split may lose by int8; None is 0.003.
         qat: epochs of fine-tuning on the training split before int8, with the float model as the teacher.
         target: a kind of board, of ``flexdetr.export.targets.TARGETS``: the format onnx then means two graphs of
-            plain operations and fixed shapes, with the choice of queries between them.
+            plain operations and fixed shapes, with the choice of queries between them; of a dense head one, whose
+            boxes the runtime suppresses.
         announce: told what is being done.
 
     Raises:
@@ -87,12 +88,6 @@ def export(
         raise ExportError(
             f"head={subject.config.head.name} chooses nothing: it is exported whole, in onnx, openvino or torch, "
             "without raw (--raw), and not fine-tuned for int8 (--qat)"
-        )
-    if kind.two_graphs and subject.model.head.limits is not None:
-        raise ExportError(
-            f"the format {format} is two graphs with the choice of queries between them, and "
-            f"head={subject.config.head.name} has no queries; export onnx with raw=True (--raw): one graph of plain "
-            "operations, whose boxes the runtime suppresses"
         )
     raw = raw or kind.two_graphs
     out = Path(out)

@@ -16,8 +16,9 @@ from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import deploy_form
 from flexdetr.model.heads.base import Head
 from flexdetr.model.outputs import Prediction
+from flexdetr.model.postprocess import most
+from flexdetr.runtime.process import MAX_DETECTIONS
 
-TOP = 300
 HEAD = "detector.head"  # path of the head in a deploy form
 
 
@@ -49,7 +50,7 @@ class Options:
     decoder_layers: int | None = None
     queries: int | None = None
     sampling: Literal["model", "gather", "discrete"] = "model"
-    top: int = TOP
+    top: int = MAX_DETECTIONS
     target: str | None = None
 
 
@@ -193,7 +194,12 @@ def _decide(model: DetectionModel, options: Options) -> Options:
                 f"{height}x{width}: choose fewer queries or a larger size"
             )
     return replace(
-        options, channels=model.channels, decoder_layers=layers, queries=queries, smallest=smallest
+        options,
+        channels=model.channels,
+        decoder_layers=layers,
+        queries=queries,
+        smallest=smallest,
+        top=most(head),
     )
 
 

@@ -99,7 +99,6 @@ class Reference:
         size: (height, width) that the network sees.
         decoder_layers: layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
-        top: detections at most.
     """
 
     model: DetectionModel
@@ -107,7 +106,6 @@ class Reference:
     size: tuple[int, int]
     decoder_layers: int | None = None
     queries: int | None = None
-    top: int = 300
 
     def at(self, size: tuple[int, int]) -> Self:
         """The same model at another size."""
@@ -120,7 +118,7 @@ class Reference:
         planes = model.normalise(torch.from_numpy(prepare(image, self.size))[None])
         output = model(planes, decoder_layers=self.decoder_layers, queries=self.queries)
         size = image.shape[0], image.shape[1]
-        return detections(model.head, output.final, size, self.classes, top=self.top)
+        return detections(model.head, output.final, size, self.classes)
 
     def tied(self, image: NDArray[np.uint8]) -> bool:
         """Whether the last selected query and the first one that is not have the same score, but for rounding."""

@@ -17,6 +17,11 @@ from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import MAX_DETECTIONS, AnswerError, Selection, label
 
 
+def most(head: Head) -> int:
+    """How many detections of a picture a head answers at most: what a dense head was told to keep, else 300."""
+    return MAX_DETECTIONS if head.limits is None else head.limits.max_detections
+
+
 def best_pairs(
     prediction: Prediction, sizes: Tensor, top: int = MAX_DETECTIONS
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,7 +55,7 @@ def detections(
     size: tuple[int, int],
     classes: Classes,
     threshold: float | Sequence[float] | NDArray[np.floating] = 0.0,
-    top: int = MAX_DETECTIONS,
+    top: int | None = None,
 ) -> Detections:
     """What a head answers for one image.
 
@@ -60,7 +65,7 @@ def detections(
         size: (height, width) of the original image in pixels.
         classes: of the head.
         threshold: lowest score to keep, or one for each class.
-        top: detections to keep at most, before the threshold.
+        top: detections to keep at most, before the threshold; None keeps what the head answers, see ``most``.
 
     Raises:
         AnswerError: if there is a NaN among the logits or boxes.
@@ -68,5 +73,7 @@ def detections(
     if bool(prediction.logits.isnan().any()) or bool(prediction.boxes.isnan().any()):
         raise AnswerError("the model answered NaN: its weights, its export or its precision are at fault")
     sizes = torch.tensor([size], device=prediction.boxes.device)
-    boxes, scores, labels = (part[0].cpu().numpy() for part in head.answer(prediction, sizes, top))
+    boxes, scores, labels = (
+        part[0].cpu().numpy() for part in head.answer(prediction, sizes, top or most(head))
+    )
     return label(Selection(boxes, scores, labels), size, classes, threshold)

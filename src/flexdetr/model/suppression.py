@@ -1,6 +1,6 @@
 """Non-maximum suppression of a dense head's boxes, class by class, as one operation that graphs can hold.
 
-The numpy form of the runtimes is ``flexdetr.runtime.nms``; a test compares both.
+The numpy form of the runtimes is ``flexdetr.runtime.process.finish_dense``; a test compares both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torchvision.ops import batched_nms
 
 from flexdetr.boxes import clip_xyxy, cxcywh_to_xyxy
 from flexdetr.model.outputs import Prediction
-from flexdetr.runtime.nms import CANDIDATES, Limits
+from flexdetr.runtime.nms import CANDIDATES, Limits, tell_dropped, tell_unseen
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,12 +24,12 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
 
     Every (box, class) pair with a score above ``score`` is a candidate, at most ``CANDIDATES`` of an image, the best;
     the log says how many more there were. A candidate goes if its IoU with a better one of its class that stays is
-    above ``iou``.
+    above ``iou``. An image answers ``top`` pairs at most, and the log says how many more suppression left.
 
     Args:
         boxes_xyxy: (B, N, 4).
         scores: (B, C, N).
-        top: pairs that a class keeps at most.
+        top: pairs that a class keeps at most, and then an image.
         iou: see above.
         score: see above.
 
@@ -45,20 +45,26 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
     if bool((counts > CANDIDATES).any()):
         kept = place < CANDIDATES
-        _LOG.info(
-            "%d of %d boxes above the score %g are left out before suppression, the lowest; raise the score",
-            int((~kept).sum()), len(kept), score,
-        )  # fmt: skip
+        tell_unseen(int((~kept).sum()), len(kept), score)
         image, label, box, value = image[kept], label[kept], box[kept], value[kept]
     # In float64 shifting classes apart, as torchvision does, moves no border between boxes.
     group = image * scores.shape[1] + label
     stays = batched_nms(boxes_xyxy[image, box].double(), value.double(), group, iou)
+    if _LOG.isEnabledFor(logging.INFO):
+        _tell_dropped(image[stays], value[stays], top)
     group = group[stays]
     order = torch.argsort(group, stable=True)
     counts = torch.bincount(group)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[group[order]]
     return torch.stack([image, label, box], 1)[stays[place < top]]
+
+
+def _tell_dropped(image: Tensor, value: Tensor, top: int) -> None:
+    """Say how many boxes that suppression left are more than their image answers; best first."""
+    for one, count in enumerate(torch.bincount(image).tolist()):
+        if count > top:
+            tell_dropped(count - top, value[image == one][top].item(), top)
 
 
 @multiclass_nms.register_fake

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from flexdetr.runtime.formats import FORMATS, SUFFIXES
 from flexdetr.runtime.nms import Limits
 from flexdetr.runtime.parity import Parity, Precision, Proven, Tolerance
 from flexdetr.runtime.process import Selection, decode, label
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 # Version 1 names no precision that was proven, and is computed in float32; see ``ArtifactMetadata.precisions``.
@@ -55,6 +58,8 @@ class Input(BaseModel):
         resize_method: how to resize, and how the training did.
         batch: "dynamic": any number of pictures of one size.
         normalisation: done inside, to the uint8 values: times scale, minus mean, divided by std.
+        middle: of a classifier, the side of the square in the middle that it is shown of a picture, as a share of the
+            shorter side, before anything is resized; None for the whole picture.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +78,7 @@ class Input(BaseModel):
     resize_method: str = "bilinear with antialiasing, as Pillow; the aspect ratio is not kept"
     batch: Literal["dynamic"] = "dynamic"
     normalisation: dict[str, Any] = Field(default_factory=dict)
+    middle: float | None = Field(default=None, gt=0, le=1)
 
     @property
     def form(self) -> PixelForm:
@@ -269,10 +275,22 @@ class Artifact:
                 decode(logits, boxes, size, self.classes, threshold, top, limits=limits)
                 for logits, boxes, size in zip(*answers, sizes, strict=True)
             ]
+        if self.metadata.suppression is not None:
+            self._tell_full(answers[1])
         return [
             label(Selection(*chosen), size, self.classes, threshold)
             for *chosen, size in zip(*answers, sizes, strict=True)
         ]
+
+    def _tell_full(self, scores: NDArray[Any]) -> None:
+        """Say where a graph that suppresses boxes answered as many as it can: it cannot tell how many it dropped."""
+        for mine in scores:
+            if len(mine) and mine.min() > 0:
+                _LOG.info(
+                    "all %d boxes that this graph answers are taken, down to the score %.3g, and it may have dropped "
+                    "others: it was exported with these limits (max_detections)",
+                    len(mine), mine.min(),
+                )  # fmt: skip
 
     @property
     def model_file(self) -> Path:

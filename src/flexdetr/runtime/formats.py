@@ -55,7 +55,8 @@ class Format:
         int8: whether there is int8; the writer is a ``flexdetr.export.formats.Quantiser`` then.
         computes_in_half: whether it means that values between layers are in half precision.
         for_target: whether it is asked for with a kind of board instead of by its name.
-        two_graphs: whether it is two graphs of fixed shapes, with the choice of queries between them on the host.
+        two_graphs: whether it is two graphs of fixed shapes, with the choice of queries between them on the host; of a
+            dense head one, with suppression behind it on the host.
         sees_inside: whether values inside a written file can be read, or the graphs' outputs only.
         precisions: what its runtime may choose to compute in, the one that a file has to be proven in first.
         sampling: the form of bilinear sampling that its runtimes compute fastest.

@@ -1,4 +1,14 @@
-"""Class-aware non-maximum suppression in numpy, for graphs that leave it to the host, as those of boards do."""
+"""Class-aware non-maximum suppression in numpy, for graphs that leave it to the host, as those of boards do.
+
+This file travels with the artifact of a dense head for a board, beside ``host.py``. A picture is resized to the
+network's size, given to ``encode`` as float32 (1, 3, H, W) with values 0 to 255, and then, with the limits that
+``metadata.json`` names under ``suppression``:
+
+    logits, boxes = encode(picture)
+    scores = sigmoid(logits[0])
+    box, label = suppress(corners(boxes[0]), scores, Limits(score, iou, max_detections))
+    boxes_xyxy, scores = boxes_to_pixels(boxes[0][box], height, width), scores[box, label]
+"""
 
 from __future__ import annotations
 
@@ -7,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from flexdetr.runtime.host import boxes_to_pixels, sigmoid
 
 CANDIDATES = 30_000  # (box, class) pairs of an image that suppression looks at
 _LOG = logging.getLogger(__name__)
@@ -28,6 +36,12 @@ class Limits(NamedTuple):
     max_detections: int = 300
 
 
+def corners(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(N, 4) cxcywh -> (N, 4) xyxy, in the same unit."""
+    half = boxes[:, 2:] / 2
+    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], 1)
+
+
 def suppress(
     boxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], limits: Limits
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -45,55 +59,52 @@ def suppress(
     value = scores[box, label]
     order = np.argsort(-value, kind="stable")[:CANDIDATES]
     if len(order) < len(value):
-        _LOG.info(
-            "%d of %d boxes above the score %g are left out before suppression, the lowest; raise the score",
-            len(value) - len(order), len(value), limits.score,
-        )  # fmt: skip
+        tell_unseen(len(value) - len(order), len(value), limits.score)
     box, label = box[order], label[order]
-    corners = boxes_xyxy[box].astype(np.float64)
-    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    edges = boxes_xyxy[box].astype(np.float64)
+    areas = np.prod(edges[:, 2:] - edges[:, :2], axis=1)
     of_class = {each: np.flatnonzero(label == each) for each in np.unique(label)}
     gone = np.zeros(len(box), bool)
     kept: list[int] = []
+    # How many more would stay is counted for the log alone, which is most of the work in a crowd.
+    counted = _LOG.isEnabledFor(logging.INFO)
     for place in range(len(box)):
         if gone[place]:
             continue
         kept.append(place)
-        if len(kept) == limits.max_detections:
+        if len(kept) == limits.max_detections and not counted:
             break
         others = of_class[label[place]]
         others = others[np.searchsorted(others, place, "right") :]
-        low = np.maximum(corners[place, :2], corners[others, :2])
-        high = np.minimum(corners[place, 2:], corners[others, 2:])
+        low = np.maximum(edges[place, :2], edges[others, :2])
+        high = np.minimum(edges[place, 2:], edges[others, 2:])
         shared = np.prod(np.clip(high - low, 0, None), axis=1)
         gone[others[shared > limits.iou * (areas[place] + areas[others] - shared)]] = True
+    if len(kept) > limits.max_detections:
+        first = kept[limits.max_detections]
+        tell_dropped(len(kept) - limits.max_detections, float(value[order[first]]), limits.max_detections)
+        del kept[limits.max_detections :]
     return box[kept].astype(np.int64), label[kept].astype(np.int64)
 
 
-def finish_dense(
-    logits: NDArray[np.floating],
-    boxes: NDArray[np.floating],
-    height: int,
-    width: int,
-    limits: Limits,
-    top: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """A dense head's answer for one picture.
+def tell_unseen(unseen: int, candidates: int, score: float) -> None:
+    """Say, in the log, that suppression did not look at all candidates of the pictures."""
+    _LOG.info(
+        "%d of %d boxes above the score %g are left out before suppression, the lowest; raise the score",
+        unseen, candidates, score,
+    )  # fmt: skip
+
+
+def tell_dropped(dropped: int, best: float, kept: int) -> None:
+    """Say, in the log, that suppression left more boxes of a picture than are answered.
 
     Args:
-        logits: (N, C) of every cell.
-        boxes: (N, 4) cxcywh as fractions of the picture.
-        height: of the original picture, in pixels.
-        width: of the same.
-        limits: of scores and overlaps.
-        top: detections to keep at most, and never more than the limits allow.
-
-    Returns:
-        Boxes xyxy in pixels (K, 4), clipped to the picture, scores (K,) and labels (K,), best first.
+        dropped: how many more.
+        best: the highest score among them.
+        kept: how many are answered.
     """
-    scores = sigmoid(logits.astype(np.float32, copy=False))
-    half = boxes[:, 2:] / 2
-    corners = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], 1)
-    limits = limits._replace(max_detections=min(top, limits.max_detections))
-    box, label = suppress(corners, scores, limits)
-    return boxes_to_pixels(boxes[box], height, width), scores[box, label], label
+    _LOG.info(
+        "%d boxes that suppression left are dropped, with scores up to %.3g: %d of a picture are kept at most "
+        "(max_detections)",
+        dropped, best, kept,
+    )  # fmt: skip

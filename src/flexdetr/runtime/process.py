@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.host import finish
-from flexdetr.runtime.nms import Limits, finish_dense
+from flexdetr.runtime.host import boxes_to_pixels, finish, sigmoid
+from flexdetr.runtime.nms import Limits, corners, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +132,33 @@ def select(
     if limits is not None:
         return Selection(*finish_dense(logits, boxes, size[0], size[1], limits, top))
     return Selection(*finish(logits, boxes, size[0], size[1], top))
+
+
+def finish_dense(
+    logits: NDArray[np.floating],
+    boxes: NDArray[np.floating],
+    height: int,
+    width: int,
+    limits: Limits,
+    top: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """A dense head's answer for one picture.
+
+    Args:
+        logits: (N, C) of every cell.
+        boxes: (N, 4) cxcywh as fractions of the picture.
+        height: of the original picture, in pixels.
+        width: of the same.
+        limits: of scores and overlaps.
+        top: detections to keep at most, and never more than the limits allow.
+
+    Returns:
+        Boxes xyxy in pixels (K, 4), clipped to the picture, scores (K,) and labels (K,), best first.
+    """
+    scores = sigmoid(logits.astype(np.float32, copy=False))
+    limits = limits._replace(max_detections=min(top, limits.max_detections))
+    box, label = suppress(corners(boxes), scores, limits)
+    return boxes_to_pixels(boxes[box], height, width), scores[box, label], label
 
 
 def decode(

@@ -140,14 +140,15 @@ class Head(Protocol):
         """The part before the choice of queries, for boards, which choose on the host.
 
         Returns:
-            memory (B, S, D), tokens (B, S, D), class logits (B, S, C) and cxcywh boxes (B, S, 4) of all tokens.
+            memory (B, S, D), tokens (B, S, D), class logits (B, S, C) and cxcywh boxes (B, S, 4) of all tokens; of a
+            dense head, which has ``limits`` and chooses nothing before suppression, the logits and the boxes alone.
         """
         ...
 
     def decode(
         self, content: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, layers: int
     ) -> tuple[Tensor, Tensor]:
-        """The part behind the choice of queries.
+        """The part behind the choice of queries; a dense head has none.
 
         Args:
             content: (B, Q, D) chosen tokens.

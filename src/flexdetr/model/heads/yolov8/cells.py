@@ -28,16 +28,18 @@ def cell_boxes(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def expectation(logits: Tensor) -> Tensor:
+def expectation(logits: Tensor, bins: Tensor | None = None) -> Tensor:
     """The mean of a distribution over 0, 1, ..., bins - 1 (generalised focal loss, arXiv 2006.04388, eq. 5).
 
     Args:
         logits: (..., bins).
+        bins: 0, 1, ..., bins - 1, where a graph holds them as a constant; None makes them.
 
     Returns:
         (...), in the unit of a bin.
     """
-    bins = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    if bins is None:
+        bins = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
     return (logits.softmax(-1) * bins).sum(-1)
 
 

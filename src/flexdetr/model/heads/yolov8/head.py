@@ -7,14 +7,14 @@ overlapping answers are suppressed afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flexdetr.model.blocks import ConvBNAct
 from flexdetr.model.c2f import with_yolov8_norms
-from flexdetr.model.heads.base import Probes
+from flexdetr.model.heads.base import Probes, Shapes
 from flexdetr.model.heads.yolov8.cells import cell_boxes, decode, expectation
 from flexdetr.model.heads.yolov8.options import YOLOv8Options
 from flexdetr.model.outputs import Output, Prediction, Targets
@@ -98,18 +98,34 @@ class YOLOv8Head(nn.Module):
             raise ValueError(
                 f"head=yolov8 has no queries; set head.max_detections to keep {queries} detections at most"
             )
-        corners, logits, shapes = [], [], []
-        for index, level in enumerate(levels):
-            shapes.append((level.shape[-2], level.shape[-1]))
-            corners.append(precisely(self.boxes[index], self.box_towers[index](level)).flatten(2))
-            logits.append(precisely(self.scores[index], self.score_towers[index](level)).flatten(2))
-        every = torch.cat(corners, 2).transpose(1, 2)
-        scores = self.all_scores(torch.cat(logits, 2).transpose(1, 2))
-        cells = cell_boxes(shapes, every)
+        every, scores = self._distributions(levels)
+        cells = cell_boxes([(level.shape[-2], level.shape[-1]) for level in levels], every)
         boxes = decode(expectation(every.reshape(*every.shape[:2], 4, self.bins)), cells)
         if not self.training:
             return Output(Prediction(scores, boxes))
         return Output(Prediction(scores, boxes, every, cells.expand(len(boxes), -1, -1)))
+
+    def _distributions(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Distributions (B, N, 4 x bins) and logits (B, N, C) of all cells."""
+        corners, logits = [], []
+        for index, level in enumerate(levels):
+            corners.append(precisely(self.boxes[index], self.box_towers[index](level)).flatten(2))
+            logits.append(precisely(self.scores[index], self.score_towers[index](level)).flatten(2))
+        every = torch.cat(corners, 2).transpose(1, 2)
+        return every, self.all_scores(torch.cat(logits, 2).transpose(1, 2))
+
+    def constants(self, shapes: Shapes) -> dict[str, Tensor]:
+        """The cells, and the distances that bins stand for."""
+        return {
+            "cells": cell_boxes(shapes, torch.zeros(1)),
+            "bins": torch.arange(self.bins, dtype=torch.float32),
+        }
+
+    def encode(self, levels: Sequence[Tensor], constants: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Logits and boxes of all cells: nothing is chosen before suppression."""
+        every, scores = self._distributions(levels)
+        bins = every.reshape(*every.shape[:2], 4, self.bins)
+        return scores, decode(expectation(bins, constants["bins"]), constants["cells"])
 
     def answer(self, prediction: Prediction, sizes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of box and class that suppression leaves."""
