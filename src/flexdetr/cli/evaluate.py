@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexdetr.cli import answers
+from flexdetr.cli import answers, unused
 from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 from flexdetr.runtime.formats import ENGINES
@@ -74,6 +74,7 @@ Runtime = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     file: File,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set with classes of the same names.")],
     split: Annotated[str, typer.Option(metavar="train|val|test", help="Which images.")] = "test",
@@ -105,9 +106,15 @@ def evaluate(
     from flexdetr.config import nearest
     from flexdetr.data.dataset import SPLITS
     from flexdetr.loading import load
+    from flexdetr.runtime.artifact import is_artifact
 
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
+    unused.refuse_of_tiles(context, tile)
+    if is_artifact(file):
+        unused.refuse(
+            context, ["batch_size"], f"{file} is exported, and its runtime decides how many at a time"
+        )
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
     loaded = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
     detector = in_tiles(loaded, tile, overlap, merge)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexdetr.cli import answers
+from flexdetr.cli import answers, unused
 from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.evaluate import (
     Device,
@@ -44,6 +44,7 @@ _SHOWN = 1000
 
 
 def predict(
+    context: typer.Context,
     file: File,
     sources: Annotated[
         list[str],
@@ -119,6 +120,7 @@ def predict(
     from flexdetr.runtime.artifact import is_artifact, open_artifact
 
     # What can be refused is, before a model is loaded.
+    _refuse_unused(context, upright, tile)
     limit = _limit(threshold)
     part = part_of(every, start, end, reconnect)
     check_drawn(draw)
@@ -132,20 +134,22 @@ def predict(
         _set_upright(file, sources, upright, limit, device, precision, runtime, as_json=as_json)
         return
     items, missing = _listed(sources, out, part)
+    _refuse_of_frames(context, items)
     if shard is not None:
         listed, items = len(items), items[shard.number :: shard.total]
         missing, out = missing if shard.number == 0 else [], out / shard.name
         answers.note(f"share {shard.number} of {shard.total}: {len(items)} of {listed} sources, into {out}")
-    known = None if data is None else known_images(data)
     new = make_folder(out)
     options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
     try:
         changes = inference(decoder_layers, queries, score, iou, max_detections)
-        detector = in_tiles(load(file, runtime=runtime, **changes), tile, overlap, merge)
-        if isinstance(detector, Classifier):
-            _refuse_of_classifier(file, asked, explained=explained)
-            predict_classes(detector, items, missing, out, options, as_json=as_json)
+        loaded = load(file, runtime=runtime, **changes)
+        if isinstance(loaded, Classifier):
+            _refuse_of_classifier(context, file, asked)
+            predict_classes(loaded, items, missing, out, options, as_json=as_json)
             return
+        known = None if data is None else known_images(data)
+        detector = in_tiles(loaded, tile, overlap, merge)
         explain = _explaining(detector, limit, options, explained=explained)
         how = detector.computation(items=items, **options)
         answers.note(f"computing with {how.describe()}")
@@ -307,16 +311,41 @@ def _check_explaining(file: str, tile: int | None, draw: str, *, explained: bool
         raise answers.UsageError(f"--explain needs annotated pictures; got --draw {draw}")
 
 
-def _refuse_of_classifier(file: str, formats: Sequence[str], *, explained: bool) -> None:
-    """Refuse what a classifier's answers cannot be written as.
+def _refuse_unused(context: typer.Context, upright: Path | None, tile: int | None) -> None:
+    """Refuse options whose want of effect other options tell.
+
+    Raises:
+        UsageError: with what was asked for.
+    """
+    if upright is not None:
+        unused.refuse_others(context, unused.OF_UPRIGHT, "not with --upright, which writes documents alone")
+    unused.refuse_of_tiles(context, tile)
+
+
+def _refuse_of_frames(context: typer.Context, items: Sequence[Item]) -> None:
+    """Refuse options of films and streams where there is none among the sources.
+
+    Raises:
+        UsageError: with what was asked for.
+    """
+    from flexdetr.runtime.addresses import Address
+    from flexdetr.runtime.sources import may_give_many
+
+    given = unused.typed(context)
+    if any(name in given for name in unused.OF_FRAMES) and not any(map(may_give_many, items)):
+        unused.refuse(context, unused.OF_FRAMES, "only of films and streams, and the sources are pictures")
+    if not any(isinstance(item.content, Address) for item in items):
+        unused.refuse(context, unused.OF_STREAMS, "only of addresses, and no source is one")
+
+
+def _refuse_of_classifier(context: typer.Context, file: str, formats: Sequence[str]) -> None:
+    """Refuse what a classifier does not do, and what its answers cannot be written as.
 
     Raises:
         UsageError: with what was asked for.
     """
     wrong = [f"--format {one}" for one in formats if one not in ("csv", "jsonl")]
-    wrong += ["--explain"] if explained else []
-    if wrong:
-        raise answers.UsageError(f"{' and '.join(wrong)}: only of detectors; {file} is a classifier")
+    unused.refuse(context, unused.OF_DETECTORS, f"only of detectors; {file} is a classifier", wrong)
 
 
 def _explaining(

@@ -193,6 +193,18 @@ def expects_many(item: Item) -> bool:
     )
 
 
+def may_give_many(item: Item) -> bool:
+    """Whether several pictures may come of it, as far as its beginning tells; False is certain."""
+    content = item.content
+    if not isinstance(content, Path):
+        return isinstance(content, Camera | Address | io.BytesIO)
+    try:
+        head = read_head(content)
+        return may_have_pages(head) or _gives_frames(content, head)
+    except OSError:  # reading it as a picture says what is wrong
+        return True
+
+
 def is_live(item: Item) -> bool:
     """Whether it shows what happens now, as far as its name tells: a camera, or a stream."""
     content = item.content
