@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import yaml
-
 from flexdetr.ablate import runs
 from flexdetr.ablate.budget import measured_epochs
 from flexdetr.ablate.cost import Costs, costs
 from flexdetr.ablate.page import page
-from flexdetr.ablate.plan import BASE, Plan, budgeted, configurations, says
+from flexdetr.ablate.plan import BASE, Plan, as_yaml, budgeted, configurations, says
 from flexdetr.ablate.runs import Job, Result
 from flexdetr.ablate.table import Row, rows, to_csv, to_markdown
 from flexdetr.config import Config, ConfigError
@@ -122,7 +120,7 @@ def _write(
     table = rows(results, changes, known.of)
     notes = _notes(plan, jobs[0].split, known.machine, missing, table)
     title = plan.title or "Ablation"
-    text = yaml.safe_dump(plan.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    text = as_yaml(plan)
     curves = _curves([job for job in jobs if job.seed in results[job.variant]])
     for name, content in (
         ("plan.yaml", text),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
+import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, parse_overrides, read_yaml
@@ -15,6 +16,7 @@ from flexdetr.foreign_code import first_objection
 from flexdetr.presets import resolve
 
 BASE: Final = "base"
+_Kind = TypeVar("_Kind", bound=Part)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLANS_OWN = {"seed": "seeds", "train.epochs": "budget"}
 
@@ -95,7 +97,7 @@ def read_plan(path: str | Path) -> Plan:
             if key not in known.model_fields:
                 names = [prefix + name for name in known.model_fields]
                 raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
-    plan = _checked(values, path)
+    plan = checked(Plan, values, path)
     for changes in (plan.base, *plan.variants.values()):
         if (reason := first_objection(nested(changes), path)) is not None:
             raise ConfigError(reason)
@@ -122,7 +124,7 @@ def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (),
     if names:
         values["variants"] = {name: plan.variants[name] for name in plan.variants if name in names}
     values["base"] = merge(nested(plan.base), parse_overrides(overrides))
-    return _checked(values, "the plan")
+    return checked(Plan, values, "the plan")
 
 
 def configurations(plan: Plan) -> dict[str, Config]:
@@ -183,15 +185,25 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def as_yaml(plan: Part) -> str:
+    """A plan as it is kept beside its results."""
+    return yaml.safe_dump(plan.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
 def _has(values: Mapping[str, Any], key: str) -> bool:
     head, _, rest = key.partition(".")
     below = values.get(head)
     return head in values if not rest else isinstance(below, Mapping) and _has(below, rest)
 
 
-def _checked(values: Mapping[str, Any], path: str | Path) -> Plan:
+def checked(kind: type[_Kind], values: Mapping[str, Any], path: str | Path) -> _Kind:
+    """A plan of some kind from its values.
+
+    Raises:
+        ConfigError: with a line for each value that is wrong, and what was given.
+    """
     try:
-        return Plan.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -13,13 +13,12 @@ from typing import Any, Final, NamedTuple
 
 import optuna
 import torch
-import yaml
 
 from flexdetr.ablate import runs
 from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
-from flexdetr.ablate.plan import budgeted, says
+from flexdetr.ablate.plan import as_yaml, budgeted, says
 from flexdetr.ablate.records import SEARCH, Measured, SearchRecord, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
@@ -305,7 +304,7 @@ class _Searching:
             Dot(row.name, row.milliseconds, *row.ap[:3]) for row in rows if row.epochs == self.plan.epochs[-1]
         ]
         below = f"ms per image on OpenVINO in {self.plan.precision}"
-        text = yaml.safe_dump(self.plan.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        text = as_yaml(self.plan)
         markdown = to_markdown(title, rows, notes)
         sections = {
             "AP against latency": scatter(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from flexdetr.ablate.plan import Seeds, nested
+from flexdetr.ablate.plan import Seeds, checked, nested
 from flexdetr.config import Config, ConfigError, Part, merge, nearest, read_yaml
 from flexdetr.foreign_code import first_objection
 from flexdetr.presets import resolve
@@ -86,14 +86,7 @@ def read_search_plan(path: str | Path) -> SearchPlan:
     for key in values:
         if key not in SearchPlan.model_fields:
             raise ConfigError(f"{path}: {nearest(str(key), list(SearchPlan.model_fields), 'key')}")
-    try:
-        plan = SearchPlan.model_validate(values)
-    except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from None
+    plan = checked(SearchPlan, values, path)
     named = [nested(plan.base), *(nested({key: one}) for key, values in plan.space.items() for one in values)]
     for changes in named:
         if (reason := first_objection(changes, path)) is not None:

@@ -9,6 +9,7 @@ from flexdetr.data import coco, foreign_formats, voc, voc_layout, yolo, yolo_yam
 from flexdetr.data.dataset import SPLITS, DataError, Dataset, Record, UnrecognisedDataError, cut_validation
 from flexdetr.data.locate import Tree
 from flexdetr.data.split_words import SPLIT_FOLDERS
+from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
 # Folders inside a data set, which are not taken for its root when a file in them is given.
 _INNER = {
@@ -19,6 +20,7 @@ _INNER = {
     "ImageSets",
     "Main",
 }
+_LABELS = (".txt", ".xml", ".json")
 _DEEPEST = 4
 
 _Read = tuple[Dataset, dict[str, tuple[Record, ...]]]
@@ -96,6 +98,7 @@ def _read_folder(root: Path, prefer: str = "") -> _Read:
     kinds = [kind for kind, found in (("COCO", files), ("YOLO", data), ("VOC", layout)) if found]
     kinds.sort(key=lambda kind: kind != prefer)
     if not kinds:
+        _refuse_classes(tree)
         raise UnrecognisedDataError(_unrecognised(tree))
     if kinds[0] == "COCO":
         dataset, splits = coco.read(tree, files)
@@ -131,9 +134,28 @@ def _around(given: Path) -> Path | None:
     return None
 
 
-def _unrecognised(tree: Tree) -> str:
+def _refuse_classes(tree: Tree) -> None:
+    """Answer a classifier's data: folders of pictures that are not labelled one by one.
+
+    Raises:
+        UnrecognisedDataError: with what learns from it.
+    """
     from flexdetr.data.class_folders import class_folders  # which asks here for what it does not read
 
+    names = sorted({folder.name for folder in class_folders(tree.root)})
+    suffixes = [path.suffix.lower() for path in tree.files]
+    labels = sum(suffix in _LABELS for suffix in suffixes)
+    unlabelled = 2 * labels < sum(suffix in IMAGE_SUFFIXES for suffix in suffixes)
+    inner = {name.lower() for name in _INNER}  # folders of a detection data set are no classes
+    if unlabelled and len(names) > 1 and not any(name.lower() in inner for name in names):
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        raise UnrecognisedDataError(
+            f"{tree.root} holds no labels that are known, but folders of pictures ({shown}) that look like the classes "
+            f"of a classifier: flexdetr train {tree.root} --model hgnetv2_b0_cls"
+        )
+
+
+def _unrecognised(tree: Tree) -> str:
     found = sorted(path.name + ("/" if path.is_dir() else "") for path in tree.root.iterdir())
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     labels = sum(path.suffix.lower() == ".txt" for path in tree.files)
@@ -141,11 +163,6 @@ def _unrecognised(tree: Tree) -> str:
     deeper = min((path for path in tree.files if path.name.lower() == "data.yaml"), default=None)
     if deeper is not None:
         hint = f" There is {deeper.relative_to(tree.root)}: if that is the data set, name {deeper.parent}."
-    elif classes := class_folders(tree.root):
-        hint = (
-            f" Its folders of pictures ({', '.join(folder.name for folder in classes[:3])} ...) look like the classes "
-            f"of a classifier: flexdetr train {tree.root} --model hgnetv2_b0_cls"
-        )
     elif not hint and labels:
         hint = (
             f" There are {labels} txt files; if they are YOLO labels, write a data.yaml beside them, or a classes.txt "

@@ -76,14 +76,7 @@ class StartingDetector:
 def blank(config: Config, classes: Classes, backbone: nn.Module | None = None) -> StartingDetector:
     """A detector with random weights, on a module of the user's where one is given."""
     model = DetectionModel(config, len(classes), backbone)
-    metadata = Metadata(
-        model=config.model,
-        config=config.model_dump(mode="json"),
-        classes=classes.to_json(),
-        image_size=config.image_size,
-        normalisation={"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)},
-        licence="Apache-2.0",
-    )
+    metadata = Metadata.of(config, classes, model.mean, model.std, licence="Apache-2.0")
     return StartingDetector(model, config, classes, metadata, TrainedParts.of(model), notes=_RANDOM)
 
 

@@ -50,6 +50,19 @@ def check_feeds(images: object, sizes: object, takes: Input) -> tuple[NDArray[np
     return np.ascontiguousarray(pictures), _sizes(sizes, pictures)
 
 
+def named_feeds(images: object, sizes: object, takes: Input) -> dict[str, NDArray[Any]]:
+    """What ``check_feeds`` gives, by the names of the graph's inputs.
+
+    Raises:
+        FeedError: as ``check_feeds``.
+    """
+    pictures, original = check_feeds(images, sizes, takes)
+    feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
+    if takes.sizes is not None:
+        feeds[takes.sizes] = original
+    return feeds
+
+
 def _sizes(sizes: object, pictures: NDArray[Any]) -> NDArray[np.int64]:
     if sizes is None:
         return np.tile(np.array(pictures.shape[1:3], np.int64), (len(pictures), 1))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from flexdetr.runtime.deep_pixels import tell_range
@@ -55,6 +54,7 @@ _POSITION_MS: Final = 0
 _RATE: Final = 5
 _FRAME_COUNT: Final = 7
 _ENDLESS: Final = 1e12
+_NOTHING: Final = "gives no picture; is it a video that OpenCV can read, or in use?"
 _BROKEN_IN_A_ROW: Final = 64  # of frames that are tried before a film counts as ended
 
 
@@ -268,11 +268,10 @@ def of_capture(capture: Any, part: Part) -> Iterator[Frame]:  # noqa: ANN401
         if part.is_over(seconds):
             return
         if part.takes(number, seconds):
-            more, frame = capture.retrieve()
-            yield Frame(number, round(seconds, 4), _rgb(frame) if more else None, rate)
+            yield grabbed(capture, number, seconds, rate)
         number += 1
     if not good:
-        raise FilmError("gives no picture; is it a video that OpenCV can read, or in use?")
+        raise FilmError(_NOTHING)
     # A film that was cut without being written anew has frames that are not to be seen, but few.
     if stated - number > max(2, stated // 10):
         raise FilmError(
@@ -288,11 +287,10 @@ def _live(capture: Any, part: Part) -> Iterator[Frame]:  # noqa: ANN401
         if part.is_over(seconds):
             return
         if part.takes(number, seconds):
-            more, frame = capture.retrieve()
-            yield Frame(number, round(seconds, 4), _rgb(frame) if more else None, rate)
+            yield grabbed(capture, number, seconds, rate)
         number += 1
     if not number:
-        raise FilmError("gives no picture; is it a video that OpenCV can read, or in use?")
+        raise FilmError(_NOTHING)
 
 
 def stated_rate(capture: Any) -> float:  # noqa: ANN401
@@ -301,8 +299,11 @@ def stated_rate(capture: Any) -> float:  # noqa: ANN401
     return stated if 0 < stated < 1000 else USUAL_RATE
 
 
-def _rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(frame[:, :, ::-1])  # OpenCV's order is BGR
+def grabbed(capture: Any, number: int, seconds: float, rate: float) -> Frame:  # noqa: ANN401
+    """The frame that a capture has grabbed; without an image where it cannot be decoded."""
+    more, frame = capture.retrieve()
+    image = np.ascontiguousarray(frame[:, :, ::-1]) if more else None  # OpenCV's order is BGR
+    return Frame(number, round(seconds, 4), image, rate)
 
 
 def read_head(path: Path) -> bytes:

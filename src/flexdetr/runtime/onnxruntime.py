@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.computation import Computation
-from flexdetr.runtime.feeds import check_feeds
+from flexdetr.runtime.feeds import named_feeds
 
 
 class OnnxRuntime:
@@ -86,11 +86,7 @@ class OnnxRuntime:
         Raises:
             FeedError: if the pictures do not fit.
         """
-        takes = self.artifact.metadata.input
-        pictures, original = check_feeds(images, sizes, takes)
-        feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
-        if takes.sizes is not None:
-            feeds[takes.sizes] = original
+        feeds = named_feeds(images, sizes, self.artifact.metadata.input)
         answers = self._session.run(list(self.artifact.metadata.outputs.names), feeds)
         return tuple(np.asarray(answer) for answer in answers)
 

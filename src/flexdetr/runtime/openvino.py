@@ -22,7 +22,7 @@ from flexdetr.runtime.cache import cache_folder
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.detections import Detections
-from flexdetr.runtime.feeds import check_feeds
+from flexdetr.runtime.feeds import named_feeds
 from flexdetr.runtime.parity import Asked, Precision
 from flexdetr.runtime.pool import LIMIT, PoolError, wait_limit
 from flexdetr.runtime.trial import settle
@@ -185,13 +185,10 @@ class OpenVINORuntime:
             FeedError: if the pictures do not fit.
         """
         takes = self.artifact.metadata.input
-        pictures, original = check_feeds(images, sizes, takes)
-        batch, height, width = pictures.shape[:3]
+        feeds = named_feeds(images, sizes, takes)
+        batch, height, width = feeds[takes.name].shape[:3]
         fixed = self.artifact.metadata.precision == "int8" or (batch, height, width) == (1, *takes.size)
         variant = self._variant((batch, height, width) if fixed else None)
-        feeds: dict[str, NDArray[Any]] = {takes.name: pictures}
-        if takes.sizes is not None:
-            feeds[takes.sizes] = original
         request = variant.take()
         try:
             request.infer(feeds, share_inputs=True)

@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import numpy as np
-
 from flexdetr.runtime.addresses import SECONDS, Address
 from flexdetr.runtime.films import (
     FilmError,
     Frame,
     Part,
+    grabbed,
     of_capture,
     open_capture,
     stated_frames,
@@ -60,9 +59,7 @@ def stream(address: Address, part: Part) -> Iterator[Frame]:
                     return
                 tries = 0
                 if part.takes(number, seconds):
-                    more, frame = capture.retrieve()
-                    image = np.ascontiguousarray(frame[:, :, ::-1]) if more else None
-                    yield Frame(number, round(seconds, 4), image, rate)
+                    yield grabbed(capture, number, seconds, rate)
                 number += 1
         finally:
             capture.release()

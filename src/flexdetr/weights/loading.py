@@ -308,12 +308,11 @@ def _checked(
             )
             + "; `flexdetr convert --partial` takes what fits"
         )
-    metadata = Metadata(
-        model=config.model,
-        config=config.model_dump(mode="json"),
-        classes=classes.to_json(),
-        image_size=config.image_size,
-        normalisation={"scale": 1 / 255, "mean": list(model.mean), "std": list(model.std)},
+    metadata = Metadata.of(
+        config,
+        classes,
+        model.mean,
+        model.std,
         norm_eps=source.norm_eps,
         licence=source.licence,
         provenance=[_origin(source), *source.ancestors],

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -23,6 +23,9 @@ from flexdetr.weights.header import Header, deferred_tensors, is_int, read_heade
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from flexdetr.classes import Classes
+    from flexdetr.config import Config
 
 FORMAT_VERSION = 1
 _ENTRY = "flexdetr"
@@ -65,6 +68,25 @@ class Metadata:
     thresholds: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        classes: Classes,
+        mean: Sequence[float],
+        std: Sequence[float],
+        **more: Any,  # noqa: ANN401 - further fields
+    ) -> Metadata:
+        """What follows from a detector's configuration, its classes, and the mean and deviation of its pictures."""
+        return cls(
+            model=config.model,
+            config=config.model_dump(mode="json"),
+            classes=classes.to_json(),
+            image_size=config.image_size,
+            normalisation={"scale": 1 / 255, "mean": list(mean), "std": list(std)},
+            **more,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain data, with the unknown ones of ``extra`` beside them."""
