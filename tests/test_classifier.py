@@ -20,6 +20,7 @@ from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import start
 from flexdetr.presets import resolve
+from flexdetr.runtime.sources import find
 
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 60), "red": (220, 30, 40)}
 
@@ -138,11 +139,42 @@ def test_openvino_proves_itself_and_answers_without_torch(run: fit.Run, data: Pa
     assert made.parity.accuracies[0].measures == ("top-1", "top-5")
     deployed = flexdetr.load(made.path)
     assert isinstance(deployed, flexdetr.Classifier)
+    assert made.metadata.input.middle == 224 / 256
     picture = data / "test" / "green" / "1.png"
     assert deployed.predict(picture).names == classifier.predict(picture, precision="fp32").names
     assert deployed.evaluate(data).top1 == classifier.evaluate(data).top1
     with pytest.raises(ConfigError, match="is exported"):
         deployed.save(tmp_path / "no.safetensors")
+
+
+def test_the_middle_is_what_is_looked_at_everywhere(run: fit.Run, tmp_path: Path) -> None:
+    """Checkpoint and artifact, a picture alone and among others: what is around changes nothing."""
+    classifier = flexdetr.load(run.best)
+    deployed = flexdetr.load(classifier.export("openvino", tmp_path / "artifact").path)
+    noise = np.random.default_rng(0).normal(128, 60, (64, 128, 3)).clip(0, 255).astype(np.uint8)
+    places = []
+    for name, outside in (("red", 0), ("green", 255)):
+        image = np.full_like(noise, outside)
+        image[4:60, 36:92] = noise[4:60, 36:92]  # 7/8 of 64
+        places.append(tmp_path / "data" / "test" / name / "0.png")
+        places[-1].parent.mkdir(parents=True)
+        Image.fromarray(image).save(places[-1])
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "data" / "train" / name / "1.png")
+    for model in (classifier, deployed):
+        alone = model.predict(places[0], precision="fp32")
+        many = [
+            found
+            for _, found in model.predict_many(find([str(tmp_path / "data" / "test")]), precision="fp32")
+        ]
+        for other in (model.predict(places[1], precision="fp32"), *many):
+            np.testing.assert_array_equal(other.scores, alone.scores)
+            assert other.names == alone.names
+    # The same picture twice, of two classes: one of them is right, or none.
+    pairs = flexdetr.Classifier("hgnetv2_atto_cls", classes=["green", "red"], image_size=64, weights=run.best)
+    again = flexdetr.load(pairs.export("openvino", tmp_path / "pairs").path)
+    assert pairs.evaluate(tmp_path / "data", "test").top1 == 0.5
+    assert again.evaluate(tmp_path / "data", "test").top1 == 0.5
 
 
 @pytest.mark.slow
@@ -201,6 +233,14 @@ def test_objects_of_a_detection_data_set(tmp_path: Path, capsys: pytest.CaptureF
     assert main([*train, *options, "--out", str(tmp_path / "run")]) == 0
     assert list((tmp_path / "run" / "crops" / "train").iterdir())
     capsys.readouterr()
+    best = str(tmp_path / "run" / "best.safetensors")
+    assert main(["eval", best, str(scenes)]) == 2
+    assert f"{scenes} is a detection data set (COCO)" in capsys.readouterr().err
+    boxes = flexdetr.Detector("flexdetr_atto", classes=["a", "b"], image_size=64).save(
+        tmp_path / "d.safetensors"
+    )
+    assert main(["eval", str(boxes), str(tmp_path / "run" / "crops")]) == 2
+    assert "look like the classes of a classifier" in capsys.readouterr().err
     # Each kind of data says which command is meant for it.
     assert main(["train", str(scenes), "--model", "hgnetv2_atto_cls"]) == 2
     assert f"flexdetr train --crops-of {scenes}" in capsys.readouterr().err

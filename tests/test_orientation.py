@@ -18,7 +18,8 @@ from flexdetr.data.page_folder import read
 from flexdetr.data.page_samples import PageSamples
 from flexdetr.engine import fit
 from flexdetr.presets import for_orientation, resolve
-from flexdetr.runtime.orientation import middle, turned
+from flexdetr.runtime.middle import middle
+from flexdetr.runtime.orientation import turned
 
 
 def draw(folder: Path, counts: dict[str, int]) -> Path:

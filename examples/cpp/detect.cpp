@@ -1,4 +1,5 @@
-// Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
+// Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON; of
+// a classifier's artifact the classes, most probable first.
 //
 //     detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]
 //
@@ -6,6 +7,8 @@
 
 #include <turbojpeg.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -82,6 +85,18 @@ Picture read_jpeg(const std::filesystem::path& path) {
     return one;
 }
 
+// A classifier is shown the square in the middle, a share of the shorter side.
+void keep_middle(Picture& one, double share) {
+    const int side = std::max(1, int(std::nearbyint(std::min(one.width, one.height) * share)));
+    const int left = (one.width - side) / 2, top = (one.height - side) / 2;
+    for (int row = 0; row < side; ++row) {
+        const auto from = one.rgb.begin() + 3 * (size_t(top + row) * one.width + left);
+        std::copy(from, from + 3 * side, one.rgb.begin() + size_t(3) * row * side);
+    }
+    one.rgb.resize(size_t(3) * side * side);
+    one.width = one.height = side;
+}
+
 void check(const Json& metadata, const std::filesystem::path& folder) {
     if (std::stoi(metadata.at("format_version").text) > 2 || metadata.at("format").text != "openvino" ||
         metadata.at("raw").text != "false" || metadata.at("input").at("resize").text != "inside")
@@ -94,12 +109,15 @@ void check(const Json& metadata, const std::filesystem::path& folder) {
             throw std::runtime_error(files.keys[i] + " is not what was exported: copy the folder again");
 }
 
-void detect(const std::filesystem::path& folder, const std::filesystem::path& file, const std::string& asked,
+void detect(const std::filesystem::path& folder, const std::filesystem::path& file, std::string asked,
             const std::string& precision) {
     const Json metadata = parse(read_file(folder / "metadata.json"));
     check(metadata, folder);
     const Json &input = metadata.at("input"), &names = metadata.at("outputs").at("names");
     Picture picture = read_jpeg(file);
+    const Json *task = metadata.find("task"), *middle = input.find("middle");
+    if (middle && middle->text != "null") keep_middle(picture, std::stod(middle->text));
+    if (asked.empty()) asked = task && task->text != "detect" ? "0" : "0.4";
     int64_t size[] = {picture.height, picture.width};
     const ov::Shape shape = {1, size_t(picture.height), size_t(picture.width), 3};
 
@@ -143,7 +161,7 @@ int main(int count, char** words) {
     }
     try {
         std::cout.precision(7);
-        detect(words[1], words[2], count > 3 ? words[3] : "0.4", count > 4 ? words[4] : "");
+        detect(words[1], words[2], count > 3 ? words[3] : "", count > 4 ? words[4] : "");
     } catch (const std::exception& error) {
         std::cerr << "Error: " << error.what() << "\n";
         return 1;

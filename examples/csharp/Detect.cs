@@ -1,4 +1,5 @@
-// Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON.
+// Finds objects in a JPEG with an artifact that `flexdetr export --format openvino` wrote, and prints them as JSON; of
+// a classifier's artifact the classes, most probable first.
 //     Detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]
 // One file without packages: OpenVINO's C library and TurboJPEG are called directly. See README.md.
 using System;
@@ -72,6 +73,18 @@ static class Detect
         return rgb;
     }
 
+    // A classifier is shown the square in the middle, a share of the shorter side.
+    static byte[] KeepMiddle(byte[] rgb, double share, ref int width, ref int height)
+    {
+        int side = Math.Max(1, (int)Math.Round(Math.Min(width, height) * share));
+        int left = (width - side) / 2, top = (height - side) / 2;
+        var kept = new byte[3 * side * side];
+        for (int row = 0; row < side; row++)
+            Buffer.BlockCopy(rgb, 3 * ((top + row) * width + left), kept, 3 * row * side, 3 * side);
+        width = height = side;
+        return kept;
+    }
+
     // Where the values of an input or an output lie.
     static IntPtr Values(IntPtr request, object name, out UIntPtr count)
     {
@@ -84,7 +97,7 @@ static class Detect
     static void Run(string[] given)
     {
         if (given.Length < 2) throw Refuse("usage: Detect ARTIFACT PICTURE [THRESHOLD|auto] [fp32|bf16]");
-        string folder = given[0], asked = given.ElementAtOrDefault(2) ?? "0.4", precision = given.ElementAtOrDefault(3);
+        string folder = given[0], precision = given.ElementAtOrDefault(3);
         string text = File.ReadAllText(Path.Combine(folder, "metadata.json"));
         const string Words = @"""((?:\\.|[^""\\])*)""|[{}\[\]]|[^\s,:{}\[\]""]+";
         object metadata = Parse(new Queue<Match>(Regex.Matches(text, Words).Cast<Match>()));
@@ -99,6 +112,10 @@ static class Detect
             if (Find<string>(files[2 * i + 1], "bytes") != new FileInfo(paths[i]).Length.ToString())
                 throw Refuse(paths[i] + " is not what was exported: copy the folder again");
         byte[] rgb = ReadJpeg(given[1], out int width, out int height);
+        string middle = Find<string>(metadata, "input", "middle") ?? "null";
+        if (middle != "null") rgb = KeepMiddle(rgb, double.Parse(middle), ref width, ref height);
+        string usual = (Find<string>(metadata, "task") ?? "detect") == "detect" ? "0.4" : "0";
+        string asked = given.ElementAtOrDefault(2) ?? usual;
         byte[] model = System.Text.Encoding.UTF8.GetBytes(paths[0] + "\0");
         // Where bf16 passed the proof at the export, OpenVINO may choose it; else float32, unless told otherwise.
         var bf16 = Find<List<object>>(metadata, "precisions", "bf16");

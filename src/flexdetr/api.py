@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from flexdetr.classes import Classes, as_classes, described
 from flexdetr.config import Config
+from flexdetr.data.images import pixels
 from flexdetr.pixel_form import PixelForm
 from flexdetr.presets import resolve
 from flexdetr.runtime.detections import Detections
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from flexdetr.runtime.artifact import Artifact
     from flexdetr.runtime.computation import Computation
     from flexdetr.runtime.slicing import Slicing
-    from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
+    from flexdetr.runtime.sources import Item, Picture, Pixels, Source, Unreadable
     from flexdetr.weights.store import Metadata
 
 _log = logging.getLogger(__name__)
@@ -370,6 +371,7 @@ class Detector:
         precision: str = "auto",
         decoder_layers: int | None = None,
         queries: int | None = None,
+        look: Pixels | None = None,
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists.
 
@@ -380,22 +382,23 @@ class Detector:
             precision: as for ``predict``.
             decoder_layers: as for ``predict``.
             queries: as for ``predict``.
+            look: makes the pixels that the model is shown of a picture; None shows all of it.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
         """
-        from flexdetr.data.images import pixels
         from flexdetr.runtime.sources import Unreadable, read
 
         listed = list(items)
         limits(threshold, self.metadata.thresholds, self.classes.names)  # answers before any work
         if self.runtime == "openvino":
             other = self._on_openvino(device, precision, decoder_layers, queries, listed)
-            yield from other.predict_many(listed, threshold)
+            yield from other.predict_many(listed, threshold, look=look)
             return
         options: dict[str, Any] = {"device": device, "precision": precision}
         options |= {"decoder_layers": decoder_layers, "queries": queries}
-        for picture in read(listed, partial(pixels, form=self.form), whole=not self.form.photographic):
+        reader = partial(pixels, form=self.form) if look is None else look
+        for picture in read(listed, reader, whole=not self.form.photographic):
             if isinstance(picture, Unreadable):
                 yield picture
             else:

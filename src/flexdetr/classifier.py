@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
@@ -11,7 +11,6 @@ from flexdetr.classes import Classes, described
 from flexdetr.config import ConfigError, nearest
 from flexdetr.part_table import load_part
 from flexdetr.runtime.classification import Classification
-from flexdetr.runtime.sources import Unreadable, read
 from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from flexdetr.model.detector import DetectionModel
     from flexdetr.runtime.artifact import Artifact
     from flexdetr.runtime.computation import Computation
-    from flexdetr.runtime.sources import Item, Picture, Source
+    from flexdetr.runtime.sources import Item, Picture, Source, Unreadable
 
 
 class Classifier:
@@ -84,8 +83,7 @@ class Classifier:
     @cached_property
     def _look(self) -> Callable[[Source], NDArray[np.uint8]]:
         """What the model is shown of a picture."""
-        look: Callable[[Source], NDArray[np.uint8]] = load_part(TASKS[self.task].look)
-        return look
+        return partial(load_part(TASKS[self.task].look), form=self._inner.form)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -197,7 +195,7 @@ class Classifier:
             precision: as for ``Detector.predict``.
 
         Returns:
-            All classes, most probable first (the first 300); a list for a list.
+            All classes, most probable first (the first 300), of the middle of the picture; a list for a list.
 
         Raises:
             ImageError: if a file cannot be read as an image.
@@ -222,15 +220,8 @@ class Classifier:
             In the order of the items, each picture with its classes, or why it could not be read.
         """
         options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
-        if self.task == "classify":
-            for answer in self._inner.predict_many(items, 0.0, **options):
-                yield (answer[0], Classification.of(answer[1])) if isinstance(answer, tuple) else answer
-            return
-        for one in read(items, self._look):  # shown otherwise than detectors are
-            if isinstance(one, Unreadable):
-                yield one
-            else:
-                yield one, Classification.of(self._inner.predict([one.image], 0.0, **options)[0])
+        for answer in self._inner.predict_many(items, 0.0, look=self._look, **options):
+            yield (answer[0], Classification.of(answer[1])) if isinstance(answer, tuple) else answer
 
     def computation(self, **options: Any) -> Computation:  # noqa: ANN401
         """What ``predict`` computes with; see ``Detector.computation``."""

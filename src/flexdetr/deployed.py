@@ -20,6 +20,7 @@ from flexdetr.classes import described
 from flexdetr.data.images import pixels
 from flexdetr.data.record_pixels import read_record
 from flexdetr.gathered import gathered
+from flexdetr.part_table import load_part
 from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact
 from flexdetr.runtime.computation import Computation
@@ -46,7 +47,7 @@ from flexdetr.runtime.sources import (
 from flexdetr.runtime.thresholds import Threshold, limits
 from flexdetr.scored import cut_of, score_answers
 from flexdetr.sliced import SlicedDetector
-from flexdetr.tasks import task
+from flexdetr.tasks import TASKS, task
 
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
@@ -223,6 +224,7 @@ class ArtifactDetector:
         device: str = "auto",
         precision: Asked | None = None,
         frames: bool = True,
+        look: Pixels | None = None,
     ) -> Iterator[tuple[Picture, Detections] | Unreadable]:
         """Find objects in what ``flexdetr.runtime.sources.find`` lists, reading ahead of the computation.
 
@@ -232,6 +234,7 @@ class ArtifactDetector:
             device: where to compute.
             precision: what to compute in; None takes what the detector was opened with.
             frames: of animations and documents find all frames and pages, or the first alone; films have frames only.
+            look: makes the pixels that the model is shown of a picture; None shows all of it.
 
         Yields:
             In the order of the items, each picture with its objects, or why it could not be read.
@@ -247,7 +250,7 @@ class ArtifactDetector:
         workers = runtime.parallel + max(1, runtime.parallel // 2)
         ahead = 0 if live else 2 * workers
         detect = partial(_detected, partial(self._detect, runtime, lowest))
-        reader = partial(pixels, form=self.form)
+        reader = partial(pixels, form=self.form) if look is None else look
         # Pages of a TIFF are its channels, where a picture has other channels than a photograph.
         job = partial(_read_and_detect, detect, reader, whole=not (frames and self.form.photographic))
         if (
@@ -352,7 +355,8 @@ class ArtifactDetector:
         if any(one.view is not None for one in records):  # pages, which a path alone does not name
             answers = self._of_pages(records, options)
         else:
-            answers = self.predict_many(items, 0.0, **options)
+            look = partial(load_part(TASKS[self.metadata.task].look), form=self.form)
+            answers = self.predict_many(items, 0.0, look=look, **options)
         began = time.perf_counter()
         scored, found = score_answers(answers, records, self.classes, progress, kind=self.metadata.task)
         seconds = time.perf_counter() - began  # scoring is a small part of it

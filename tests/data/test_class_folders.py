@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from flexdetr.config import ConfigError, DataConfig
+from flexdetr.data import detect
 from flexdetr.data.class_folders import class_folders, read
 from flexdetr.data.class_samples import ClassSamples
 from flexdetr.data.dataset import DataError
+from flexdetr.data.record_pixels import read_record
 
 
 def picture(path: Path, size: tuple[int, int] = (24, 16)) -> None:
@@ -67,6 +69,51 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(DataError, match=r"1 class folders hold no pictures: .*dog; put some into them"):
         read(tmp_path)
+
+
+def test_no_pictures_anywhere(tmp_path: Path) -> None:
+    for folder in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    picture(tmp_path / "test" / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"holds no training pictures; put those of each class into a folder"):
+        read(tmp_path)
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no training pictures"):
+        read(tmp_path / "empty")
+
+
+def test_a_test_split_alone_can_be_scored_on(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        picture(tmp_path / "test" / name / "0.png")
+    assert [*read(tmp_path).splits] == ["test"]
+    (tmp_path / "test" / "cat" / "0.png").unlink()
+    (tmp_path / "test" / "dog" / "0.png").unlink()
+    with pytest.raises(DataError, match="holds no pictures; put"):
+        read(tmp_path)
+
+
+def test_a_detectors_reader_answers_them_in_one_sentence(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        picture(tmp_path / "train" / name / "0.png")
+    with pytest.raises(DataError) as caught:
+        detect.read(tmp_path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert f"(cat, dog) that look like the classes of a classifier: flexdetr train {tmp_path} --model" in said
+    # Pictures in the folders of a detection data set are no classes.
+    for name in ("images", "val"):
+        picture(tmp_path / "other" / name / "0.png")
+    with pytest.raises(DataError, match="Looked for") as caught:
+        detect.read(tmp_path / "other")
+    assert "classifier" not in str(caught.value)
+
+
+def test_the_middle_is_shown(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "train" / name / "0.png", (40, 16))
+    (record, *_) = read(tmp_path, val_fraction=None).splits["train"]
+    assert (record.width, record.height) == (40, 16)
+    assert read_record(record).shape == (14, 14, 3)
 
 
 @pytest.mark.parametrize("phase", ["plain", "strong", "mosaic"])

@@ -14,7 +14,8 @@ from flexdetr.data import page_folder
 from flexdetr.data.check import broken_images, usable_records
 from flexdetr.data.dataset import DataError, UnrecognisedDataError
 from flexdetr.data.record_pixels import read_page, read_record, read_record_reduced
-from flexdetr.runtime.orientation import ORIENTATIONS, middle, turned
+from flexdetr.runtime.middle import middle
+from flexdetr.runtime.orientation import ORIENTATIONS, turned
 
 
 def page(path: Path, width=60, height=80, **options) -> Path:

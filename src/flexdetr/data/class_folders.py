@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from flexdetr.classes import Classes
@@ -28,7 +29,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
     """Reads ``ROOT/{train,val,test}/CLASS/*.jpg``, or ``ROOT/CLASS/*.jpg``, which is then divided.
 
     Classes are the folders' names in alphabetical order (numbers by their size), with ids 0, 1, 2 ... Pictures may lie
-    in folders below a class's. Each record has one box, which is the whole picture.
+    in folders below a class's. Each record has one box, which is the whole picture; a model is shown its middle.
 
     Args:
         root: the folder.
@@ -114,10 +115,14 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _check_classes(root: Path, splits: dict[str, list[Path]], names: list[str]) -> None:
-    empty = [folder for folder in splits.get("train", []) if not any(pictures_in(folder))]
-    if len(empty) == len(splits.get("train", [])):
+    training = splits.get("train", [])
+    empty = [folder for folder in training if not any(pictures_in(folder))]
+    # Without any training folder there may be a test split, to be scored on.
+    judged = training or [folder for folders in splits.values() for folder in folders]
+    if not any(any(pictures_in(folder)) for folder in judged):
         raise UnrecognisedDataError(
-            f"{root} holds no training pictures; put those of each class into a folder named like it"
+            f"{root} holds no {'training ' if training else ''}pictures; put those of each class into a folder named "
+            "like it"
         )
     if empty:
         shown = ", ".join(str(folder) for folder in empty[:_SHOWN])
@@ -135,7 +140,8 @@ def _check_classes(root: Path, splits: dict[str, list[Path]], names: list[str]) 
 def _record(path: Path, root: Path, label: int, defects: list[Defect]) -> Record | None:
     whole = RawBox((0.0, 0.0, 1.0, 1.0), label)
     image_id = path.relative_to(root).as_posix()
-    return assemble(RawImage(path, image_id, path, fractions=True, boxes=[whole]), defects)
+    record = assemble(RawImage(path, image_id, path, fractions=True, boxes=[whole]), defects)
+    return None if record is None else replace(record, middle=True)
 
 
 def _order(name: str) -> list[tuple[bool, int, str]]:

@@ -17,6 +17,7 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, plain, render
+from flexdetr.runtime.middle import middle
 
 # RandomResizedCrop of GoogLeNet (arXiv 1409.4842), with a larger smallest share: few pictures of one's own are not
 # ImageNet's million, and what they show fills them.
@@ -53,8 +54,8 @@ class Blend(NamedTuple):
 class ClassSamples:
     """Makes a classifier's training samples; the same for the same seed, epoch and picture, always.
 
-    ``plain``: the whole picture, perhaps flipped. ``strong``: a crop (``data.iou_crop`` is its probability), flip and
-    colours. ``mosaic``: the same, blended with another sample (``data.mixup`` is the probability).
+    ``plain``: the middle, as in evaluation, perhaps flipped. ``strong``: a crop (``data.iou_crop`` is its probability),
+    flip and colours. ``mosaic``: the same, blended with another sample (``data.mixup`` is the probability).
 
     Args:
         records: the training pictures, each with one label.
@@ -139,7 +140,8 @@ class ClassSamples:
         whole = np.array([[0, 0, width, height]], np.float32)
         sample = Sample(image, whole, labels)
         if phase == "plain":
-            done = plain(sample, size, rng, self.config)
+            seen = Sample(middle(image), whole, labels)
+            done = plain(seen, size, rng, self.config)
         else:
             window = Window(0, 0, width, height)
             if rng.random() < self.config.iou_crop:

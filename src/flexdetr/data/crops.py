@@ -11,6 +11,7 @@ from PIL import Image
 from flexdetr.data.dataset import DataError
 from flexdetr.data.detect import read
 from flexdetr.data.images import read_image
+from flexdetr.runtime.middle import SEEN
 
 # Nobody can tell what is smaller, in pixels of a side.
 _LEAST = 8
@@ -20,6 +21,8 @@ def cut_out(
     data: str | Path, out: str | Path, *, val_fraction: float = 0.15, seed: int = 0
 ) -> dict[str, int]:
     """Writes each labelled object as ``OUT/SPLIT/CLASS/PICTURE-N.png``, a data set of a classifier.
+
+    A picture is the square around the object whose middle, which a classifier is shown, has all of it.
 
     Objects of one picture stay in one split. Crowd regions, and objects of less than 8 pixels on a side, are left out.
 
@@ -56,6 +59,7 @@ def cut_out(
                 if record.iscrowd[place] or min(x1 - x0, y1 - y0) < _LEAST:
                     continue
                 image = read_image(record.path) if image is None else image
+                x0, y0, x1, y1 = _around((x0, y0, x1, y1), image.shape[1], image.shape[0])
                 folder = out / split / folders[int(label)]
                 folder.mkdir(parents=True, exist_ok=True)
                 name = f"{record.path.stem}-{number}-{place}.png"
@@ -64,6 +68,23 @@ def cut_out(
     if not sum(counts.values()):
         raise DataError(f"{dataset.root} has no objects that could be cut out")
     return counts
+
+
+def _around(box: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """The square around an object whose middle, which a classifier is shown, has all of it.
+
+    It is moved into the picture, where a sixteenth of the square's side may then be out of the middle, and it is no
+    larger than the picture.
+    """
+    side = math.ceil(max(box[2] - box[0], box[3] - box[1]) / SEEN)
+
+    def placed(first: int, last: int, most: int) -> tuple[int, int]:
+        length = min(side, most)
+        start = min(max((first + last - length) // 2, 0), most - length)
+        return start, start + length
+
+    (left, right), (top, bottom) = placed(box[0], box[2], width), placed(box[1], box[3], height)
+    return left, top, right, bottom
 
 
 def _folder_names(names: tuple[str, ...]) -> list[str]:

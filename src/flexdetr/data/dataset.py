@@ -95,6 +95,7 @@ class Record:
             those of the part.
         view: of a page of a document; None for a picture. ``flexdetr.data.record_pixels`` reads both.
         form: what its pixels become.
+        middle: whether a model is shown the square in the middle alone (``flexdetr.runtime.middle``), as of pages.
     """
 
     path: Path
@@ -108,6 +109,7 @@ class Record:
     window: tuple[int, int, int, int] | None = None
     view: PageView | None = None
     form: PixelForm = RGB
+    middle: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

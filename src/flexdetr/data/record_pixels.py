@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,14 @@ from PIL import Image
 
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError, covering, pixels, read_image, read_part, read_reduced, to_rgb
+from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.documents import DocumentError, stored_page
-from flexdetr.runtime.orientation import middle, turned
+from flexdetr.runtime.middle import middle
+from flexdetr.runtime.orientation import turned
 
 
 def read_record(record: Record) -> NDArray[np.uint8]:
-    """What a model is shown of a record: the picture upright, or the middle of a page in its turn.
+    """What a model is shown of a record: the picture upright, or the middle of it, or of a page in its turn.
 
     Returns:
         (H, W, C) uint8 in the record's form.
@@ -23,9 +26,10 @@ def read_record(record: Record) -> NDArray[np.uint8]:
     Raises:
         ImageError: if the file cannot be read.
     """
-    if record.view is None:
-        return read_image(record.path, record.form)
-    return middle(read_page(record, None))
+    if record.view is not None:
+        return middle(read_page(record, None))
+    image = read_image(record.path, record.form)
+    return middle(image) if record.middle else image
 
 
 def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np.uint8]:
@@ -41,11 +45,30 @@ def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np
     return read_page(record, at_least)
 
 
-def look_at_page(source: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+def look_at_middle(source: Any, form: PixelForm = RGB) -> NDArray[np.uint8]:  # noqa: ANN401 - as ``images.pixels``
+    """What a classifier is shown of a picture: the middle of it, upright.
+
+    Args:
+        source: as ``images.pixels`` takes it.
+        form: what the pixels become.
+
+    Returns:
+        (S, S, C) uint8.
+
+    Raises:
+        ImageError: as ``images.pixels``.
+    """
+    return middle(pixels(source, form))
+
+
+def look_at_page(
+    source: str | Path | Image.Image | NDArray[np.uint8], form: PixelForm = RGB
+) -> NDArray[np.uint8]:
     """What an orientation classifier is shown of a page: the middle of its pixels as they are stored.
 
     Args:
         source: a file (of several pages the first), a PIL image, or an array (H, W, 3) uint8 RGB.
+        form: what the pixels become.
 
     Returns:
         (S, S, 3) uint8 RGB.
@@ -58,7 +81,7 @@ def look_at_page(source: str | Path | Image.Image | NDArray[np.uint8]) -> NDArra
             source = stored_page(Path(source))
         except DocumentError as error:
             raise ImageError(str(error)) from error
-    return middle(pixels(source))
+    return middle(pixels(source, form))
 
 
 def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:

@@ -45,6 +45,7 @@ from flexdetr.runtime.parity import Accuracy, Parity, Precision, Proven
 from flexdetr.runtime.process import prepare as planes_of
 from flexdetr.runtime.process import resize
 from flexdetr.runtime.trial import REFERENCE, write_reference
+from flexdetr.tasks import TASKS
 from flexdetr.weights.store import Metadata
 
 # Each retry keeps one more kind of layer in float32; there are not more kinds than this.
@@ -320,6 +321,7 @@ class Writing:
                     channels=options.channels,
                     value_range=subject.config.data.value_range,
                     normalisation=dict(subject.metadata.normalisation),
+                    middle=TASKS[subject.config.task].middle,
                 ),
                 outputs=Outputs(
                     names=self.form.output_names,

@@ -24,6 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
+from flexdetr.runtime.middle import SEEN
+
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
     from flexdetr.config import Config
@@ -46,22 +48,32 @@ class TaskRow:
             get the ``Detector`` or ``ArtifactDetector`` itself.
         look: what a model is shown of a path, a PIL image or an array, as ``package.module:function``; the facade asks
             for it.
+        middle: side of the square in the middle that ``look`` leaves, as a share of the picture's shorter side; None
+            if it leaves the whole. Artifacts tell it to clients in other languages.
     """
 
     noun: str
     module: str
     facade: str = ""
     look: str = "flexdetr.data.images:pixels"
+    middle: float | None = None
 
 
 TASKS: Final[Mapping[str, TaskRow]] = {
     "detect": TaskRow("detector", "flexdetr.tasks.detect"),
-    "classify": TaskRow("classifier", "flexdetr.tasks.classify", "flexdetr.classifier:Classifier"),
+    "classify": TaskRow(
+        "classifier",
+        "flexdetr.tasks.classify",
+        "flexdetr.classifier:Classifier",
+        "flexdetr.data.record_pixels:look_at_middle",
+        SEEN,
+    ),
     "orientation": TaskRow(
         "page classifier",
         "flexdetr.tasks.orientation",
         "flexdetr.classifier:Classifier",
         "flexdetr.data.record_pixels:look_at_page",
+        SEEN,
     ),
 }
 DEFAULT: Final = "detect"

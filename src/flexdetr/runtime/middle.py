@@ -1,0 +1,33 @@
+"""What a classifier is shown of a picture: the square in its middle; numpy only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEEN: Final = 224 / 256
+"""The square's side as a share of the picture's shorter one: torchvision, timm and PaddleClas (PULC too) bring the
+shorter side to 256 pixels and take the 224 in the middle."""
+
+
+def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The square in the middle of a picture that a classifier looks at: 7/8 of the shorter side.
+
+    Of a page the square is the same one whichever way it lies, but for one pixel where sides are odd.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        A view of it, (S, S, 3); at least one pixel.
+
+    Example:
+        >>> middle(np.zeros((240, 320, 3), np.uint8)).shape
+        (210, 210, 3)
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(min(height, width) * SEEN))
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
