@@ -40,6 +40,7 @@ from flexdetr.runtime.artifact import (
     write_metadata,
 )
 from flexdetr.runtime.formats import Format
+from flexdetr.runtime.middle import SEEN
 from flexdetr.runtime.openvino import VERSION, computes_in
 from flexdetr.runtime.parity import Accuracy, Parity, Precision, Proven
 from flexdetr.runtime.process import prepare as planes_of
@@ -321,7 +322,7 @@ class Writing:
                     channels=options.channels,
                     value_range=subject.config.data.value_range,
                     normalisation=dict(subject.metadata.normalisation),
-                    middle=TASKS[subject.config.task].middle,
+                    middle=SEEN if TASKS[subject.config.task].middle else None,
                 ),
                 outputs=Outputs(
                     names=self.form.output_names,

@@ -24,8 +24,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
-from flexdetr.runtime.middle import SEEN
-
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
     from flexdetr.config import Config
@@ -48,15 +46,15 @@ class TaskRow:
             get the ``Detector`` or ``ArtifactDetector`` itself.
         look: what a model is shown of a path, a PIL image or an array, as ``package.module:function``; the facade asks
             for it.
-        middle: side of the square in the middle that ``look`` leaves, as a share of the picture's shorter side; None
-            if it leaves the whole. Artifacts tell it to clients in other languages.
+        middle: whether ``look`` leaves the square in the middle alone (``runtime.middle``); artifacts tell it to
+            clients in other languages.
     """
 
     noun: str
     module: str
     facade: str = ""
     look: str = "flexdetr.data.images:pixels"
-    middle: float | None = None
+    middle: bool = False
 
 
 TASKS: Final[Mapping[str, TaskRow]] = {
@@ -66,14 +64,14 @@ TASKS: Final[Mapping[str, TaskRow]] = {
         "flexdetr.tasks.classify",
         "flexdetr.classifier:Classifier",
         "flexdetr.data.record_pixels:look_at_middle",
-        SEEN,
+        middle=True,
     ),
     "orientation": TaskRow(
         "page classifier",
         "flexdetr.tasks.orientation",
         "flexdetr.classifier:Classifier",
         "flexdetr.data.record_pixels:look_at_page",
-        SEEN,
+        middle=True,
     ),
 }
 DEFAULT: Final = "detect"
