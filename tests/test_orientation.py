@@ -161,6 +161,12 @@ def test_the_same_network_and_nothing_mirrored() -> None:
     assert for_orientation(config) == config
 
 
+def test_a_backbone_learns_pages_at_the_full_rate_unless_told_otherwise() -> None:
+    assert for_orientation(resolve("efficientnet_lite0_cls")).backbone.lr_mult == 1
+    slower = resolve("efficientnet_lite0_cls", backbone={"lr_mult": 0.2})
+    assert for_orientation(slower).backbone.lr_mult == 0.2
+
+
 def test_wrong_use_is_refused_with_the_right_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -376,6 +376,9 @@ def resolve(
 def for_orientation(config: Config) -> Config:
     """A classifier's configuration for pages in their four turns: the same network, and nothing mirrored or blended.
 
+    A backbone trained on photographs learns at the full rate unless the configuration says otherwise: lines of
+    letters are new to it.
+
     Raises:
         ConfigError: if the model is no classifier.
     """
@@ -386,6 +389,8 @@ def for_orientation(config: Config) -> Config:
         )
     values = config.model_dump()
     values["head"]["name"] = "orientation"
+    if config.backbone.lr_mult is None:
+        values["backbone"]["lr_mult"] = 1.0
     # What was asked for is refused later, with the reason.
     values["data"] |= {
         key: 0.0
