@@ -49,6 +49,7 @@ RANKS = {
     "tracking": 5,
     "tasks": 6,
     "classifier": 7,
+    "cluster": 7,
     "api": 7,
     "loading": 7,
     "pruning": 7,

@@ -26,6 +26,7 @@ from flexdetr.cli.evaluate import (
     inference,
 )
 from flexdetr.cli.frames import Draw, End, Every, Reconnect, Show, Start, Window, check_drawn, part_of
+from flexdetr.cli.rayed import Actors, Address, Engine, PartitionSize, RayRun, check_local, find_with_ray
 from flexdetr.cli.shards import Share, shard_of
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 
@@ -94,6 +95,10 @@ def predict(
         ),
     ] = False,
     share: Share = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    partition: PartitionSize = 1000,
     tile: Side = None,
     overlap: Overlap = 0.2,
     merge: Merge = "nms",
@@ -117,7 +122,6 @@ def predict(
     from flexdetr.cli.pre_annotations import chosen
     from flexdetr.cli.results import Results, known_images, make_folder
     from flexdetr.loading import load
-    from flexdetr.runtime.artifact import is_artifact, open_artifact
 
     # What can be refused is, before a model is loaded.
     _refuse_unused(context, upright, tile)
@@ -128,11 +132,26 @@ def predict(
     _check_explaining(file, tile, draw, explained=explained)
     shard = None if share is None else shard_of(share)
     window = Window() if show else None
-    if is_artifact(file):
-        open_artifact(file, verify=False)
+    _check_artifact(file)
     if upright is not None:
         _set_upright(file, sources, upright, limit, device, precision, runtime, as_json=as_json)
         return
+    if engine == "ray":
+        find_with_ray(
+            RayRun(file, sources, out, limit, address, actors, partition),
+            device=device != "auto",
+            precision=precision is not None,
+            runtime=runtime != "auto",
+            data=data is not None,
+            slice=tile is not None,
+            shard=shard is not None,
+            explain=explained,
+            show=show,
+            format=bool({*asked} - {"parquet"}),
+            as_json=as_json,
+        )
+        return
+    check_local(address, actors)
     items, missing = _listed(sources, out, part)
     _refuse_of_frames(context, items)
     if shard is not None:
@@ -177,6 +196,14 @@ def predict(
     _show(results, rows, as_json=as_json)
     if results.failed or interrupted:
         raise typer.Exit(130 if interrupted else 1)
+
+
+def _check_artifact(file: str) -> None:
+    """Refuse a damaged artifact at once; anything else is no matter of this."""
+    from flexdetr.runtime.artifact import is_artifact, open_artifact
+
+    if is_artifact(file):
+        open_artifact(file, verify=False)
 
 
 def _set_upright(
