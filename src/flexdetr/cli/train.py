@@ -116,6 +116,10 @@ def train(
                 )
             from flexdetr.presets import for_orientation, resolve
 
+            if out is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+                raise answers.UsageError(
+                    "torchrun --max-restarts begins a run again in the folder that --out names: give --out"
+                )
             config = resolve(model, config_file, changes or (), **options)
             if task == "orientation":
                 config = for_orientation(config)

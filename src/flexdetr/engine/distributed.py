@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,14 @@ from torch import Tensor, nn
 
 from flexdetr.config import Config, ConfigError
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 T = TypeVar("T")
 
 _BEAT = 1.0  # seconds
+# A rank that waits this long for another waits for one that is gone.
+_PATIENCE = timedelta(hours=1)
 
 # Environment variable: where ranks of one machine find each other, a file's URI. Without it they do as torchrun says.
 MEETING_PLACE = "FLEXDETR_MEETING_PLACE"
@@ -149,16 +154,31 @@ def join(config: Config) -> Ranks:
     if on_gpu:
         torch.cuda.set_device(device_index(config.train.device, local_rank))
     if not dist.is_initialized():
-        # A rank that waits this long for another waits for one that is gone.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            init_method=environment.get(MEETING_PLACE, "env://"),
+            store=_meeting(environment.get(MEETING_PLACE, "env://")),
             rank=int(environment["RANK"]),
             world_size=int(environment["WORLD_SIZE"]),
-            timeout=timedelta(hours=1),
+            timeout=_PATIENCE,
         )
     size = dist.get_world_size()
     return Ranks(dist.get_rank(), size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)))
+
+
+def _meeting(place: str) -> Store:
+    """Where ranks tell each other their addresses.
+
+    torchrun keeps its store when it begins processes again: without a name for each time they would find the addresses
+    of those that died.
+    """
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    environment = os.environ
+    found = rendezvous(place, int(environment["RANK"]), int(environment["WORLD_SIZE"]), timeout=_PATIENCE)
+    store, _, _ = next(found)
+    store.set_timeout(_PATIENCE)
+    return PrefixStore(f"time-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def leave() -> None:

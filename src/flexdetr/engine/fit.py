@@ -14,7 +14,7 @@ from flexdetr.config import Config, ConfigError, build, read_yaml
 from flexdetr.data.check import read_as, read_for_training
 from flexdetr.data.dataset import DataError, Dataset
 from flexdetr.data.detect import read
-from flexdetr.engine import launch
+from flexdetr.engine import elastic, launch
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import StartingDetector, blank, start
 from flexdetr.engine.distributed import Ranks, among_others, join, wanted_processes
@@ -22,7 +22,7 @@ from flexdetr.engine.overfit import Overfit, overfit
 from flexdetr.engine.snapshot import reading
 from flexdetr.engine.stop import Interrupted
 from flexdetr.engine.trainer import Run, Trainer
-from flexdetr.foreign_code import first_objection
+from flexdetr.foreign_code import first_objection, named
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.weights.skeleton import set_norm_eps
 from flexdetr.weights.store import Metadata
@@ -65,7 +65,8 @@ def train(
         dataset: what ``read_for_training`` read there, where this process has read it already.
 
     Returns:
-        The finished run.
+        The finished run. Begun again by torchrun after a process died (``--max-restarts``), it goes on from the last
+        state that this launch left in ``out``.
 
     Raises:
         DataError: if the data cannot be used; nothing has been trained then.
@@ -77,6 +78,10 @@ def train(
     """
     _refuse_while_starting()
     folder = Path(out)
+    mark = elastic.launch_mark(data, config)
+    if elastic.goes_on(folder, mark):
+        typed = named(config.model_dump()).values()
+        return resume(folder, data=data, quiet=quiet, typed=typed, callbacks=callbacks)
     check_free(folder)
     if wanted_processes(config) > 1 and not among_others():
         _refuse_callbacks(callbacks, config)
@@ -97,7 +102,9 @@ def train(
     if config.weights == "auto":
         settled["weights"] = starting.config.weights
     config = config.model_copy(update=settled)
-    return Trainer(dataset, config, starting, folder, quiet=quiet, ranks=ranks, callbacks=callbacks).run()
+    trainer = Trainer(dataset, config, starting, folder, quiet=quiet, ranks=ranks, callbacks=callbacks)
+    trainer.launched = mark
+    return trainer.run()
 
 
 def check_free(folder: Path) -> None:
@@ -106,7 +113,7 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: with what to do.
     """
-    if (folder / run_state.FILE).exists():
+    if elastic.holds_state(folder):
         raise ConfigError(
             f"{folder} holds a run already; continue it with --resume {folder}, or choose another --out"
         )

@@ -45,6 +45,7 @@ def snapshot(run: Trainer) -> dict[str, Any]:
         "sums": run.ranks.gathered({**run.sums, **run.terms.read()}),
         "parts": run.parts,
         "rolled_back": run.rolled_back,
+        "launched": run.launched,
     }
 
 
@@ -92,6 +93,7 @@ def _restore(run: Trainer, state: Mapping[str, Any]) -> None:
             f"{run.folder / 'last.safetensors'}"
         )
     run.parts, run.rolled_back = int(state["parts"]), bool(state["rolled_back"])
+    run.launched = state.get("launched")
     if run.rolled_back:
         run.use_full_precision()
     run.model.load_state_dict(current_names(state["model"]))

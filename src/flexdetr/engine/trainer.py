@@ -190,6 +190,7 @@ class Trainer:
         self.agreed_stop = False  # on any rank
         self.save_due, self.saved = False, time.monotonic()
         self.parts, self.rolled_back = config.train.accumulate, False
+        self.launched: str | None = None  # see ``engine.elastic``
         self.faults: list[Fault] = []
         self.losses: list[PartLoss] = []  # of this step
 
