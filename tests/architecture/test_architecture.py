@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "boxes": 0,
     "classes": 0,
+    "config_data": 0,
     "config_part": 0,
     "config_values": 0,
     "foreign_code": 0,
@@ -73,6 +74,7 @@ TABLES = (
 # These never import torch, not even inside a function.
 NO_TORCH = (
     "config",
+    "config_data",
     "config_part",
     "config_values",
     "foreign_code",
