@@ -39,8 +39,6 @@ _CACHE_BYTES = 2 * 1024**3
 _EVALUATION_CACHE_BYTES = 1024**3
 _MOST_WORKERS = 8
 _AHEAD = 2
-# How long a worker outlives SIGTERM: longer than a step, shorter than what schedulers wait before they kill.
-_LAST_SECONDS = 60
 
 
 Made = Batch | ImageError | TransformError
@@ -312,16 +310,17 @@ class _Samples(Dataset[Made]):
 def _prepare_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which ends its workers
-    if hasattr(signal, "SIGALRM"):  # elsewhere nothing can be caught
-        signal.signal(signal.SIGTERM, _end_soon)
+    signal.signal(signal.SIGTERM, _go_on_once)
     if hasattr(os, "nice"):
         os.nice(5)  # the training's threads wait for each other: better that a batch ahead waits
 
 
-def _end_soon(_number: int, _frame: object) -> None:
-    """Schedulers send SIGTERM to every process of a job at once; the step that is under way still needs batches."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(_LAST_SECONDS)
+def _go_on_once(_number: int, _frame: object) -> None:
+    """Schedulers send SIGTERM to every process of a job at once, and the step that is under way still needs batches.
+
+    The training process ends its workers when it has saved: the second signal does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _same(batch: Made) -> Made:
