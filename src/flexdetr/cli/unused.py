@@ -1,4 +1,4 @@
-"""Options that were typed and would have no effect are refused by name: silence would pass for obedience."""
+"""Options that would have no effect on what was asked for are refused by name, not ignored."""
 
 from __future__ import annotations
 
