@@ -10,6 +10,7 @@ from PIL import Image
 
 from flexdetr.classes import Classes
 from flexdetr.data.images import ImageError
+from flexdetr.pixel_form import RGB
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import Unreadable, find
@@ -20,6 +21,7 @@ class Nearsighted:
     """Finds white squares exactly, but none whose side is below a tenth of the picture's."""
 
     classes = Classes(("square",), (7,))
+    form = RGB
 
     class metadata:  # noqa: N801 - as an artifact's
         made: dict = {}  # noqa: RUF012

@@ -89,7 +89,7 @@ def test_a_bundle_that_is_wrong_is_left_out(caplog: pytest.LogCaptureFixture) ->
     first, *others = find_bundles(model)
     wrong = first._replace(members=tuple(_elsewhere(one) for one in first.members))
     exact = detector_in_float64(model)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="flexdetr"):
         assert _sound(exact, [wrong, *others[:3]], torch.rand(1, 3, 64, 64).double()) == others[:3]
     assert wrong.members[0].path in caplog.text
 
