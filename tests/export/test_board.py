@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 import flexdetr
+from fakes.board import spoil
 from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.data.scenes import draw_scene
@@ -155,21 +156,7 @@ def test_other_forms_compute_the_same(make: Callable[..., Detector], sampling: s
 def test_a_graph_that_was_changed_is_refused_with_the_layer(
     subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexdetr.export import board as writer
-
-    write = writer.write
-
-    def broken(form: object, folder: Path, precision: str, float32: object) -> list[str]:
-        names = write(form, folder, precision, float32)  # type: ignore[arg-type]
-        proto = onnx.load(str(folder / "encode.onnx"))
-        for one in proto.graph.initializer:
-            if one.name.endswith("memory_proj.bias"):
-                bias = np.arange(one.dims[0], dtype=np.float32)
-                one.CopyFrom(onnx.numpy_helper.from_array(bias, one.name))
-        onnx.save(proto, str(folder / "encode.onnx"))
-        return names
-
-    monkeypatch.setattr(writer, "write", broken)
+    spoil(monkeypatch, "memory_proj.bias", lambda count: np.arange(count, dtype=np.float32))
     with pytest.raises(DriftError, match=r"head\.memory_proj"):
         export(subject, "onnx", tmp_path / "board", target="rockchip")
     assert not (tmp_path / "board").exists()

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import onnx
 import onnxruntime
 import openvino
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fakes.board import spoil
 from flexdetr.api import Detector
 from flexdetr.export.board_ops import check_ops
 from flexdetr.export.make import DriftError
@@ -192,20 +192,7 @@ def shipped(path: Path) -> ModuleType:
 def test_a_board_graph_that_was_changed_is_refused(
     dense: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexdetr.export import board as writer
-
-    write = writer.write
-
-    def broken(form: object, folder: Path, precision: str, float32: object) -> list[str]:
-        names = write(form, folder, precision, float32)  # type: ignore[arg-type]
-        proto = onnx.load(str(folder / "encode.onnx"))
-        for one in proto.graph.initializer:
-            if one.name.endswith("head.scores.0.bias"):
-                one.CopyFrom(onnx.numpy_helper.from_array(np.array([2, -2], np.float32), one.name))
-        onnx.save(proto, str(folder / "encode.onnx"))
-        return names
-
-    monkeypatch.setattr(writer, "write", broken)
+    spoil(monkeypatch, "head.scores.0.bias", lambda _: np.array([2, -2], np.float32))
     with pytest.raises(DriftError, match=r"head\.scores\.\d"):
         dense.export("onnx", tmp_path / "board", target="generic")
     assert not (tmp_path / "board").exists()
