@@ -8,7 +8,7 @@ What is kept for the backward pass and what leaves it have the narrow type as be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -34,12 +34,9 @@ def training_autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None
         device: where it computes.
         dtype: of the step; nothing changes for float32.
     """
-    with autocast(device, dtype):
-        if device.type == "cpu" and dtype != torch.float32:
-            with _DepthwiseMode():
-                yield
-        else:
-            yield
+    lowered = device.type == "cpu" and dtype != torch.float32
+    with autocast(device, dtype), _DepthwiseMode() if lowered else nullcontext():
+        yield
 
 
 class _DepthwiseMode(TorchFunctionMode):
