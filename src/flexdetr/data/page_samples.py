@@ -15,7 +15,7 @@ from flexdetr.data.class_samples import whole
 from flexdetr.data.dataset import Record
 from flexdetr.data.kept import KeptImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, render
-from flexdetr.runtime.middle import SEEN, middle
+from flexdetr.runtime.middle import middle, middle_square
 
 # The side of a square, as a share of the page's shorter side: evaluation takes 7/8 of it, in the middle.
 _SIDES: Final = (0.6, 0.95)
@@ -98,11 +98,9 @@ def _bare(image: NDArray[np.uint8]) -> Sample:
 
 def _square(height: int, width: int, rng: np.random.Generator, share: float) -> Window:
     """A square of a drawn size anywhere on the page; with a probability of 1 - ``share`` the middle."""
-    short = min(height, width)
     if rng.random() >= share:
-        side = max(1, round(short * SEEN))
-        left, top = (width - side) // 2, (height - side) // 2
+        top, left, side = middle_square(height, width)
     else:
-        side = max(1, round(short * rng.uniform(*_SIDES)))
+        side = max(1, round(min(height, width) * rng.uniform(*_SIDES)))
         left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
     return Window(left, top, left + side, top + side)

@@ -21,6 +21,7 @@ from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_p
 from flexdetr.engine.distributed import Ranks
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import most
+from flexdetr.model.size import num_parameters
 from flexdetr.report.make import ReportContent, cost
 from flexdetr.tasks import DEFAULT, Score, task
 
@@ -132,11 +133,6 @@ def evaluate_split(
         )
         row.write_report(report, about)
     return metrics
-
-
-def num_parameters(model: DetectionModel) -> int:
-    """How many numbers were learned."""
-    return sum(one.numel() for one in model.parameters())
 
 
 def evaluate(

@@ -19,9 +19,10 @@ from torch import Tensor
 from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
-from flexdetr.engine.evaluate import Found, detect, found_by_all, num_parameters
+from flexdetr.engine.evaluate import Found, detect, found_by_all
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
+from flexdetr.model.size import num_parameters
 from flexdetr.report.make import ReportContent, cost, training_charts
 from flexdetr.report.page import page
 from flexdetr.tasks import Score, task

@@ -68,6 +68,11 @@ def rounded(sizes: Sizes) -> dict[str, float]:
     }
 
 
+def num_parameters(model: nn.Module) -> int:
+    """How many parameters a module has, frozen ones included."""
+    return sum(one.numel() for one in model.parameters())
+
+
 def measure_module(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> Size:
     """The size of a detection module, in the form that it has.
 
@@ -91,7 +96,7 @@ def measure_module(model: nn.Module, image_size: tuple[int, int], channels: int 
         torch.backends.mha.set_fastpath_enabled(packed)
         for part, mode in modes.items():
             part.training = mode
-    return Size(sum(each.numel() for each in model.parameters()), 2e-9 * counter.multiply_adds)
+    return Size(num_parameters(model), 2e-9 * counter.multiply_adds)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

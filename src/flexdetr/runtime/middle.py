@@ -27,7 +27,11 @@ def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         >>> middle(np.zeros((240, 320, 3), np.uint8)).shape
         (210, 210, 3)
     """
-    height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * SEEN))
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left, side = middle_square(image.shape[0], image.shape[1])
     return image[top : top + side, left : left + side]
+
+
+def middle_square(height: int, width: int) -> tuple[int, int, int]:
+    """Where the square in the middle is: its first row, its first column and its side, in pixels."""
+    side = max(1, round(min(height, width) * SEEN))
+    return (height - side) // 2, (width - side) // 2, side
