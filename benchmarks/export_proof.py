@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "dfine_n": ("dfine_n", {}),
     "dfine_l": ("dfine_l", {}),
     "deimv2_pico": ("deimv2_pico", {}),
+    "yolov8_hgnetv2_b0": ("yolov8_hgnetv2_b0", {}),
     "rtdetr_r18, backbone timm/convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }
 
@@ -42,11 +43,14 @@ def spread(model: nn.Module) -> None:
             if isinstance(part, nn.BatchNorm2d) and part.running_var is not None:
                 part.running_var *= 0.5 + torch.rand(part.running_var.shape, generator=draw)
         for name, part in head.named_modules():
-            if isinstance(part, nn.Linear) and any(row.fullmatch(f"{name}.weight") for row in rows):
+            known = isinstance(part, nn.Linear | nn.Conv2d)
+            if known and any(row.fullmatch(f"{name}.weight") for row in rows):
                 part.weight.copy_(0.6 * torch.randn(part.weight.shape, generator=draw))
                 part.bias.fill_(-1.0)
-        for box in (head.encoder_box, *([head.pre_box] if hasattr(head, "pre_box") else []), *head.boxes):
-            last = box.layers[-1]
+        boxes = [getattr(head, name) for name in ("encoder_box", "pre_box") if hasattr(head, name)]
+        for box in (*boxes, *head.boxes):
+            # A dense head has one convolution per level, the others a perceptron per layer.
+            last = box if isinstance(box, nn.Conv2d) else box.layers[-1]
             last.weight.copy_(0.15 * torch.randn(last.weight.shape, generator=draw))
 
 

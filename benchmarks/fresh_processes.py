@@ -76,6 +76,13 @@ def main() -> None:
     """Print how each process ended; exit 1 where any did not end by itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=200, help="half of them beside other work")
+    parser.add_argument("--half", choices=("idle", "busy"), help="only these, on a machine that is so")
+    parser.add_argument(
+        "--beside",
+        type=int,
+        default=2 * (os.cpu_count() or 1),
+        help="processes that compute beside the busy half; 0 if the machine has other work of its own",
+    )
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for each")
     parser.add_argument("--verb", choices=sorted(SUBJECTS), default="eval")
     parser.add_argument("--artifact", type=Path, help="by default an untrained flexdetr_pico is exported")
@@ -92,9 +99,11 @@ def main() -> None:
         arguments = [part.format(**fill) for part in SUBJECTS[options.verb]]
         halves = (
             ("idle", 0, (options.processes + 1) // 2),
-            ("busy", 2 * (os.cpu_count() or 1), options.processes // 2),
+            ("busy", options.beside, options.processes // 2),
         )
         for name, beside, processes in halves:
+            if options.half not in (None, name):
+                continue
             count, took = counts.setdefault(name, collections.Counter()), []
             with other_work(beside):
                 for number in range(processes):

@@ -109,10 +109,12 @@ def kept(file: ArtifactDetector, precision: Any) -> str:  # noqa: ANN401
 
 
 def of_exports(
-    detector: Detector, work: Path, data: Path, split: str, threads: int
+    detector: Detector, work: Path, data: Path, split: str, threads: int, formats: list[str]
 ) -> Iterator[Running | Refused]:
-    """Each format and precision; one that the export refuses is a row that says so."""
+    """Each precision of the formats; one that the export refuses is a row that says so."""
     for kind, precision in EXPORTS:
+        if kind not in formats:
+            continue
         words = f"{RUNTIMES[kind]}, {precision}"
         folder = work / f"{kind}-{precision}"
         if not (folder / "metadata.json").is_file():
@@ -184,6 +186,9 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds over 4 pictures")
+    parser.add_argument(
+        "--formats", nargs="+", choices=[*RUNTIMES], default=[*RUNTIMES], help="artifacts beside PyTorch"
+    )
     parser.add_argument("--work", type=Path, help="keep the artifacts here; a folder for each checkpoint")
     arguments = parser.parse_args()
     if len(arguments.subjects) % 2:
@@ -199,7 +204,7 @@ def main() -> None:
             records = read(data).with_classes(detector.classes).split(arguments.split)
             rows = [
                 *of_torch(detector, data, arguments.split),
-                *of_exports(detector, work, data, arguments.split, arguments.threads),
+                *of_exports(detector, work, data, arguments.split, arguments.threads, arguments.formats),
             ]
             measured(rows, [read_image(record.path) for record in records[:4]], arguments.rounds)
             height, width = detector.config.image_size

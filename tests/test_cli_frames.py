@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexdetr.classes import Classes
-from flexdetr.cli import main
+from flexdetr.cli import answers, main
 from flexdetr.cli.results import Results, make_folder
 from flexdetr.data.images import pixels
 from flexdetr.runtime.computation import Computation
@@ -142,3 +142,13 @@ def test_memory_does_not_grow_with_a_film(tmp_path: Path) -> None:
 
     peak(2)  # what is imported on the way
     assert peak(200) < peak(40) + 100_000  # a frame has 230,400 bytes
+
+
+def test_progress_says_how_many_there_are_only_where_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(answers, "_SECONDS_BETWEEN_LINES", -1.0)
+    with answers.counting("predicting") as show_count:
+        show_count(1, 3)
+        show_count(4, None)
+    assert capsys.readouterr().err.splitlines() == ["predicting: 1 of 3", "predicting: 4"]

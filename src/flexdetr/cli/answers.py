@@ -155,8 +155,11 @@ def _visible(text: str) -> str:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many of how many are done: a bar on a terminal, now and then a line elsewhere; both on stderr."""
+def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows how many of how many are done: a bar on a terminal, now and then a line elsewhere; both on stderr.
+
+    How many there are is None as long as nobody knows, as of the frames of a film.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -164,15 +167,16 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            # rich takes None as "as before": a film's bar is full.
+            yield lambda done, total: bar.update(task, completed=done, total=done if total is None else total)
         return
     said = time.monotonic()
 
-    def line(done: int, total: int) -> None:
+    def line(done: int, total: int | None) -> None:
         nonlocal said
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            note(f"{what}: {done} of {total}")
+            note(f"{what}: {done}" if total is None else f"{what}: {done} of {total}")
 
     yield line
 

@@ -289,7 +289,8 @@ def _write_all(
                         rows.append((picture.name, len(found), _summary(Counter(found.names))))
                     if window is not None and not window.show(draw_detections(picture.image, found)):
                         break
-                show_count(number, max(number, len(items)))  # a film gives more pictures than one
+                # A film gives more pictures than one.
+                show_count(number, len(items) if number <= len(items) else None)
     except KeyboardInterrupt:  # the only end that a camera has
         return rows, True
     return rows, False

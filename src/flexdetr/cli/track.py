@@ -90,7 +90,7 @@ def track(
                     code = cv2.VideoWriter.fourcc(*"mp4v")
                     writer = cv2.VideoWriter(str(out / "tracks.mp4"), code, rate, size)
                 writer.write(np.ascontiguousarray(np.asarray(followed.plot(picture.image))[:, :, ::-1]))
-            show_count(frames, frames)
+            show_count(frames, None)
     if writer is not None:
         writer.release()
     if reason is not None:
