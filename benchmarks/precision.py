@@ -184,6 +184,9 @@ def main() -> None:
         "subjects", nargs="+", metavar="CHECKPOINT DATA", help="pairs of a checkpoint and its data"
     )
     parser.add_argument("--split", default="test")
+    parser.add_argument(
+        "--image-size", help="another than that of the training: for the times, not for the AP"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds over 4 pictures")
     parser.add_argument(
@@ -194,12 +197,13 @@ def main() -> None:
     if len(arguments.subjects) % 2:
         parser.error("give pairs: a checkpoint, then its data")
     torch.set_num_threads(arguments.threads)
+    changes = {} if arguments.image_size is None else {"image_size": arguments.image_size}
     command = shlex.join(["benchmarks/precision.py", *sys.argv[1:]])
     print(f"    python {command}\n\n{machine()}, threads: {arguments.threads}")
     with tempfile.TemporaryDirectory() as scratch:
         pairs = zip(arguments.subjects[::2], arguments.subjects[1::2], strict=True)
         for number, (checkpoint, place) in enumerate(pairs):
-            detector, data = Detector.from_checkpoint(checkpoint), Path(place)
+            detector, data = Detector.from_checkpoint(checkpoint, **changes), Path(place)
             work = (arguments.work or Path(scratch)) / f"{number}-{detector.config.model}"
             records = read(data).with_classes(detector.classes).split(arguments.split)
             rows = [
