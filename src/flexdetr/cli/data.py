@@ -240,7 +240,7 @@ def _found(model: str, dataset: Dataset) -> tuple[Dataset, FoundByImage]:
     from flexdetr.runtime.sources import Item, Unreadable
 
     detector = load_detector(model)
-    dataset = dataset.with_classes(detector.classes)
+    dataset = dataset.with_classes(detector.classes).with_form(detector.form)
     splits = {
         split: tuple(replace(one, image_id=f"{split}/{one.image_id}") for one in records)
         for split, records in dataset.splits.items()

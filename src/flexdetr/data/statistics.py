@@ -13,7 +13,8 @@ from PIL import Image
 
 from flexdetr.data.check import count_labels
 from flexdetr.data.dataset import Dataset, Record
-from flexdetr.data.images import ImageError, read_reduced
+from flexdetr.data.images import ImageError
+from flexdetr.data.views import read_view
 from flexdetr.runtime.pool import Pool
 
 # COCO's bounds of small and large objects, in pixels of a side.
@@ -179,7 +180,7 @@ def _hashes(
 
 def _hash(path: Path) -> int | str:
     try:
-        return picture_hash(read_reduced(path, (64, 72)))
+        return picture_hash(read_view(path, (64, 72))[0])
     except ImageError as error:
         return str(error)
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flexdetr.data.dataset import Dataset, Record
-from flexdetr.data.images import ImageError, read_reduced
+from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record_reduced
 from flexdetr.data.statistics import LARGE, SMALL, Statistics, Twins
+from flexdetr.data.views import read_view
 from flexdetr.draw import annotate
 from flexdetr.metrics.mistakes import Kind, find_mistakes
 from flexdetr.report.charts import Bar, bar_chart, matrix
@@ -212,7 +213,7 @@ def _twin(pair: Twins) -> str:
     pictures = []
     for _, path in (pair.first, pair.second):
         try:
-            image = Image.fromarray(read_reduced(path, (_SIDE // 2, _SIDE // 2)))
+            image = Image.fromarray(read_view(path, (_SIDE // 2, _SIDE // 2))[0])
         except ImageError as error:
             pictures.append(f"<p>{escape(str(error))}</p>")
             continue
@@ -224,9 +225,13 @@ def _twin(pair: Twins) -> str:
 
 def _entry(record: Record, classes: Classes) -> str:
     try:
-        image = Image.fromarray(read_record_reduced(record, (_SIDE, _SIDE)))
+        if record.view is None:
+            pixels, part = read_view(record.path, (_SIDE, _SIDE))
+        else:
+            pixels, part = read_record_reduced(record, (_SIDE, _SIDE)), ""
     except ImageError as error:
         return f"<div><p>{escape(str(error))}</p></div>"
+    image = Image.fromarray(pixels)
     image.thumbnail((_SIDE, _SIDE))
     scale = np.array([image.width / record.width, image.height / record.height] * 2)
     names = [
@@ -236,6 +241,8 @@ def _entry(record: Record, classes: Classes) -> str:
     ids = [classes.ids[label] for label in record.labels.tolist()]
     labelled = Detections(record.boxes_xyxy * scale, np.ones(len(record)), ids, names, record.labels)  # type: ignore[arg-type]
     text = f"{record.path.name}: {len(record)} object{'' if len(record) == 1 else 's'}"
+    if part:
+        text += f"; {part}"
     picture = embedded(annotate(image, labelled, scores=False))
     return f'<div><img src="{picture}" alt="{escape(text)}"><p>{escape(text)}</p></div>'
 

@@ -25,6 +25,11 @@ def is_tiff(path: Path) -> bool:
     return path.suffix.lower() in _TIFF
 
 
+def stores_numbers(path: Path) -> bool:
+    """Whether a file's name is one that ``read_array`` can read."""
+    return path.suffix.lower() == NPY or is_tiff(path)
+
+
 def holds_numbers(path: Path, form: PixelForm = RGB) -> bool:
     """Whether ``read_array`` is to read a file, and not Pillow: it knows neither .npy nor more channels than four."""
     plain = form.photographic and form.value_range is None
