@@ -107,7 +107,7 @@ def quantising(
 
     folder = tmp_path / "draft"
     shutil.copytree(exported("openvino").path, folder)
-    calibration = calibration_of(data, detector.classes, (64, 96), raw=False, count=3)
+    calibration = calibration_of(data, detector.classes, detector.config, raw=False, count=3)
 
     def make(attempts: list[tuple[str, ...]], precisions: tuple[Precision, ...] = ("fp32",)) -> Quantising:
         def quantise(
@@ -240,7 +240,7 @@ def test_options_that_do_not_fit(
 
 
 def test_calibration_is_spread_over_the_training_split(detector: Detector, data: Path) -> None:
-    few = calibration_of(data, detector.classes, (64, 96), raw=False, count=3)
+    few = calibration_of(data, detector.classes, detector.config, raw=False, count=3)
     assert [record.path.name for record in few.records] == ["0.png", "2.png", "5.png"]
     assert few.source.startswith("3 pictures of ")
     assert few.source.endswith("split train")
@@ -249,11 +249,11 @@ def test_calibration_is_spread_over_the_training_split(detector: Detector, data:
     assert first["images"].dtype == np.uint8
     assert first["sizes"].tolist() == [[96, 128]]
     assert np.array_equal(first["images"], again[0]["images"])
-    raw = calibration_of(data, detector.classes, (64, 96), raw=True, count=99)
+    raw = calibration_of(data, detector.classes, detector.config, raw=True, count=99)
     assert len(raw) == 6
     assert set(next(iter(raw))) == {"images"}
     with pytest.raises(ExportError, match="at least one picture; got 0"):
-        calibration_of(data, detector.classes, (64, 96), raw=False, count=0)
+        calibration_of(data, detector.classes, detector.config, raw=False, count=0)
 
 
 @pytest.mark.slow

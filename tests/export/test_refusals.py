@@ -34,7 +34,7 @@ def proof_of(folder: Path, detector: Detector, classes: Classes | None = None) -
     write_metadata(folder, metadata.model_copy(update=update))
     inside = metadata.input.resize == "inside"
     form = prepare(detector.model, Options((64, 96), resize_inside=inside))
-    pictures = pictures_of(None, detector.classes, count=3)
+    pictures = pictures_of(None, detector.classes, detector.config, count=3)
     return prove(folder, form, Reference(detector.model, detector.classes, (64, 96)), pictures)
 
 

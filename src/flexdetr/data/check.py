@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flexdetr.classes import Classes
 from flexdetr.config import Config
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record
 from flexdetr.data.images import ImageError, verify
@@ -249,15 +250,20 @@ def read_for_training(root: str | Path, config: Config) -> Dataset:
     return dataset
 
 
-def read_as(config: Config, root: str | Path) -> Dataset:
+def read_as(config: Config, root: str | Path, classes: Classes | None = None) -> Dataset:
     """The data set at a place as a run with a configuration has it: its validation split, its form of pixels.
 
+    Args:
+        config: of the run.
+        root: as for ``detect.read``.
+        classes: those of a detector, which the data set then has to have; None leaves it its own.
+
     Raises:
-        DataError: as ``detect.read`` does.
+        DataError: as ``detect.read`` does, and if the classes are others.
     """
     row = task(config.task)
     dataset = row.read(root, val_fraction=config.data.val_fraction, seed=config.seed)
-    return dataset.with_form(config.data.form)
+    return (dataset if classes is None else dataset.with_classes(classes)).with_form(config.data.form)
 
 
 def _refuse(dataset: Dataset, split: str, broken: list[Defect], *, skip_bad: bool) -> None:

@@ -94,7 +94,7 @@ def evaluate_split(
     ``report`` is a page to write, and ``title`` what stands above it.
     """
     row = task(config.task)
-    dataset = read_as(config, data).with_classes(classes)
+    dataset = read_as(config, data, classes)
     dataset.split(split)  # a missing split is named before anything is read
     records = usable_records(dataset, split, skip_bad=config.data.skip_bad)
     place = choose_device(device)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
+from flexdetr.config import Config
+from flexdetr.data.check import read_as
 from flexdetr.data.dataset import Record
 from flexdetr.data.record_pixels import read_record
 from flexdetr.export.errors import ExportError
-from flexdetr.pixel_form import RGB, PixelForm
 from flexdetr.runtime.process import prepare
-from flexdetr.tasks import DEFAULT, task
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -54,23 +54,19 @@ class CalibrationPictures:
 def calibration_of(
     data: str | Path,
     classes: Classes,
-    size: tuple[int, int],
+    config: Config,
     *,
     raw: bool,
     count: int,
-    kind: str = DEFAULT,
-    form: PixelForm = RGB,
 ) -> CalibrationPictures:
     """Pictures of the training split, spread evenly over it; of another if there is none.
 
     Args:
         data: folder of the data set.
         classes: of the detector.
-        size: (height, width) that the network sees.
+        config: of the detector.
         raw: whether the graph takes pictures alone.
         count: how many, at most.
-        kind: the task that the data is for.
-        form: what the detector takes.
 
     Raises:
         DataError: if the data cannot be used.
@@ -78,13 +74,13 @@ def calibration_of(
     """
     if count < 1:
         raise ExportError(f"calibration needs at least one picture; got {count}")
-    dataset = task(kind).read(data).with_classes(classes).with_form(form)
+    dataset = read_as(config, data, classes)
     split = next(name for name in ("train", "val", "test") if dataset.splits.get(name))
     records = dataset.split(split)
     places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
     return CalibrationPictures(
         tuple(records[place] for place in places),
-        size,
+        config.image_size,
         raw,
         f"{len(places)} pictures of {data}, split {split}",
     )

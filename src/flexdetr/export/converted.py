@@ -64,7 +64,7 @@ def convert(
     place = Path(folder.name)
     Writing((), subject, "openvino", kind, form, "fp32", place, _log.info).write(())
     reference = Reference(subject.model, subject.classes, options.size, decoder_layers, queries)
-    images = _first(items) or pictures_of(None, subject.classes, count=COMPARED).images
+    images = _first(items) or pictures_of(None, subject.classes, subject.config, count=COMPARED).images
     proven = ArtifactDetector(place, precision="fp32", cache=False, verify=False)
     drift = drift_on(proven, "fp32", reference, images)
     if not drift.passed:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from flexdetr.data.check import read_as
 from flexdetr.data.dataset import Record
 from flexdetr.export.calibration import calibration_of
 from flexdetr.export.errors import ExportError
@@ -20,7 +21,6 @@ from flexdetr.export.targets import check_board
 from flexdetr.export.writing import DriftError, ExportSource, Int8Settings, Writing, feeds_of
 from flexdetr.runtime.artifact import METADATA, Artifact, open_artifact
 from flexdetr.runtime.formats import FORMATS, Format
-from flexdetr.tasks import task
 
 __all__ = ["DriftError", "ExportSource", "export"]
 
@@ -107,8 +107,7 @@ def export(
     pictures = pictures_of(
         data,
         subject.classes,
-        subject.config.task,
-        form=subject.config.data.form,
+        subject.config,
         scored=SCORED_INT8 if precision == "int8" else SCORED,
     )
     reference = Reference(
@@ -121,15 +120,7 @@ def export(
     int8_settings = None
     if precision == "int8" and data is not None:
         count = CALIBRATION if calibration is None else calibration
-        ranges = calibration_of(
-            data,
-            subject.classes,
-            options.size,
-            raw=raw,
-            count=count,
-            kind=subject.config.task,
-            form=subject.config.data.form,
-        )
+        ranges = calibration_of(data, subject.classes, subject.config, raw=raw, count=count)
         training = _training(data, subject) if qat else ()
         int8_settings = Int8Settings(ranges, MAX_DROP if max_drop is None else max_drop, qat, training)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -200,8 +191,7 @@ def _training(data: str | Path, subject: ExportSource) -> tuple[Record, ...]:
     Raises:
         ExportError: if it has none.
     """
-    config = subject.config
-    dataset = task(config.task).read(data).with_classes(subject.classes).with_form(config.data.form)
+    dataset = read_as(subject.config, data, subject.classes)
     if not dataset.splits.get("train"):
         raise ExportError(f"qat fine-tunes on the training split, which {data} does not have")
     return dataset.split("train")

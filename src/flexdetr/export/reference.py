@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
+from flexdetr.config import Config
+from flexdetr.data.check import read_as
 from flexdetr.data.dataset import Record
 from flexdetr.data.record_pixels import read_record
 from flexdetr.data.scenes import draw_scene
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import detections
-from flexdetr.pixel_form import RGB, PixelForm
+from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.arrays import as_picture
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.process import prepare
-from flexdetr.tasks import DEFAULT, task
 
 PICTURES = 8
 SCORED = 100
@@ -48,8 +49,7 @@ class Pictures:
 def pictures_of(
     data: str | Path | None,
     classes: Classes,
-    kind: str = DEFAULT,
-    form: PixelForm = RGB,
+    config: Config,
     *,
     count: int = PICTURES,
     scored: int = SCORED,
@@ -59,8 +59,7 @@ def pictures_of(
     Args:
         data: folder, or None.
         classes: of the detector.
-        kind: the task that the data is for.
-        form: what the detector takes.
+        config: of the detector.
         count: pictures to compare detections on.
         scored: labelled pictures to take the AP on, at most.
 
@@ -73,9 +72,10 @@ def pictures_of(
             draw_scene(np.random.default_rng(i), _DRAWN_SIZES[i % len(_DRAWN_SIZES)]) for i in range(count)
         ]
         return Pictures(
-            tuple(_in_channels(scene.image, form) for scene in drawn), source=f"{count} drawn scenes"
+            tuple(_in_channels(scene.image, config.data.form) for scene in drawn),
+            source=f"{count} drawn scenes",
         )
-    dataset = task(kind).read(data).with_classes(classes).with_form(form)
+    dataset = read_as(config, data, classes)
     split = next(name for name in ("val", "test", "train") if dataset.splits.get(name))
     records = dataset.split(split)[:scored]
     images = tuple(read_record(record) for record in records[:count])
