@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import resource
 import statistics
-import time
 from collections.abc import Callable, Mapping
+
+from flexdetr.metrics import latency
 
 
 def alternate(
@@ -19,16 +20,8 @@ def alternate(
         rounds: timed calls of each.
         warmup: calls of each before the first timed one.
     """
-    for _ in range(warmup):
-        for call in subjects.values():
-            call()
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(rounds):
-        for name, call in subjects.items():
-            began = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+    calls = {name: lambda _, call=call: call() for name, call in subjects.items()}
+    return latency.alternate(calls, (None,), rounds=rounds, warmup=warmup)
 
 
 def median(seconds: list[float]) -> float:

@@ -15,7 +15,7 @@ from flexdetr.metrics.latency import (
     LatencyError,
     TimedDetector,
     Timing,
-    alternating_medians,
+    alternate,
     machine,
     measure,
     start_of,
@@ -116,7 +116,8 @@ def test_the_machine_is_named() -> None:
 
 def test_latencies_take_turns() -> None:
     order: list[str] = []
-    calls = {name: [lambda name=name: order.append(name)] * 2 for name in ("a", "b")}
-    medians = alternating_medians(calls, rounds=2)
-    assert order == ["a", "b"] * 6
-    assert all(value >= 0 for value in medians.values())
+    calls = {name: lambda picture, name=name: order.append(name + picture) for name in ("a", "b")}
+    seconds = alternate(calls, ["1", "2"], rounds=2, warmup=1)
+    assert order == ["a1", "b1", "a2", "b2"] * 3
+    assert [len(times) for times in seconds.values()] == [4, 4], "those of the first round do not count"
+    assert all(value >= 0 for times in seconds.values() for value in times)

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from flexdetr.api import Detector
 from flexdetr.data.check import read_as
 from flexdetr.data.record_pixels import read_record as pixels_of
 from flexdetr.engine.predict import detect_images
-from flexdetr.metrics.latency import alternating_medians
+from flexdetr.metrics.latency import alternate
 from flexdetr.model.detector import SECTIONS
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
@@ -113,12 +114,9 @@ def _latencies(detectors: Mapping[str, Detector], pictures: Sequence[NDArray[np.
         options: dict[str, Any] = {"classes": detector.classes, "size": detector.config.image_size}
         return lambda picture: list(detect_images(deploy, [picture], threshold=0.0, device=device, **options))
 
-    of = {name: call(detector) for name, detector in detectors.items()}
-    calls = {
-        name: [lambda one=one, picture=picture: one(picture) for picture in pictures]
-        for name, one in of.items()
-    }
-    return {name: 1e3 * value for name, value in alternating_medians(calls, _ROUNDS).items()}
+    calls = {name: call(detector) for name, detector in detectors.items()}
+    seconds = alternate(calls, pictures, rounds=_ROUNDS)
+    return {name: 1e3 * median(values) for name, values in seconds.items()}
 
 
 def _pictures(job: Job) -> list[NDArray[np.uint8]]:

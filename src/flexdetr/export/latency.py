@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, get_args
 
@@ -17,7 +18,7 @@ from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.prepare import Options
 from flexdetr.export.prepare import prepare as deploy
-from flexdetr.metrics.latency import alternating_medians
+from flexdetr.metrics.latency import alternate
 from flexdetr.model.detector import DetectionModel
 from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.openvino import HINTS, computes_in, shared_core
@@ -90,8 +91,5 @@ def compiled(
 
 def times(calls: Mapping[str, Callable[[Picture], object]], pictures: list[Picture]) -> dict[str, float]:
     """Median milliseconds of each, measured in alternation."""
-    each = {
-        name: [lambda one=one, picture=picture: one(picture) for picture in pictures]
-        for name, one in calls.items()
-    }
-    return {name: 1e3 * seconds for name, seconds in alternating_medians(each, _ROUNDS).items()}
+    seconds = alternate(calls, pictures, rounds=_ROUNDS)
+    return {name: 1e3 * median(values) for name, values in seconds.items()}

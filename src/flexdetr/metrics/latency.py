@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from flexdetr.runtime.computation import Computation
 from flexdetr.runtime.cpu import cpu_features, processor
 
+_Item = TypeVar("_Item")
 STAGES = ("decode", "prepare", "infer", "finish")
 END_TO_END = "end to end"
 PERCENTILES = (50, 90, 99)
 # Passes over the pictures with several worked on at a time, for pictures per second.
 PASSES = 3
-_WARMUP = 1  # rounds that do not count, where subjects take turns
 _CHILD = """
 import json, sys, time
 {code}
@@ -231,19 +230,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def alternating_medians(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Median seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
+def alternate(
+    calls: Mapping[str, Callable[[_Item], object]], items: Sequence[_Item], *, rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
 
     Args:
-        calls: for each subject, one call for each picture; all have as many.
-        rounds: how often all pictures are gone through.
+        calls: what to time, by name.
+        items: what each is called with, like pictures.
+        rounds: how often all items are gone through.
+        warmup: rounds before these, which do not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + _WARMUP):
-        for picture in range(len(next(iter(calls.values())))):
-            for name, own in calls.items():
+    for turn in range(warmup + rounds):
+        for item in items:
+            for name, call in calls.items():
                 began = time.perf_counter()
-                own[picture]()
-                if turn >= _WARMUP:
+                call(item)
+                if turn >= warmup:
                     seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
