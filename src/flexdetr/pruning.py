@@ -26,6 +26,7 @@ from flexdetr.engine.evaluate import evaluate_split
 from flexdetr.export import latency
 from flexdetr.export.converted import convert
 from flexdetr.export.writing import ExportSource
+from flexdetr.files import replacing
 from flexdetr.frozen import FrozenMapping
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.bundles import EXACT, Bundle, deviation, find_bundles, without
@@ -35,7 +36,6 @@ from flexdetr.model.pruned import differing
 from flexdetr.model.size import measure_module
 from flexdetr.runtime.artifact import ArtifactError, is_artifact
 from flexdetr.runtime.process import prepare
-from flexdetr.weights.store import replacing
 from flexdetr.weights.trained import TrainedParts
 
 _log = logging.getLogger(__name__)

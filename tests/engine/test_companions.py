@@ -20,8 +20,8 @@ from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import blank
+from flexdetr.files import sha256
 from flexdetr.presets import resolve
-from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import store
 from flexdetr.weights.header import read_header
 

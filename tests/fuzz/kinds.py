@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from flexdetr.files import sha256
 from flexdetr.runtime import artifact
 from flexdetr.runtime.trial import REFERENCE
 
@@ -268,7 +269,7 @@ def _written_files(form: str, material: Material, folder: Path, draw: Draw) -> l
         if draw.random() < 0.8:
             describe(there, form, names)
     # A program is code: what is tried is what becomes of one that the person trusts.
-    trust = ["--allow-code", artifact.sha256(file)] if file.suffix == ".pt2" and draw.random() < 0.8 else []
+    trust = ["--allow-code", sha256(file)] if file.suffix == ".pt2" and draw.random() < 0.8 else []
     commands = (
         ["info", str(there)],
         ["predict", str(there), str(material.picture("jpg")), "--out", "out", *trust],
@@ -300,7 +301,7 @@ def proven_artifact(material: Material, folder: Path, draw: Draw) -> list[str]:
         file = there / REFERENCE
         file.write_bytes((_inside_zip if draw.random() < 0.5 else raw)(file.read_bytes(), draw))
         entry = document["files"][REFERENCE]
-        entry["sha256"], entry["bytes"] = artifact.sha256(file), file.stat().st_size
+        entry["sha256"], entry["bytes"] = sha256(file), file.stat().st_size
     else:
         part = draw.choice(("made", "parity", "precisions", "reference"))
         document[part] = tree(document[part], draw)

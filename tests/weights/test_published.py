@@ -17,8 +17,8 @@ import torch
 
 from flexdetr.classes import Classes
 from flexdetr.engine.checkpoint import start
+from flexdetr.files import sha256
 from flexdetr.presets import PRESETS
-from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import download, published, store
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.loading import load_any

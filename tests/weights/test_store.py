@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from flexdetr import files
 from flexdetr.weights import store
 from flexdetr.weights.container import WeightsError, sniff
 from flexdetr.weights.header import deferred_tensors, read_header
@@ -98,11 +99,11 @@ def test_on_windows_a_file_that_is_looked_at_is_replaced_when_it_is_let_go(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", held_for_a_moment)
-    monkeypatch.setattr(store.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda _seconds: None)
     with pytest.raises(WeightsError, match="cannot access"):  # elsewhere it means what it says
         store.save(path, {"a": torch.zeros(1)}, example())
     tries.clear()
-    monkeypatch.setattr(store.sys, "platform", "win32")
+    monkeypatch.setattr(files.sys, "platform", "win32")
     store.save(path, {"a": torch.zeros(1)}, example())
     assert store.load(path)[0]["a"].item() == 0
     assert tries == [path] * 3

@@ -17,10 +17,10 @@ from flexdetr.ablate.plan import BASE, Plan, as_yaml, budgeted, configurations, 
 from flexdetr.ablate.runs import Job, Result
 from flexdetr.ablate.table import Row, rows, to_csv, to_markdown
 from flexdetr.config import Config, ConfigError
+from flexdetr.files import replacing
 from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.detector import DetectionModel
 from flexdetr.weights.skeleton import without_draws
-from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 

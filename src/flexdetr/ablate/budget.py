@@ -12,7 +12,7 @@ from flexdetr.ablate.records import EPOCHS, Epochs, read_record
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import fit
 from flexdetr.engine.recipe import derive
-from flexdetr.weights.store import replacing
+from flexdetr.files import replacing
 from flexdetr.weights.trained import TrainedParts
 
 _log = logging.getLogger(__name__)

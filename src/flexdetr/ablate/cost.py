@@ -19,12 +19,12 @@ from flexdetr.api import Detector
 from flexdetr.data.check import read_as
 from flexdetr.data.record_pixels import read_record as pixels_of
 from flexdetr.engine.predict import detect_images
+from flexdetr.files import replacing
 from flexdetr.metrics.latency import alternate
 from flexdetr.model.detector import SECTIONS
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_both
 from flexdetr.runtime.cpu import processor
-from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from flexdetr.config import Config, ConfigError, build
 from flexdetr.data.dataset import SPLITS, DataError, fingerprint
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
+from flexdetr.files import replacing
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.tasks import task
-from flexdetr.weights.store import read_metadata, replacing
+from flexdetr.weights.store import read_metadata
 
 _log = logging.getLogger(__name__)
 

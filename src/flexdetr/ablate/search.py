@@ -28,10 +28,10 @@ from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read
 from flexdetr.export import latency
 from flexdetr.export.errors import ExportError
+from flexdetr.files import replacing
 from flexdetr.model.detector import DetectionModel
 from flexdetr.report.charts import Dot, scatter
 from flexdetr.report.page import folded, page
-from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 

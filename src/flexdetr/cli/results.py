@@ -18,6 +18,7 @@ from flexdetr.cli.film import Film
 from flexdetr.cli.names import file_name, stem_of
 from flexdetr.cli.pre_annotations import FORMS
 from flexdetr.cli.pre_annotations import remove_former as remove_labels
+from flexdetr.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -257,7 +258,6 @@ class Results:
                 answers.note(f"labels to correct: {FORMS[form](self.out, self.lines(), self.classes)}")
         if "parquet" in formats:
             from flexdetr.runtime.parquet import write as write_parquet
-            from flexdetr.weights.store import replacing
 
             with self._writing(), replacing(self.out / PARQUET) as draft:
                 write_parquet(draft, self.lines())
@@ -373,8 +373,6 @@ class _Writer:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Callable[[str], object]]:
     """Write a text beside its place, and move it there when it is whole."""
-    from flexdetr.weights.store import replacing
-
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         yield file.write
 

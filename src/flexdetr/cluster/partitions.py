@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from flexdetr.cluster.buckets import is_bucket, listed, read_bytes
+from flexdetr.files import replacing
 from flexdetr.runtime.sources import Item, Missing, Unreadable, find
-from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
     from flexdetr.deployed import ArtifactDetector

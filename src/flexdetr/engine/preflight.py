@@ -16,9 +16,9 @@ from flexdetr.draw import annotate, contact_sheet
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.recipe import phase
+from flexdetr.files import replacing
 from flexdetr.runtime.arrays import shown
 from flexdetr.runtime.detections import Detections
-from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes

@@ -20,6 +20,7 @@ from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import Found, detect, found_by_all
+from flexdetr.files import replacing
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import num_parameters
@@ -51,7 +52,7 @@ def report_progress(run: Trainer) -> None:
         {"Training": training_charts(run.folder / "metrics.csv")},
         refresh=_RENEWED,
     )
-    with run_state.trying_to_write(path, "the run goes on without it"), store.replacing(path) as temporary:
+    with run_state.trying_to_write(path, "the run goes on without it"), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

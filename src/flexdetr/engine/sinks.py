@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from flexdetr.engine.state import trying_to_write, writing
-from flexdetr.weights.store import replacing
+from flexdetr.files import replacing
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexdetr.files import replacing
 from flexdetr.weights.container import WeightsError
-from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol, Self
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import state as run_state
 from flexdetr.engine.tracker_table import TRACKERS
+from flexdetr.files import replacing
 from flexdetr.part_table import load_part
-from flexdetr.weights.store import replacing
 
 _log = logging.getLogger(__name__)
 

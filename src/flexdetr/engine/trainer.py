@@ -58,6 +58,7 @@ from flexdetr.engine.teacher import find_teacher, located, taught
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
+from flexdetr.files import replacing
 from flexdetr.loss.criterion import Losses, build_criterion, class_weights
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.tasks import Score, headline, task
@@ -210,7 +211,7 @@ class Trainer:
     def _run(self) -> Run:
         if self.ranks.first:
             file = self.folder / "config.yaml"
-            with run_state.writing(file), store.replacing(file) as temporary:
+            with run_state.writing(file), replacing(file) as temporary:
                 temporary.write_text(to_yaml(self.config), encoding="utf-8")
             self.csv = CsvSink(self.folder / "metrics.csv", keep_epochs=self.epoch)
         done = self.epoch * self.steps_per_epoch + self.batch_index

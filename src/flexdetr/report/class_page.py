@@ -13,13 +13,13 @@ from PIL import Image
 
 from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
+from flexdetr.files import replacing
 from flexdetr.metrics.classification import Answers, answers_of, confusion
 from flexdetr.report.charts import matrix
 from flexdetr.report.make import ReportContent, belongings, calibration_chart, run_sections
 from flexdetr.report.page import page, table, tiles
 from flexdetr.report.pictures import embedded
 from flexdetr.runtime.arrays import shown
-from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from flexdetr import __version__
+from flexdetr.files import replacing
 from flexdetr.metrics.calibration import Ranked, calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, pooled, rank_detections
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
@@ -20,7 +21,6 @@ from flexdetr.report.charts import Line, line_chart, matrix
 from flexdetr.report.page import folded, page, row, table, tiles
 from flexdetr.report.pictures import gallery
 from flexdetr.runtime.cpu import cpu_features, processor
-from flexdetr.weights.store import replacing
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes

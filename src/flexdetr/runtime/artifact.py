@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flexdetr.classes import Classes
 from flexdetr.config import nearest
+from flexdetr.files import sha256
 from flexdetr.pixel_form import PixelForm
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.formats import FORMATS, SUFFIXES
@@ -383,12 +384,6 @@ def _check(path: Path, expected: File, *, verify: bool) -> None:
             f"{path} is not what was exported (its sha256 differs from {METADATA}): it was changed or copied in part; "
             "copy it again, or export again"
         )
-
-
-def sha256(path: Path) -> str:
-    """A file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_files(folder: Path, names: list[str]) -> dict[str, File]:

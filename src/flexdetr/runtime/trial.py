@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flexdetr.files import replacing
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import cpu_features
@@ -182,11 +182,10 @@ def _remembered(path: Path) -> Verdict | None:
 
 
 def _remember(path: Path, verdict: Verdict) -> None:
-    draft = path.with_suffix(f".{os.getpid()}.part")
     content = {"passed": verdict.passed, "reason": verdict.reason}
     try:
-        draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        draft.replace(path)
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
     except OSError as error:
         _log.warning(
             "a trial's verdict is not kept: %s cannot be written (%s)", path, error.strerror or error

@@ -11,8 +11,9 @@ import logging
 import os
 from pathlib import Path
 
+from flexdetr.files import sha256
 from flexdetr.foreign_code import VARIABLE
-from flexdetr.runtime.artifact import ArtifactError, sha256
+from flexdetr.runtime.artifact import ArtifactError
 from flexdetr.runtime.cache import cache_folder
 
 _log = logging.getLogger(__name__)

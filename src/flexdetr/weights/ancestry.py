@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flexdetr.runtime.artifact import sha256
+from flexdetr.files import sha256
 from flexdetr.weights.loading import Loaded
 from flexdetr.weights.recognise import KINDS
 from flexdetr.weights.store import Metadata

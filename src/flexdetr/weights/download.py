@@ -15,7 +15,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from flexdetr.runtime.artifact import sha256 as sha256_of
+from flexdetr.files import sha256 as sha256_of
 from flexdetr.weights.container import WeightsError, sniff
 
 _log = logging.getLogger(__name__)

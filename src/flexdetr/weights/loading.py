@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flexdetr.classes import ClassError, Classes
 from flexdetr.classifiers import classifier_on
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
+from flexdetr.files import sha256
 from flexdetr.foreign_code import named, objection
 from flexdetr.presets import MODELS
-from flexdetr.runtime.artifact import sha256
 from flexdetr.weights import coco_classes
 from flexdetr.weights.architecture import backbone_of, config_of
 from flexdetr.weights.classifier_names import head_values, norm_eps, published_classes

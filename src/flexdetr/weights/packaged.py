@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from flexdetr.runtime.artifact import sha256
+from flexdetr.files import sha256
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.manifest import PublishedWeights
 

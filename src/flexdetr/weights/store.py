@@ -7,17 +7,14 @@ through an older FlexDETR.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from flexdetr.files import replacing
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.header import Header, deferred_tensors, is_int, read_header
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _ENTRY = "flexdetr"
-_RENAMES, _PAUSE = 20, 0.1  # tries and seconds between them, on Windows
 V = TypeVar("V")
 
 
@@ -214,54 +210,6 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(place)
         separate[name] = tensor
     return separate
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write ``path`` through a file beside it: even after a kill, the old or the whole new one is there.
-
-    Yields:
-        A temporary path to write; on leaving it is flushed to the disk and renamed over ``path``.
-
-    Raises:
-        OSError: as the file system gives it; ``path`` is unchanged then and the temporary file is gone.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the process's umask gives; some writers make private files
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        _rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    """On Windows a file cannot be replaced while someone looks at it, as virus scanners do for a moment."""
-    for _ in range(_RENAMES if sys.platform == "win32" else 0):
-        try:
-            temporary.replace(path)
-        except PermissionError:
-            time.sleep(_PAUSE)
-        else:
-            return
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; not every file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], Metadata]:

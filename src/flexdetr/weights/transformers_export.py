@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config
+from flexdetr.files import replacing
 from flexdetr.model.heads.dfine.options import DFINEOptions
 from flexdetr.model.heads.rtdetr.options import RTDETROptions
 from flexdetr.weights import transformers_dfine
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.renaming import Rules, rules
-from flexdetr.weights.store import Metadata, replacing
+from flexdetr.weights.store import Metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
