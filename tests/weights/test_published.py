@@ -138,6 +138,29 @@ def test_what_is_not_the_published_file(server: Server, content: bytes, cache: P
     assert not any(path.is_file() for path in cache.iterdir())
 
 
+def test_a_file_without_a_published_sha256_stays_what_it_was(
+    server: Server, content: bytes, cache: Path
+) -> None:
+    server.files["/model.pth"] = content
+    published = entry(server)
+    place = fetch(published)
+    note = cache / "model.pth.sha256"
+    first, other = (hashlib.sha256(one).hexdigest() for one in (content, content + b"x"))
+    assert note.read_text() == f"{first}  model.pth\n"
+    assert fetch(published) == place
+    place.write_bytes(content + b"x")  # damaged, or exchanged
+    with pytest.raises(WeightsError, match=f"its sha256 is {other}, and was {first}; delete it"):
+        fetch(published)
+    place.unlink()
+    server.files["/model.pth"] = content + b"x"
+    with pytest.raises(WeightsError, match=f"another file than the one fetched before.* delete {note}"):
+        fetch(published)
+    assert not place.exists()
+    note.unlink()
+    assert fetch(published).read_bytes() == content + b"x"
+    assert len(server.asked) == 3
+
+
 def test_of_several_that_want_a_file_one_fetches_it(server: Server, content: bytes, cache: Path) -> None:
     """Two that appended to one part file made a file of neither."""
     server.files["/model.pth"] = content

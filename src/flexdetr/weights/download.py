@@ -1,4 +1,7 @@
-"""A file from its address: resumed where it broke, checked, by one process at a time, with progress."""
+"""A file from its address: resumed where it broke, checked, by one process at a time, with progress.
+
+Few publishers state a sha256. What a file had when it first came is kept beside it, and checked from then on.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from flexdetr.files import replacing
 from flexdetr.files import sha256 as sha256_of
 from flexdetr.weights.container import WeightsError, sniff
 
@@ -37,7 +41,7 @@ def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
     Args:
         url: http or https address.
         place: where the whole file is to be; ``place.part`` holds what has come so far.
-        sha256: what the whole file must have; None checks its size only.
+        sha256: what the whole file must have; None checks its size, and that it is what came before, if it did.
 
     Returns:
         ``place``.
@@ -87,18 +91,57 @@ def _download(url: str, place: Path, sha256: str | None) -> Path:
         raise NoAnswerError(
             f"the connection broke after {size} of {total} bytes; the next try goes on from there"
         )
-    if sha256 is not None and (found := sha256_of(part)) != sha256:
-        part.unlink()
-        raise WeightsError(
-            f"{url} is not the published file: its sha256 is {found}, and {sha256} was published"
-        )
     try:
         sniff(part)
+        _check(url, sha256_of(part), sha256, place)
     except WeightsError:
         part.unlink()
         raise
     part.replace(place)
     return place
+
+
+def _check(url: str, found: str, published: str | None, place: Path) -> None:
+    """Compare what came with what was published, or with what came from there before; the first time, keep it."""
+    if published is not None and found != published:
+        raise WeightsError(
+            f"{url} is not the published file: its sha256 is {found}, and {published} was published"
+        )
+    former = _learned(place)
+    if published is None and former not in (None, found):
+        raise WeightsError(
+            f"{url} is another file than the one fetched before: its sha256 is {found}, and was {former}; if it was "
+            f"published anew, delete {_note(place)} to take it"
+        )
+    with replacing(_note(place)) as draft:
+        draft.write_text(f"{found}  {place.name}\n", encoding="utf-8")
+
+
+def unchanged(place: Path) -> Path:
+    """A file that is here: as it came, if it was fetched; one that a person put there has nothing to compare with.
+
+    Raises:
+        WeightsError: if it is not what was fetched.
+    """
+    former = _learned(place)
+    if former is not None and (found := sha256_of(place)) != former:
+        raise WeightsError(
+            f"{place} is not what was fetched: its sha256 is {found}, and was {former}; delete it, and it is fetched "
+            "again"
+        )
+    return place
+
+
+def _note(place: Path) -> Path:
+    """Where a fetched file's sha256 is kept, as ``sha256sum -c`` reads it."""
+    return place.with_name(place.name + ".sha256")
+
+
+def _learned(place: Path) -> str | None:
+    try:
+        return next(iter(_note(place).read_text(encoding="utf-8").split()), None)
+    except FileNotFoundError:
+        return None
 
 
 def _receive(url: str, part: Path) -> int | None:

@@ -1,7 +1,8 @@
 """Published weights: where each file is, what it is, and under which licence; nothing is fetched by importing this.
 
 Addresses and scores are those that the projects' own READMEs and model tables give. A sha256 stands only where its
-publisher states one; without it the size that the server announces is all that a download can be checked against.
+publisher states one. Without it the size that the server announces is all that the first download can be checked
+against; what it brought is then kept in mind (``download.unchanged``).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 from flexdetr.presets import PRESETS
 from flexdetr.runtime.cache import cache_folder
 from flexdetr.weights.container import WeightsError
-from flexdetr.weights.download import NoAnswerError, download
+from flexdetr.weights.download import NoAnswerError, download, unchanged
 from flexdetr.weights.manifest import PUBLISHED, PublishedWeights, from_timm
 from flexdetr.weights.packaged import checked, packaged
 
@@ -26,7 +26,7 @@ def fetch(entry: PublishedWeights) -> Path:
     """
     place = cache_folder() / entry.file
     if place.is_file():
-        return checked(place, entry) if entry.package else place
+        return checked(place, entry) if entry.package else unchanged(place)
     if entry.package:
         if (path := packaged(entry)) is not None:
             return path
