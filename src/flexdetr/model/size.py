@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -81,26 +80,28 @@ def measure_module(model: nn.Module, image_size: tuple[int, int], channels: int 
         image_size: (height, width) of the image.
         channels: C.
     """
+    # Brings torch's compiler, which takes seconds to import.
+    from torch.utils.flop_counter import FlopCounterMode
+
     parameter = next(model.parameters())
     packed = (
         torch.backends.mha.get_fastpath_enabled()
     )  # one operation for all of nn.MultiheadAttention, not countable
     modes = {part: part.training for part in model.modules()}
-    counter = _Counter()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), _WithoutProducts(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, channels, *image_size, device=parameter.device, dtype=parameter.dtype))
     finally:
         torch.backends.mha.set_fastpath_enabled(packed)
         for part, mode in modes.items():
             part.training = mode
-    return Size(num_parameters(model), 2e-9 * counter.multiply_adds)
+    return Size(num_parameters(model), 1e-9 * counter.get_total_flops())
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts multiply-adds, and does not compute what it counts: zeros of the right shape come in its place.
+class _WithoutProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Does not compute what is counted: zeros of the right shape come in its place.
 
     The meta device, which computes nothing at all, takes several times as long: its rules for sampling and norms are
     written in Python.
@@ -108,7 +109,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.multiply_adds = 0
 
     def __torch_dispatch__(
         self,
@@ -118,72 +118,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Every operation below the layers comes here."""
-        packet = func.overloadpacket
-        if packet in _ATTENTION:
-            query, key, value = args[:3]
-            self.multiply_adds += prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        rule = _RULES.get(packet)
-        if rule is None:
+        if func.overloadpacket not in _PRODUCTS:
             return func(*args, **(kwargs or {}))
-        shape, like, count = rule(*args)
-        self.multiply_adds += count
-        return like.new_zeros(shape)
-
-
-_Rule = tuple[Sequence[int], Tensor, int]
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,  # noqa: ARG001 - aten's own order
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> _Rule:
-    """Shape, type and multiply-adds of a convolution over any number of dimensions."""
-    kernel = weight.shape[2:]
-    sides = []
-    for i, side in enumerate(x.shape[2:]):
-        reach = dilation[i] * (kernel[i] - 1)
-        if transposed:
-            sides.append((side - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1)
-        else:
-            sides.append((side + 2 * padding[i] - reach - 1) // stride[i] + 1)
-    channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    shape = (x.shape[0], channels, *sides)
-    # Every weight meets each output position once; of a transposed one, each input position.
-    positions = prod(x.shape[2:]) if transposed else prod(sides)
-    return shape, x, x.shape[0] * positions * weight.numel()
-
-
-def _mm(a: Tensor, b: Tensor) -> _Rule:
-    shape = (*a.shape[:-1], b.shape[-1])
-    return shape, a, prod(shape) * a.shape[-1]
-
-
-def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> _Rule:  # noqa: ARG001 - aten's own order
-    return _mm(a, b)
+        shapes = [torch.empty_like(one, device="meta") if isinstance(one, Tensor) else one for one in args]
+        found = func(*shapes)
+        return torch.zeros(found.shape, dtype=found.dtype, device=args[0].device)
 
 
 _ATEN = torch.ops.aten
-_RULES: Final[Mapping[Any, Callable[..., _Rule]]] = {
-    _ATEN.convolution: _convolution,
-    _ATEN.mm: _mm,
-    _ATEN.bmm: _mm,
-    _ATEN.addmm: _addmm,
-    _ATEN.baddbmm: _addmm,
-}
-# These return more than one tensor: they are computed, and counted beside.
-_ATTENTION: Final = {
-    getattr(_ATEN, name)
-    for name in (
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-    )
-}
+_PRODUCTS: Final = {_ATEN.convolution, _ATEN.mm, _ATEN.bmm, _ATEN.addmm, _ATEN.baddbmm}
