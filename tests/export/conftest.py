@@ -20,6 +20,7 @@ from flexdetr.export.make import ExportSource, export
 from flexdetr.export.reference import Reference
 from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.formats import FORMATS
 from flexdetr.runtime.sources import Source
 
 
@@ -87,13 +88,15 @@ def settled_artifact(settled: Detector, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def exported(subject: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
-    """(format) -> its artifact, made once; not to be written to."""
+    """(row of the formats' table) -> its artifact, made once; not to be written to. Boards' is the generic one."""
     folder = tmp_path_factory.mktemp("artifacts")
     made: dict[str, Artifact] = {}
 
     def get(kind: str) -> Artifact:
         if kind not in made:
-            made[kind] = export(subject, kind, folder / kind)
+            target = "generic" if FORMATS[kind].for_target else None
+            asked = "onnx" if target else kind
+            made[kind] = export(subject, asked, folder / kind, target=target)
         return made[kind]
 
     return get

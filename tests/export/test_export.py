@@ -34,7 +34,7 @@ def proven(artifact: Artifact) -> set[str]:
     for drift in parity.drifts:
         assert drift.compared >= 10, "too few detections to prove anything"
         assert drift.score <= 1e-3
-        assert drift.box <= 0.5
+        assert drift.box <= 1e-2
     return {drift.case for drift in parity.drifts}
 
 

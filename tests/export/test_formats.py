@@ -21,28 +21,17 @@ from flexdetr.runtime.formats import ENGINES, FORMATS, NAMED
 BESIDE = {".npz", ".py"}
 
 
-@pytest.fixture(scope="module")
-def small(make: Callable[..., Detector]) -> Detector:
-    head = {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0}
-    return make((64, 96), head=head)
-
-
 @pytest.fixture(scope="module", params=FORMATS)
-def artifact(
-    request: pytest.FixtureRequest, small: Detector, tmp_path_factory: pytest.TempPathFactory
-) -> Artifact:
+def artifact(request: pytest.FixtureRequest, exported: Callable[[str], Artifact]) -> Artifact:
     row = FORMATS[request.param]
     missing = [package for package in row.packages if find_spec(package) is None]
     if missing:
         pytest.skip(f"pip install 'flexdetr[{row.extra}]': {', '.join(missing)}")
-    subject = ExportSource(small.model, small.config, small.classes, small.metadata)
-    target = "generic" if row.for_target else None
-    asked = "onnx" if row.for_target else request.param
-    return export(subject, asked, tmp_path_factory.mktemp(request.param) / "out", target=target)
+    return exported(request.param)
 
 
 def test_a_format_keeps_its_contract(
-    artifact: Artifact, in_float32: Callable[..., flexdetr.Detections], small: Detector
+    artifact: Artifact, in_float32: Callable[..., flexdetr.Detections], detector: Detector
 ) -> None:
     row = FORMATS[artifact.metadata.format]
     assert artifact.parity is not None
@@ -51,7 +40,7 @@ def test_a_format_keeps_its_contract(
     assert suffixes - BESIDE == set(row.suffixes)
     assert artifact.model_file.suffix in row.suffixes
     scene = draw_scene(np.random.default_rng(3), (100, 140)).image
-    expected = in_float32(small, scene, 0.3)
+    expected = in_float32(detector, scene, 0.3)
     assert len(expected) > 0
     for engine in (name for name in row.runtimes if find_spec(ENGINES[name].package) is not None):
         runs = flexdetr.load(artifact.model_file, runtime=engine, threads=1, precision="fp32")
@@ -64,8 +53,7 @@ def test_a_format_keeps_its_contract(
         flexdetr.load(artifact.path, runtime="openvini")
 
 
-def test_a_format_that_is_none(small: Detector, tmp_path: Path) -> None:
-    subject = ExportSource(small.model, small.config, small.classes, small.metadata)
+def test_a_format_that_is_none(subject: ExportSource, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="did you mean 'litert'") as refused:
         export(subject, "litertt", tmp_path / "out")
     assert "board" not in str(refused.value)

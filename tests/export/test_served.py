@@ -64,7 +64,7 @@ def test_an_artifact_is_served_without_torch(exported: Callable[[str], Artifact]
     expected = ArtifactDetector(path, cache=False).predict(str(file), 0.3)
     assert [one["name"] for one in document["objects"]] == expected.names
     boxes = np.array([one["box_xyxy"] for one in document["objects"]]).reshape(-1, 4)
-    assert boxes == pytest.approx(expected.boxes_xyxy, abs=0.5)
+    assert boxes == pytest.approx(expected.boxes_xyxy, abs=1e-2)
 
 
 def test_what_cannot_be_served_is_said(capsys: pytest.CaptureFixture[str]) -> None:
