@@ -109,32 +109,37 @@ def kept(file: ArtifactDetector, precision: Any) -> str:  # noqa: ANN401
 
 
 def of_exports(
-    detector: Detector, work: Path, data: Path, split: str, threads: int, formats: list[str]
+    detector: Detector, work: Path, data: Path, options: argparse.Namespace
 ) -> Iterator[Running | Refused]:
     """Each precision of the formats; one that the export refuses is a row that says so."""
     for kind, precision in EXPORTS:
-        if kind not in formats:
+        if kind not in options.formats:
             continue
         words = f"{RUNTIMES[kind]}, {precision}"
         folder = work / f"{kind}-{precision}"
         if not (folder / "metadata.json").is_file():
             print(f"exporting {folder}", file=sys.stderr, flush=True)
             try:
-                detector.export(kind, folder, precision=precision, data=data)
+                limit = {"max_drop": options.max_drop} if precision == "int8" else {}
+                detector.export(kind, folder, precision=precision, data=data, **limit)
             except DriftError as error:
                 yield Refused(words, f"refused by the export: {error}")
                 continue
-        file = ArtifactDetector(folder, threads=threads)
+        file = ArtifactDetector(folder, threads=options.threads)
         if kind == "onnx":
-            yield of_artifact(file, words, None, data, split)
+            yield of_artifact(file, words, None, data, options.split)
             continue
         around = " in {}" if precision == "int8" else ""
         yield of_artifact(
-            file, words + (f", the rest{around.format('fp32')}" if around else ""), "fp32", data, split
+            file,
+            words + (f", the rest{around.format('fp32')}" if around else ""),
+            "fp32",
+            data,
+            options.split,
         )
         if computes_in("bf16"):
             faster = f"{words}, the rest in bf16" if around else f"{RUNTIMES[kind]}, bf16"
-            yield of_artifact(file, faster, "bf16", data, split)
+            yield of_artifact(file, faster, "bf16", data, options.split)
 
 
 def measured(rows: list[Running | Refused], pictures: list[Any], rounds: int) -> None:
@@ -190,6 +195,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds over 4 pictures")
     parser.add_argument(
+        "--max-drop", type=float, default=ALLOWED, help="of AP in int8; 1 where only the times matter"
+    )
+    parser.add_argument(
         "--formats", nargs="+", choices=[*RUNTIMES], default=[*RUNTIMES], help="artifacts beside PyTorch"
     )
     parser.add_argument("--work", type=Path, help="keep the artifacts here; a folder for each checkpoint")
@@ -208,7 +216,7 @@ def main() -> None:
             records = read(data).with_classes(detector.classes).split(arguments.split)
             rows = [
                 *of_torch(detector, data, arguments.split),
-                *of_exports(detector, work, data, arguments.split, arguments.threads, arguments.formats),
+                *of_exports(detector, work, data, arguments),
             ]
             measured(rows, [read_image(record.path) for record in records[:4]], arguments.rounds)
             height, width = detector.config.image_size

@@ -52,14 +52,16 @@ def stepper(
     precision: str = "auto",
 ) -> Callable[[], None]:
     """A function that does one whole optimisation step on noise with ten objects per image."""
-    config = resolve(name, image_size=size, train={"batch_size": batch})
+    preset, *changes = name.split("+")
+    parts = dict(change.split("=", 1) for change in changes)
+    config = resolve(preset, image_size=size, train={"batch_size": batch}, **parts)
     torch.manual_seed(0)
     model = DetectionModel(config, classes).to(device, memory_format=torch.channels_last).train()
-    parts = TrainedParts.of(model)
-    config = derive(config, 1000, parts, model.backbone.lr_mult).config
+    trained = TrainedParts.of(model)
+    config = derive(config, 1000, trained, model.backbone.lr_mult).config
     if compiled:
         compile_parts(model, device)
-    optimizer = build_optimizer(model, config, parts)
+    optimizer = build_optimizer(model, config, trained)
     criterion = Criterion(config.loss, classes).to(device)
     dtype = choose_precision(precision, device)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
@@ -151,7 +153,13 @@ def show_profile(name: str, step: Callable[[], None], rounds: int, rows: int = 2
 def main() -> None:
     """Print one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["flexdetr_nano", "rtdetr_r18"])
+    parser.add_argument(
+        "models",
+        nargs="*",
+        default=["flexdetr_nano", "rtdetr_r18"],
+        metavar="PRESET[+KEY=VALUE...]",
+        help="with other parts for instance: flexdetr_nano+head=dfine",
+    )
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--classes", type=int, default=80)

@@ -195,7 +195,9 @@ def test_a_damaged_verdict_is_made_anew(make: Callable[..., Artifact], tmp_path:
 def test_a_verdict_that_cannot_be_kept_is_said(
     make: Callable[..., Artifact], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert settle(make(), "bf16", RUNTIME, detect, tmp_path / "missing").passed
+    taken = tmp_path / "taken"
+    taken.write_bytes(b"")  # where the folder would be
+    assert settle(make(), "bf16", RUNTIME, detect, taken).passed
     assert "verdict is not kept" in caplog.text
 
 
