@@ -42,10 +42,7 @@ def written(tmp_path: Path) -> Path:
 
 def test_yolo_labels_are_read_back(written: Path) -> None:
     """By this package's own reader, with the pictures put beside them."""
-    for name in ("a", "a-2"):
-        place = written / "yolo" / "images" / f"{name}.png"
-        place.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(place)
+    with_pictures(written)
     data = written / "yolo" / "data.yaml"
     data.write_text("train: images\n" + data.read_text(encoding="utf-8"), encoding="utf-8")
     dataset = read(written / "yolo", val_fraction=None)
@@ -106,6 +103,64 @@ def test_datumaro_reads_the_cvat_document(written: Path) -> None:
     boxes = [sorted(tuple(box.points) for box in item.annotations) for item in found if item.annotations]
     assert boxes == [[(0, 0, 100, 80), (10, 20, 40, 60)]]
     assert len(found) == 2
+
+
+def with_pictures(written: Path) -> Path:
+    """The YOLO folder with the pictures that its labels belong to."""
+    folder = written / "yolo"
+    for name in ("a", "a-2"):
+        place = folder / "images" / f"{name}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(place)
+    return folder
+
+
+def test_datumaro_reads_the_yolo_folder(written: Path) -> None:
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    found = datumaro.Dataset.import_from(str(with_pictures(written)), "yolo")
+    names = [one.name for one in found.categories()[datumaro.AnnotationType.label].items]
+    boxes = {item.id: [(names[box.label], tuple(box.points)) for box in item.annotations] for item in found}
+    assert boxes == {
+        "a": [("wei\u00df", (10, 20, 40, 60)), ("cat & dog", (0, 0, 100, 80))],
+        "a-2": [],
+    }
+
+
+def test_label_studios_own_converter_reads_the_yolo_folder(written: Path, tmp_path: Path) -> None:
+    converter = pytest.importorskip(
+        "label_studio_sdk.converter.imports.yolo", reason="label-studio-sdk is not installed"
+    )
+    converter.convert_yolo_to_ls(str(with_pictures(written)), str(tmp_path / "tasks.json"), image_ext=".png")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    results = [one["annotations"][0]["result"] for one in tasks]
+    (filled,) = [result for result in results if result]
+    assert len(results) == 2
+    assert [one["value"]["rectanglelabels"] for one in filled] == [["wei\u00df"], ["cat & dog"]]
+    sides = [[one["value"][side] for side in ("x", "y", "width", "height")] for one in filled]
+    assert sides == [pytest.approx([10, 25, 30, 50]), pytest.approx([0, 0, 100, 100])]
+
+
+def test_datumaro_reads_the_coco_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures that were named by their place in its folder: it refuses paths that lead out of it."""
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    detector = Detector("flexdetr_pico", classes=CLASSES, image_size=64)
+    pictures = tmp_path / "data" / "images" / "default"
+    pictures.mkdir(parents=True)
+    Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(pictures / "one.png")
+    file, out = detector.save(tmp_path / "a.safetensors"), tmp_path / "out"
+    monkeypatch.chdir(pictures)
+    assert main(["predict", str(file), "one.png", "--out", str(out), "--threshold", "0"]) == 0
+    document = json.loads((out / "detections.json").read_text(encoding="utf-8"))
+    annotations = tmp_path / "data" / "annotations"
+    annotations.mkdir()
+    (out / "detections.json").rename(annotations / "instances_default.json")
+    (item,) = datumaro.Dataset.import_from(str(annotations.parent), "coco")
+    assert len(item.annotations) == len(document["annotations"]) > 0
+    read_back = [
+        (one.attributes["score"], CLASSES.ids[one.label], *one.get_bbox()) for one in item.annotations
+    ]
+    written = [(row["score"], row["category_id"], *row["bbox"]) for row in document["annotations"]]
+    assert np.array(sorted(read_back)) == pytest.approx(np.array(sorted(written)), abs=1e-6)
 
 
 def test_the_cvat_document_names_pictures(written: Path) -> None:
