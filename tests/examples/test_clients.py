@@ -274,6 +274,25 @@ def test_answers_in_a_sentence(
     assert not done.stdout.strip().startswith("[")
 
 
+@pytest.mark.parametrize("channels", [1, 4], ids=["grey", "four"])
+def test_refuses_an_artifact_that_takes_no_rgb(
+    client: Client, photo: Path, tmp_path: Path, channels: int
+) -> None:
+    other = Detector(
+        "flexdetr_pico",
+        classes=CLASSES,
+        image_size=(64, 96),
+        backbone="hgnetv2_atto",
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        data={"channels": channels},
+    )
+    folder = other.export("openvino", tmp_path / "other").path
+    done = client(folder, photo, "0.1", "fp32")
+    assert done.returncode == 1
+    assert done.stdout.strip() == ""
+    assert f"{folder} takes pictures that are not RGB: this program reads three channels only" in done.stderr
+
+
 @pytest.mark.skipif(not bf16_supported(), reason="this CPU does not compute in bf16")
 @pytest.mark.parametrize("passed", [True, False])
 def test_computes_in_bf16_only_where_that_was_proven(
