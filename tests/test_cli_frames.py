@@ -151,4 +151,5 @@ def test_progress_says_how_many_there_are_only_where_that_is_known(
     with answers.counting("predicting") as show_count:
         show_count(1, 3)
         show_count(4, None)
-    assert capsys.readouterr().err.splitlines() == ["predicting: 1 of 3", "predicting: 4"]
+        show_count(5, 3)
+    assert capsys.readouterr().err.splitlines() == ["predicting: 1 of 3", "predicting: 4", "predicting: 5"]

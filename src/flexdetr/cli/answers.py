@@ -158,7 +158,7 @@ def _visible(text: str) -> str:
 def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows how many of how many are done: a bar on a terminal, now and then a line elsewhere; both on stderr.
 
-    How many there are is None as long as nobody knows, as of the frames of a film.
+    How many there are is None if nobody knows; and nobody knew if more are done, as where a film is one of the sources.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -168,7 +168,7 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             # rich takes None as "as before": a film's bar is full.
-            yield lambda done, total: bar.update(task, completed=done, total=done if total is None else total)
+            yield lambda done, total: bar.update(task, completed=done, total=max(done, total or 0))
         return
     said = time.monotonic()
 
@@ -176,7 +176,7 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
         nonlocal said
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            note(f"{what}: {done}" if total is None else f"{what}: {done} of {total}")
+            note(f"{what}: {done}" if total is None or done > total else f"{what}: {done} of {total}")
 
     yield line
 

@@ -66,7 +66,7 @@ def predict_classes(
             lines.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
             for rank, one in enumerate(best, start=1):
                 sheet.writerow([picture.name, rank, one["name"], one["label"], one["score"]])
-            show_count(number, len(items) if number <= len(items) else None)
+            show_count(number, len(items))
     for one in failed:
         answers.note(f"Error: {one['image']}: {one['error']}")
     if as_json:

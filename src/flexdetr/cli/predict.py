@@ -289,8 +289,7 @@ def _write_all(
                         rows.append((picture.name, len(found), _summary(Counter(found.names))))
                     if window is not None and not window.show(draw_detections(picture.image, found)):
                         break
-                # A film gives more pictures than one.
-                show_count(number, len(items) if number <= len(items) else None)
+                show_count(number, len(items))
     except KeyboardInterrupt:  # the only end that a camera has
         return rows, True
     return rows, False
