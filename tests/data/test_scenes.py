@@ -48,7 +48,9 @@ def test_every_class_and_empty_scenes_occur():
 def test_boxes_are_those_of_the_visible_pixels():
     size = (160, 160)
     for seed in range(10):
-        placed = scenes._place_objects(np.random.default_rng(seed), size, (1.0, 0.0))
+        placed = scenes._place_objects(
+            np.random.default_rng(seed), size, (1.0, 0.0), scenes.LENGTHS, scenes.OBJECTS
+        )
         owner = np.full(
             (320 + 160, 320 + 160), -1
         )  # with a wide border, so that nothing has to be clipped here
@@ -161,3 +163,27 @@ def test_textures_fill_any_size(texture):
         assert ground.dtype == np.float32
         assert np.isfinite(ground).all()
         assert ground.std() > 0.005
+
+
+def test_many_small_objects_in_a_large_scene():
+    scene = scenes.draw_scene(
+        np.random.default_rng(3), (640, 640), lengths=(16 / 640, 32 / 640), objects=(20, 25)
+    )
+    sides = scene.boxes_xyxy[:, 2:] - scene.boxes_xyxy[:, :2]
+    assert 10 <= len(scene.labels) <= 25
+    assert sides.max() <= 40
+    assert (scene.areas < 32**2).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lengths": (0.5, 0.2)}, r"lengths.*0\.5"),
+        ({"lengths": (0.0, 0.2)}, r"lengths.*0\.0"),
+        ({"objects": (5, 4)}, "objects.*5"),
+        ({"objects": (0, 4)}, "objects.*0"),
+    ],
+)
+def test_an_empty_range_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        scenes.draw_scene(np.random.default_rng(0), (96, 96), **options)

@@ -25,7 +25,8 @@ from flexdetr.data.scene_textures import Picture, as_image, draw_background, smo
 # Ids start at 1 and leave out 4, as data sets in the field do: whatever mistakes ids for indices fails here.
 CLASSES = Classes(tuple(SHAPES), (1, 2, 3, 5, 6, 7))
 
-SMALLEST, LARGEST = 0.15, 0.5  # length of an object, as a share of the picture's shorter side
+LENGTHS = (0.15, 0.5)  # the shortest and the longest object, as shares of the picture's shorter side
+OBJECTS = (3, 7)  # the fewest and the most of a scene that has any
 MIN_VISIBLE = 0.6  # share of an object that must be seen
 EMPTY_SHARE = 0.05  # scenes without objects
 TRIES_TO_PLACE = 12
@@ -67,6 +68,8 @@ def draw_scenes(
     val: int = 60,
     test: int = 100,
     size: tuple[int, int] = (320, 320),
+    lengths: tuple[float, float] = LENGTHS,
+    objects: tuple[int, int] = OBJECTS,
     seed: int = 0,
 ) -> Path:
     """Write a data set in COCO's form: ``annotations/instances_<split>.json`` and ``<split>/*.jpg``.
@@ -80,13 +83,15 @@ def draw_scenes(
         val: scenes to validate on.
         test: scenes held out.
         size: (height, width) of the pictures in pixels, at least 96 each.
+        lengths: the shortest and the longest object, as shares of the picture's shorter side.
+        objects: the fewest and the most objects of a scene that has any.
         seed: decides everything.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if a count is negative or the size too small.
+        ValueError: if a count is negative, the size too small, or a range empty.
     """
     counts = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 0:
@@ -95,29 +100,41 @@ def draw_scenes(
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
         if count:
-            document = _draw_split(root / split, count, size, seed)
+            document = _draw_split(root / split, count, size, lengths, objects, seed)
             text = json.dumps(document)
             (root / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
     return root
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int] = (320, 320)) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    size: tuple[int, int] = (320, 320),
+    *,
+    lengths: tuple[float, float] = LENGTHS,
+    objects: tuple[int, int] = OBJECTS,
+) -> Scene:
     """Draw one scene.
 
     Args:
         rng: decides everything.
         size: (height, width) in pixels, at least 96 each.
+        lengths: the shortest and the longest object, as shares of the picture's shorter side.
+        objects: the fewest and the most objects of a scene that has any; fewer where there is no room.
 
     Raises:
-        ValueError: if the size is too small.
+        ValueError: if the size is too small, or a range empty.
     """
     height, width = size
+    if not 0 < lengths[0] <= lengths[1] <= 1:
+        raise ValueError(f"lengths must be two shares of the side, the smaller first, got {lengths}")
+    if not 1 <= objects[0] <= objects[1]:
+        raise ValueError(f"objects must be two numbers from 1 up, the smaller first, got {objects}")
     if min(size) < 96:
         raise ValueError(f"a scene must be at least 96 pixels high and wide, got {height} x {width}")
     canvas = draw_background(rng, height, width)
     direction = rng.uniform(0, 2 * np.pi)
     light = (float(np.cos(direction)), float(np.sin(direction)))
-    placed = _place_objects(rng, size, light)
+    placed = _place_objects(rng, size, light, lengths, objects)
     for one in reversed(placed):  # the last placed lies at the bottom
         _cast_shadow(canvas, one, light, strength=float(rng.uniform(0.2, 0.5)))
         _paste(canvas, one)
@@ -130,14 +147,22 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int] = (320, 320)) -> 
     )
 
 
-def _draw_split(folder: Path, count: int, size: tuple[int, int], seed: int) -> dict[str, Any]:
+def _draw_split(
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    lengths: tuple[float, float],
+    objects: tuple[int, int],
+    seed: int,
+) -> dict[str, Any]:
     """Draw one split's pictures and return its COCO document."""
     folder.mkdir(exist_ok=True)
     split = zlib.crc32(folder.name.encode())
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(1, count + 1):
-        scene = draw_scene(np.random.default_rng([seed, split, number]), size)
+        rng = np.random.default_rng([seed, split, number])
+        scene = draw_scene(rng, size, lengths=lengths, objects=objects)
         name = f"scene_{number:05d}.jpg"
         Image.fromarray(scene.image).save(folder / name, quality=92)
         images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
@@ -160,15 +185,20 @@ def _draw_split(folder: Path, count: int, size: tuple[int, int], seed: int) -> d
 
 
 def _place_objects(
-    rng: np.random.Generator, size: tuple[int, int], light: tuple[float, float]
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    light: tuple[float, float],
+    lengths: tuple[float, float],
+    objects: tuple[int, int],
 ) -> list[_Placed]:
     """Find places for a random number of objects, the topmost first, so that each is seen well enough."""
     covered = np.zeros(size, bool)
     placed: list[_Placed] = []
-    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(3, 8))
+    shortest, longest = lengths
+    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(objects[0], objects[1] + 1))
     for _ in range(count):
         label = int(rng.integers(len(CLASSES)))
-        length = min(size) * SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** 0.8)
+        length = min(size) * shortest * (longest / shortest) ** (rng.random() ** 0.8)
         sprite = render(
             SHAPES[CLASSES.names[label]](rng), length / 2, float(rng.uniform(0, 2 * np.pi)), light
         )
