@@ -56,12 +56,13 @@ def main() -> None:
     began = time.perf_counter()
     weights = asked.weights or trained(asked.data, asked.model, asked.epochs, asked.seed)
     print(f"{machine()}; trained in {time.perf_counter() - began:.0f} s\n")
-    detector = flexdetr.load(weights)
+    detector = flexdetr.Detector.from_checkpoint(weights)
     slicing = Slicing(TILE, overlap=asked.overlap)
     print("| held-out scenes | AP | AP50 | AP of small objects | seconds a picture |\n|---|---|---|---|---|")
-    for name, way in {"whole": detector, f"tiles of {TILE}": SlicedDetector(detector, slicing)}.items():
+    ways = {"whole": detector.evaluate, f"tiles of {TILE}": SlicedDetector(detector, slicing).evaluate}
+    for name, evaluate in ways.items():
         began = time.perf_counter()
-        scores = way.evaluate(asked.data, split="test")
+        scores = evaluate(asked.data, split="test")
         spent = (time.perf_counter() - began) / SCENES["test"]
         print(f"| {name} | {scores.ap:.3f} | {scores.ap50:.3f} | {scores.ap_small:.3f} | {spent:.2f} |")
 

@@ -12,7 +12,8 @@ from flexdetr.config import DataConfig
 from flexdetr.data.batches import SampleMaker
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import read_image
-from flexdetr.data.tiled import part, tiled
+from flexdetr.data.record_pixels import read_record
+from flexdetr.data.tiled import all_tiles, part, tiled
 from flexdetr.runtime.slicing import Slicing, Tile, tiles
 
 
@@ -94,3 +95,14 @@ def test_a_sample_of_a_tile_is_its_part_of_the_picture(tmp_path):
     large.keep(0)
     assert large.kept.get(0).shape == (48, 48, 3)
     assert large.cache_bytes() == pytest.approx(3 * 48 * 48 * 1.25)
+
+
+def test_an_evaluation_reads_every_tile_in_its_own_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    record = _record([[10, 10, 30, 30]], path=tmp_path / "a.png")
+    cut = all_tiles([record], DataConfig(tiles=64, tile_empty=0.0, tile_whole=False))
+    assert len(cut) == len(tiles(150, 200, Slicing(64)))
+    for one in cut:
+        left, top, right, bottom = one.window
+        assert np.array_equal(read_record(one), pixels[top:bottom, left:right])

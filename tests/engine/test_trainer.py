@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,19 @@ def test_a_step_on_a_mac_asks_for_nothing_that_its_gpu_lacks(run):
     detect(run.ema.model, run.val_loader, device=run.device)
     assert run.gpu.copies
     assert run.sums["steps"] == 2
+
+
+def test_what_learns_from_tiles_is_scored_on_tiles(data, tmp_path):
+    settings = {"workers": 0, "tiles": 48, "tile_whole": False}
+    config = resolve("flexdetr_pico", image_size=64, data=settings, train={"batch_size": 4, "epochs": 1})
+    run = fit.train(data, config, out=tmp_path / "run", quiet=True)
+    recipe = read(data, val_fraction=0.15, seed=0)
+    trained = fit.Trainer(recipe, config, fit.start(config, recipe.classes), tmp_path / "other", quiet=True)
+    windows = {record.image_id: record.window for record in trained.scored_records}
+    assert len(windows) == 9 * len(trained.val_records)  # three by three tiles of 48, and no whole image
+    assert None not in windows.values()
+    assert np.isfinite(run.metrics.ap)
+    assert "27 tiles" in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_class_weights_and_repeats_reach_the_run(data, tmp_path):

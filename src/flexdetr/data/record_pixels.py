@@ -18,7 +18,7 @@ from flexdetr.runtime.orientation import turned
 
 
 def read_record(record: Record) -> NDArray[np.uint8]:
-    """What a model is shown of a record: the picture upright, or the middle of it, or of a page in its turn.
+    """What a model is shown of a record: the picture upright, a part or the middle of it, or of a page in its turn.
 
     Returns:
         (H, W, C) uint8 in the record's form.
@@ -28,6 +28,9 @@ def read_record(record: Record) -> NDArray[np.uint8]:
     """
     if record.view is not None:
         return middle(read_page(record, None))
+    if record.window is not None:
+        left, top, right, bottom = record.window
+        return read_part(record.path, record.window, (bottom - top, right - left), record.form)
     image = read_image(record.path, record.form)
     return middle(image) if record.middle else image
 

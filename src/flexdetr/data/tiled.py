@@ -42,6 +42,11 @@ def tiled(records: Sequence[Record], config: DataConfig, seed: int) -> tuple[Rec
     return kept or tuple(every)
 
 
+def all_tiles(records: Sequence[Record], config: DataConfig) -> tuple[Record, ...]:
+    """The records that a training is evaluated on: as ``tiled``, with every tile that has no object."""
+    return tiled(records, config.model_copy(update={"tile_empty": 1.0}), 0)
+
+
 def _tiles(record: Record, config: DataConfig) -> Iterator[Record]:
     slicing = Slicing(config.tiles or 0, config.tile_overlap)
     places = tiles(record.height, record.width, slicing)

@@ -43,7 +43,7 @@ class Pace:
         evaluations = -(-epochs // every) - run.epoch // every  # the last epoch is always evaluated
         done = run.epoch * run.steps_per_epoch + run.batch_index
         return cls(
-            run.steps - done, evaluations, len(run.val_records) / int(run.config.train.batch_size or 1)
+            run.steps - done, evaluations, len(run.scored_records) / int(run.config.train.batch_size or 1)
         )
 
     def step(self) -> str | None:

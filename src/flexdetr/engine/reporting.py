@@ -100,9 +100,9 @@ def _write(
     best = run.folder / "best.safetensors"
     subject = ReportContent(
         title=f"{run.config.model} on {run.dataset.root.name}",
-        lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on the validation split, "
+        lead=f"The best checkpoint of {run.folder} (epoch {run.best_epoch}) on {run.validation}, "
         f"computed in {precision_name(run.dtype)}.",
-        records=run.val_records,
+        records=run.scored_records,
         found=found,
         classes=run.classes,
         metrics=metrics,
@@ -121,7 +121,7 @@ def _write(
             parameters=num_parameters(run.ema.model),
             num_bytes=best.stat().st_size,
             seconds=seconds,
-            images=len(run.val_records),
+            images=len(run.scored_records),
         ),
         beside=runs_beside(best, metadata, task(run.config.task).score_of),
     )

@@ -20,7 +20,7 @@ from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Dataset
 from flexdetr.data.loader import Batch, EvaluationLoader, TrainingLoader, default_workers
 from flexdetr.data.sampling import samples_of_an_epoch
-from flexdetr.data.tiled import tiled
+from flexdetr.data.tiled import all_tiles, tiled
 from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.callbacks import Callbacks
@@ -123,6 +123,10 @@ class Trainer:
         self.train_records = usable_records(dataset, "train", skip_bad=skip_bad)
         shown = tiled(self.train_records, config.data, config.seed)
         self.val_records = usable_records(dataset, "val", skip_bad=skip_bad)
+        # What learns from tiles is scored on tiles: whole images, much smaller, would choose the wrong epoch as best.
+        self.scored_records = all_tiles(self.val_records, config.data)
+        tiles = sum(record.window is not None for record in self.scored_records)
+        self.validation = f"{tiles} tiles of the validation split" if tiles else "the validation split"
         self.device = choose_device(own_device(config.train.device, ranks))
         self.dtype = choose_precision(config.train.precision, self.device)
         if config.train.batch_size == "auto":
@@ -180,7 +184,7 @@ class Trainer:
             shown, config, len(self.classes), batch_size=batch, seed=config.seed, **share
         )
         at_once = min(batch, _MOST_EVALUATED)
-        self.val_loader = EvaluationLoader(self.val_records, config.image_size, at_once, **share)
+        self.val_loader = EvaluationLoader(self.scored_records, config.image_size, at_once, **share)
         self.steps_per_epoch = len(self.loader)
         self.steps = self.steps_per_epoch * (config.train.epochs or 1)
         self.epoch, self.batch_index, self.seconds = 0, 0, 0.0
@@ -476,7 +480,7 @@ class Trainer:
         precision = validation.get("precision")  # older checkpoints do not name it
         computed = f", computed in {precision}," if precision else ""
         self.display.line(
-            f"done in {self.seconds / 60:.1f} min: {headline(metrics)} on the validation split{computed} at epoch "
+            f"done in {self.seconds / 60:.1f} min: {headline(metrics)} on {self.validation}{computed} at epoch "
             f"{self.best_epoch}; {best}"
         )
         return Run(self.folder, best, last, metrics, self.seconds)

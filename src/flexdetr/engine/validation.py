@@ -28,7 +28,7 @@ def validate(run: Trainer) -> dict[str, float]:
     """Score the averaged weights on the validation split, and keep them where they are the best so far."""
     metrics = evaluate(
         fuse(run.ema.model),
-        run.val_records,
+        run.scored_records,
         run.classes,
         run.watchdog.each(run.val_loader, "the averaged weights are evaluated"),
         device=run.device,
@@ -47,7 +47,7 @@ def validate(run: Trainer) -> dict[str, float]:
         "validation": {"epoch": run.epoch, "precision": precision_name(run.dtype), **metrics.to_json()},
     }
     run.announce(
-        f"epoch {run.epoch}: {headline(metrics)} on the validation split, computed in {precision_name(run.dtype)}"
+        f"epoch {run.epoch}: {headline(metrics)} on {run.validation}, computed in {precision_name(run.dtype)}"
     )
     metadata = run.starting.describe(run.config, training)
     weights = run.ema.model.state_dict()
