@@ -61,8 +61,9 @@ def test_a_plan_is_read_strictly(tmp_path: Path, changes: dict[str, Any], said: 
         read_search_plan(written(tmp_path, **changes))
 
 
-def test_the_shipped_plan_can_be_read_and_every_value_builds() -> None:
-    plan = read_search_plan(Path(__file__).parents[2] / "examples" / "searches" / "cpu.yaml")
+@pytest.mark.parametrize("name", ["cpu.yaml", "cpu_evening.yaml"])
+def test_the_shipped_plans_can_be_read_and_every_value_builds(name: str) -> None:
+    plan = read_search_plan(Path(__file__).parents[2] / "examples" / "searches" / name)
     assert candidate_config(plan, {"encoder.width": 96}).encoder.width == 96
 
 
