@@ -38,8 +38,8 @@ class DataConfig(Part):
         copy_blend: probability of blending objects of another image in, in the mosaic phase, where there was no mixup.
         multi_scale: draw the size of each batch around ``image_size``.
         cache: keep decoded images in memory; None decides by size.
-        tiles: train, and be evaluated, on tiles of this side in pixels of images that are larger, like ``predict --slice``;
-            None on whole images.
+        tiles: train, and be evaluated, on tiles of this side in pixels of images that are larger, like
+            ``predict --slice``; None on whole images.
         tile_overlap: share of a tile that the next one repeats.
         tile_visible: least share of a cut object's area in a tile for it to be one of the tile's.
         tile_empty: share of the tiles without an object that is kept.
