@@ -339,6 +339,17 @@ def test_no_torch_when_imported(name: str) -> None:
     assert not heavy
 
 
+def test_what_inference_does_without_is_imported_where_it_is_used() -> None:
+    """torchvision and timm bring torch's compiler and sympy: with them a command takes twice as long to begin."""
+    at_once = {
+        name: target
+        for name in MODULES
+        for target in imports(name, inside_functions=False, types=False)
+        if target.split(".")[0] in {"torchvision", "timm", "scipy"} or target.startswith("torch._dynamo")
+    }
+    assert not at_once
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_files_hold_one_idea(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").count("\n")

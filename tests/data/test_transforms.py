@@ -219,6 +219,18 @@ def test_drawn_colours_occur_as_often_as_asked():
     assert changed == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+@pytest.mark.parametrize("size", [(9, 200), (64, 32), (33, 97), (1, 1)])
+def test_resize_is_that_of_torchvision(capability, channels, size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    whole = np.random.default_rng(1).integers(0, 256, (60, 90, channels), dtype=np.uint8)
+    for image in (whole, whole[7:48, 3:80], whole[:, :1], whole[::2, ::-1].copy()):
+        planes = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+        expected = v2.functional.resize(planes, list(size), antialias=True)[0].permute(1, 2, 0).numpy()
+        assert (resize(image, size) == expected).all()
+
+
 def test_resize_keeps_what_already_fits():
     image = _noise(32, 32)
     assert resize(image, (32, 32)) is image

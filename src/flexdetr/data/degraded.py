@@ -7,8 +7,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as kernels
 
 from flexdetr.config import DataConfig
 from flexdetr.data.transforms import Sample, clip
@@ -41,6 +39,9 @@ def rotate(sample: Sample, degrees: float) -> Sample:
     The box of a turned object is not known from its box alone. It is taken for an ellipse that fills its box: the box
     around the turned corners would grow at every turn, and be too large for most objects.
     """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as kernels
+
     pixels = kernels.rotate(_planes(sample.image), degrees, InterpolationMode.BILINEAR, fill=[0.0])
     height, width = sample.size
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
@@ -63,6 +64,8 @@ def rotate(sample: Sample, degrees: float) -> Sample:
 
 def blur(image: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
     """(H, W, C) blurred by a Gaussian of this deviation in pixels."""
+    from torchvision.transforms.v2 import functional as kernels
+
     side = 2 * math.ceil(2 * deviation) + 1
     if min(image.shape[:2]) <= side // 2:  # too small to be mirrored at its border
         return image

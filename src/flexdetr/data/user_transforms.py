@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision import tv_tensors
 
 from flexdetr.config import ConfigError
 from flexdetr.data.transforms import Sample, clip
@@ -51,6 +50,8 @@ class UserTransforms:
         Raises:
             TransformError: if the transforms raise, or what they return does not fit.
         """
+        from torchvision import tv_tensors
+
         height, width = sample.size
         image = tv_tensors.Image(
             torch.from_numpy(sample.image).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
@@ -69,6 +70,8 @@ class UserTransforms:
         return self._checked(answer, sample.image.shape[2])
 
     def _checked(self, answer: Any, channels: int) -> Sample:  # noqa: ANN401 - whatever the user's code returns
+        from torchvision import tv_tensors
+
         try:
             image, target = answer
             boxes, labels = target["boxes"], target["labels"]

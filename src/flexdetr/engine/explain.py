@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from flexdetr.classes import Classes
@@ -189,6 +188,8 @@ def _heat(
     points: NDArray[np.float32], weights: NDArray[np.float32], places: Places, size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Maps (N, h, w) of points in pixels of a picture of (height, width) ``size``."""
+    from scipy.ndimage import gaussian_filter
+
     factor = min(1.0, _LONGEST / max(size))
     height, width = (max(1, round(side * factor)) for side in size)
     heat = np.zeros((len(points), height, width), np.float32)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
-import torchvision
 from torch import Tensor
 
 from flexdetr.config import to_yaml
@@ -170,6 +169,8 @@ def runs_beside(
 
 def machine_facts(device: torch.device) -> dict[str, str]:
     """Versions, and the most memory that this process has used."""
+    import torchvision
+
     facts = {"PyTorch": torch.__version__, "torchvision": torchvision.__version__}
     facts["peak memory"] = f"{_peak_memory() / 2**20:,.0f} MiB"
     if device.type == "cuda":

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import CalibrationPictures, Feeds
@@ -73,6 +72,8 @@ def rank(
 
 def distance(expected: Sequence[Detections], answers: Sequence[Detections], lowest: Sequence[float]) -> float:
     """Mean cost of pairing each expected detection above its picture's floor; 2 for one without any partner."""
+    from scipy.optimize import linear_sum_assignment
+
     costs: list[float] = []
     for one, other, floor in zip(expected, answers, lowest, strict=True):
         wanted = one[one.scores > floor]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flexdetr.boxes import iou
@@ -172,6 +171,8 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 def _assign(cost: NDArray[np.floating], counts: Sequence[int], copies: int) -> Match:
     """The assignment of each image, from the costs (N, Q) of one layer; each object counts ``copies`` times."""
+    from scipy.optimize import linear_sum_assignment  # a second, which inference does without
+
     images, queries, objects = [], [], []
     first = 0
     for image, count in enumerate(counts):

@@ -9,7 +9,6 @@ import logging
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from flexdetr.boxes import clip_xyxy, cxcywh_to_xyxy
 from flexdetr.model.outputs import Prediction
@@ -36,6 +35,8 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     Returns:
         (M, 3) int64 index of image, class and box; best first.
     """
+    from torchvision.ops import batched_nms
+
     image, label, box = (scores > score).nonzero(as_tuple=True)
     value = scores[image, label, box]
     order = torch.argsort(value, descending=True, stable=True)
