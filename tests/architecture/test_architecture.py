@@ -6,6 +6,7 @@ import ast
 import builtins
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,7 @@ def import_nodes(
             yield from import_nodes(child, inside_functions=inside_functions, types=types)
 
 
+@cache
 def imports(name: str, *, inside_functions: bool = True, types: bool = True) -> set[str]:
     """Full dotted names that a module imports; what comes from this package is named down to its module."""
     found = set()
@@ -187,6 +189,7 @@ def imports(name: str, *, inside_functions: bool = True, types: bool = True) -> 
     return found
 
 
+@cache
 def own_imports(name: str, *, inside_functions: bool = True, types: bool = True) -> set[str]:
     found = imports(name, inside_functions=inside_functions, types=types)
     return {
@@ -194,6 +197,7 @@ def own_imports(name: str, *, inside_functions: bool = True, types: bool = True)
     }
 
 
+@cache
 def loaded_with(name: str) -> set[str]:
     """The package's modules that importing ``name`` executes, itself and its parent packages included."""
     seen: set[str] = set()
@@ -249,6 +253,7 @@ def test_tasks_are_asked_through_their_table(name: str) -> None:
     assert not rows, f"{name} imports {sorted(rows)}: ask flexdetr.tasks.task(name) instead"
 
 
+@cache
 def inner_modules() -> set[str]:
     """Names that only heads give to their layers, of several words: single ones are too common to look for."""
     given: dict[bool, set[str]] = {True: set(), False: set()}
@@ -299,6 +304,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
     assert not circles
 
 
+@cache
 def reachable(name: str) -> set[str]:
     seen: set[str] = set()
     waiting = [name]

@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -97,6 +99,12 @@ def test_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     exec(compile(code.replace("epochs=50", "epochs=1"), "README.md", "exec"), {"__name__": "page"})
 
 
+@cache
+def verbs() -> dict[str, Any]:
+    """Every verb, or group of verbs, of the command line."""
+    return typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
+
+
 def commands(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     fenced = [line.strip() for block in blocks(page, "sh") for line in block.splitlines()]
@@ -116,7 +124,7 @@ def test_commands_exist(page: str, line: str) -> None:
     if verb in ("VERB", "--help", "--version"):
         return
     assert verb in VERBS or verb in GROUPS, f"{page} names a verb that does not exist"
-    command = typer.main.get_command(make_app()).commands[verb]  # type: ignore[attr-defined]
+    command = verbs()[verb]
     if verb in GROUPS:
         if len(words) == 2:
             return
