@@ -44,7 +44,7 @@ from measure import machine
 
 LIMITS = ((0.001, 0.7), (0.01, 0.7), (0.05, 0.7), (0.25, 0.7))
 PERCENTILES = (50, 90, 99)
-Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+DetectionArrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass
@@ -66,10 +66,10 @@ class Way:
     suppression: str
     limits: Limits | None
     network: Callable[[NDArray[np.uint8], tuple[int, int]], Sequence[NDArray[Any]]]
-    finish: Callable[[Sequence[NDArray[Any]], tuple[int, int]], Found]
+    finish: Callable[[Sequence[NDArray[Any]], tuple[int, int]], DetectionArrays]
     milliseconds: list[tuple[float, float]] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
-    found: dict[int | str, Found] = field(default_factory=dict)
+    found: dict[int | str, DetectionArrays] = field(default_factory=dict)
 
 
 def ways_of(detector: Detector, folder: Path, threads: int) -> list[Way]:
@@ -103,17 +103,17 @@ def feeding(
     return lambda picture, size: runtime.infer(picture[None], np.array([size], np.int64))
 
 
-def chosen(answer: Sequence[NDArray[Any]], _: tuple[int, int]) -> Found:
+def chosen(answer: Sequence[NDArray[Any]], _: tuple[int, int]) -> DetectionArrays:
     """What a graph chose itself; rows that it filled up with have the score 0."""
     boxes, scores, labels = (part[0] for part in answer)
     there = scores > 0
     return boxes[there], scores[there], labels[there]
 
 
-def suppressing(limits: Limits) -> Callable[[Sequence[NDArray[Any]], tuple[int, int]], Found]:
+def suppressing(limits: Limits) -> Callable[[Sequence[NDArray[Any]], tuple[int, int]], DetectionArrays]:
     """Suppression by torchvision behind a graph without it."""
 
-    def finish(answer: Sequence[NDArray[Any]], size: tuple[int, int]) -> Found:
+    def finish(answer: Sequence[NDArray[Any]], size: tuple[int, int]) -> DetectionArrays:
         logits, boxes = (torch.from_numpy(part) for part in answer)
         with torch.inference_mode():
             parts = after_suppression(
@@ -124,7 +124,9 @@ def suppressing(limits: Limits) -> Callable[[Sequence[NDArray[Any]], tuple[int, 
     return finish
 
 
-def call(way: Way, picture: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Found, float, float, int]:
+def call(
+    way: Way, picture: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[DetectionArrays, float, float, int]:
     """One picture: what was found, milliseconds of network and suppression, and candidates."""
     marks = [time.perf_counter()]
     answer = way.network(picture, size)

@@ -188,8 +188,7 @@ def test_a_defect_says_where_its_traceback_is(
     (log,) = tmp_path.iterdir()
     assert (answer.status, answer.out) == (1, "")
     assert answer.err == (
-        "Error: this is a defect of FlexDETR (KeyError: 'widht'); please report it: the traceback is in "
-        f"{log}\n"
+        f"Error: this is a bug in FlexDETR (KeyError: 'widht'); please report it: the traceback is in {log}\n"
     )
     assert "flexdetr info flexdetr_pico" in log.read_text("utf-8")
     assert "in broken\n" in log.read_text("utf-8")
@@ -197,7 +196,7 @@ def test_a_defect_says_where_its_traceback_is(
 
 def test_a_defect_on_a_full_disk_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    text = answers.confess(ValueError("odd"), ["info", "x y"])
+    text = answers.bug_report(ValueError("odd"), ["info", "x y"])
     assert "flexdetr info 'x y'" in text
     assert text.endswith("ValueError: odd\n")
 

@@ -79,5 +79,5 @@ def test_one_frame_of_several_is_told_once(
     assert len(found) == 3
     told = [record.getMessage() for record in caplog.records if "several frames" in record.getMessage()]
     assert told == [
-        f"{tmp_path / 'a.gif'}: holds several frames or pages, of which the first is taken (told once for this folder)"
+        f"{tmp_path / 'a.gif'}: holds several frames or pages, of which the first is taken (reported once per folder)"
     ]

@@ -160,7 +160,7 @@ class Detector:
         return run
 
     def overfit_one_batch(self, data: str | Path, /, *, quiet: bool = False, **changes: Any) -> Overfit:  # noqa: ANN401
-        """Whether a copy of the detector learns four images by heart; nothing is written, and this one stays as it is.
+        """Whether a copy of the detector can overfit four images; nothing is written, and this one stays as it is.
 
         Args:
             data: folder (or a file inside it) in COCO, VOC or YOLO format.

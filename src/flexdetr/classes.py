@@ -47,7 +47,7 @@ class Classes:
         for name in self.names:
             if any("\ud800" <= letter <= "\udfff" for letter in name):
                 raise ClassError(
-                    f"class name {name!r} holds half of a character, which no file can hold; rename it"
+                    f"class name {name!r} holds half of a character, which cannot be saved; rename it"
                 )
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted({str(value) for value in values if values.count(value) > 1})

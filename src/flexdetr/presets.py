@@ -384,7 +384,7 @@ def for_orientation(config: Config) -> Config:
     """
     if config.task not in ("classify", "orientation"):
         raise ConfigError(
-            f"orientation is told by a classifier, and {config.model} is none; take --model pphgnet_tiny_cls, "
+            f"orientation is recognised by a classifier, and {config.model} is not one; take --model pphgnet_tiny_cls, "
             "hgnetv2_b0_cls or efficientnet_lite0_cls"
         )
     values = config.model_dump()

@@ -29,7 +29,7 @@ from flexdetr.export.writing import ExportSource
 from flexdetr.files import replacing
 from flexdetr.frozen import FrozenMapping
 from flexdetr.metrics.coco_map import Metrics
-from flexdetr.model.bundles import EXACT, Bundle, deviation, find_bundles, without
+from flexdetr.model.bundles import EXACT, Bundle, deviation, find_bundles, remove_channels
 from flexdetr.model.detector import SECTIONS, DetectionModel
 from flexdetr.model.fuse import deploy_form
 from flexdetr.model.pruned import differing
@@ -156,7 +156,7 @@ def prune(
     fit.check_free(Path(out))
     whole = detector if isinstance(detector, Detector) else open_detector(detector)
     if whole.config.task != "detect":
-        raise PruneError(f"{whole.config.model} is no detector, and only detectors can be pruned")
+        raise PruneError(f"{whole.config.model} is not a detector, and only detectors can be pruned")
     config = _fine_tuning(whole.config, epochs, changes)
     dataset = read_for_training(data, config)
     val = dataset.with_classes(whole.classes).split("val")
@@ -290,7 +290,7 @@ def _choose(
 
     def tried(step: int) -> _Choice:
         share = _MOST * step / _STEPS
-        narrowed = without(model, bundles, share)
+        narrowed = remove_channels(model, bundles, share)
         choice = _Choice(share, narrowed, clock.milliseconds(narrowed))
         announce(f"without {share:.0%} of the channels: {choice.milliseconds:.1f} ms")
         return choice

@@ -205,7 +205,7 @@ def test_epochs_that_fit(plan: Plan) -> None:
     derived = config.model_copy(update={"train": config.train.model_copy(update={"eval_every": None})})
     # 100 epochs would be evaluated 25 times.
     assert epochs_within(10, 5, 4, derived, 200) == 100
-    with pytest.raises(ConfigError, match="does not hold one epoch"):
+    with pytest.raises(ConfigError, match="is too short for one epoch"):
         epochs_within(1, 55, 10, config, 200)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flexdetr.ablate.plan import Plan, budgeted, changed, configurations, read_plan, says
+from flexdetr.ablate.plan import Plan, budgeted, changed, changes_text, configurations, read_plan
 from flexdetr.config import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ablations"
@@ -39,7 +39,7 @@ def test_a_plan(tmp_path: Path) -> None:
     assert built["other"].backbone.lr_mult is None
     run = budgeted(built["siou"], 1, 2)
     assert (run.seed, run.train.epochs, run.train.lr) == (1, 2, 1e-3)
-    assert says(read.variants["siou"]) == "loss.box=siou attention.encoder.16=eca"
+    assert changes_text(read.variants["siou"]) == "loss.box=siou attention.encoder.16=eca"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_plan(tmp_path: Path) -> None:
         ("epochs: 2", "epoches: 2", "unknown key 'budget.epoches'; did you mean 'budget.epochs'"),
         ("epochs: 2", "epochs: 2, minutes: 3", "either epochs or minutes"),
         ("epochs: 2", "epochs: 0", "greater than 0"),
-        ("[0, 1]", "[1, 1]", "each seed may be there once"),
+        ("[0, 1]", "[1, 1]", "each seed may be listed once"),
         ("[0, 1]", "3", "seeds: .*got 3"),
         ("data: somewhere", "", "data: Field required"),
         ("siou:", "base:", "'base' is taken"),
@@ -68,8 +68,12 @@ def test_a_wrong_plan_is_refused(tmp_path: Path, old: str, new: str, said: str) 
         ("model: flexdetr_pico", "model: flexdetr_pic", "base: unknown model 'flexdetr_pic'"),
         ("model: flexdetr_pico, ", "", "base: base.model says which preset"),
         ("backbone: ghostnetv3_050", "backbone: hgnetv2_b0", "other changes nothing"),
-        ("backbone: ghostnetv3_050", "seed: 4", "other: seed is the plan's own: write it as seeds"),
-        ("backbone: ghostnetv3_050", "train.epochs: 4", "train.epochs is the plan's own: write it as budget"),
+        ("backbone: ghostnetv3_050", "seed: 4", "other: seed is set by the plan itself: write it as seeds"),
+        (
+            "backbone: ghostnetv3_050",
+            "train.epochs: 4",
+            "train.epochs is set by the plan itself: write it as budget",
+        ),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from flexdetr.ablate.records import COSTS, EPOCHS, RUN, Reached, RunRecord, read_record
+from flexdetr.ablate.records import COSTS, EPOCHS, RUN, ResultRecord, RunRecord, read_record
 from flexdetr.ablate.runs import curve
 from flexdetr.config import ConfigError
 
@@ -16,7 +16,7 @@ RECORD = RunRecord(
     split="val",
     data="scenes",
     fingerprint=2**63,
-    result=Reached(ap=None, ap50=0.5, seconds=9.0, epochs=3, best_epoch=2, failed="a NaN"),
+    result=ResultRecord(ap=None, ap50=0.5, seconds=9.0, epochs=3, best_epoch=2, failed="a NaN"),
 )
 
 

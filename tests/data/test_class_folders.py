@@ -59,7 +59,7 @@ def test_what_is_no_picture_is_listed(tmp_path: Path) -> None:
 
 
 def test_refusals_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no folders"):
         read(tmp_path)

@@ -158,7 +158,7 @@ def test_unreadable_json_in_a_conventional_place_is_a_defect(tmp_path, write_coc
     (error,) = read(tmp_path).errors
     assert (error.file, error.line) == (broken, 2)
     broken.write_text("[]")
-    assert "no COCO annotation" in read(tmp_path).errors[0].message
+    assert "not a COCO annotation" in read(tmp_path).errors[0].message
 
 
 def test_splits_must_share_their_categories(tmp_path, write_coco):

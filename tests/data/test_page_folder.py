@@ -127,7 +127,7 @@ def test_unreadable_pages_are_listed_and_the_rest_goes_on_where_asked(folder):
     (folder / "broken.png").write_bytes((folder / "p00.png").read_bytes()[:60])
     (folder / "text.jpg").write_text("no picture")
     dataset = page_folder.read(folder, val_fraction=None)
-    assert "text.jpg: error: is no picture that can be read" in "\n".join(map(str, dataset.defects))
+    assert "text.jpg: error: is not a picture that can be read" in "\n".join(map(str, dataset.defects))
     assert "broken.png" in "\n".join(
         map(str, (*dataset.defects, *broken_images(dataset.splits["train"]).values()))
     )
@@ -139,7 +139,7 @@ def test_unreadable_pages_are_listed_and_the_rest_goes_on_where_asked(folder):
 def test_a_folder_without_pages_is_refused(tmp_path):
     with pytest.raises(UnrecognisedDataError, match="holds no page that can be read"):
         page_folder.read(tmp_path)
-    with pytest.raises(UnrecognisedDataError, match="is no folder; orientation is learned from a folder"):
+    with pytest.raises(UnrecognisedDataError, match="is not a folder; orientation is learned from a folder"):
         page_folder.read(tmp_path / "gone")
 
 

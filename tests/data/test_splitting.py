@@ -86,7 +86,7 @@ def test_groups_by_expression():
     assert not films[0] & films[1]
     with pytest.raises(DataError, match="nowhere in"):
         split(dataset, THREE, group="frame")
-    with pytest.raises(DataError, match="no regular expression"):
+    with pytest.raises(DataError, match="not a regular expression"):
         split(dataset, THREE, group="(")
 
 

@@ -133,7 +133,7 @@ def test_class_file_gives_the_order_and_refuses_other_names(tmp_path, write_imag
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("<annotation>\n<object>", 2, "no well-formed XML"),
+        ("<annotation>\n<object>", 2, "not well-formed XML"),
         ("<html/>", 1, "expected <annotation>"),
         ("<annotation>\n\n<object><name>a</name></object></annotation>", 3, "needs a <name> and a <bndbox>"),
         (

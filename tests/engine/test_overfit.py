@@ -74,7 +74,7 @@ def test_data_without_objects_is_refused(tmp_path):
     file = root / "annotations" / "instances_train.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     config = resolve("flexdetr_pico", image_size=64, data={"workers": 0})
-    with pytest.raises(DataError, match="nothing to learn by heart"):
+    with pytest.raises(DataError, match="nothing to overfit"):
         fit.overfit_one_batch(root, config, quiet=True)
 
 

@@ -193,6 +193,8 @@ def test_a_backbone_that_is_an_object_stays_that_object_s_kind(data, tmp_path):
 
 def test_several_processes_refuse_an_object_that_they_cannot_make(data, tmp_path):
     detector = Detector("flexdetr_pico", classes=CLASSES, backbone=Levels(12), **TINY)
-    with pytest.raises(ConfigError, match=r"make the backbone .*:Levels anew, and .*my_pkg\.my_mod:factory"):
+    with pytest.raises(
+        ConfigError, match=r"build the backbone .*:Levels itself, and .*my_pkg\.my_mod:factory"
+    ):
         detector.train(data, out=tmp_path / "run", processes=2, epochs=1)
     assert not (tmp_path / "run").exists()

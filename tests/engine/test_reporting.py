@@ -39,7 +39,7 @@ def test_a_full_disk_at_the_report_leaves_a_whole_run(data, tmp_path, monkeypatc
     run = fit.train(data, settings(), out=tmp_path / "run", quiet=True)
     assert "report.html: " in caplog.text
     assert f"flexdetr eval {run.best} {data} --split val --report" in caplog.text
-    assert "This page renews itself" in (run.folder / reporting.FILE).read_text(encoding="utf-8")
+    assert "This page reloads" in (run.folder / reporting.FILE).read_text(encoding="utf-8")
     assert not list(run.folder.glob(".*.part"))
     assert store.read_metadata(run.best).training["validation"]["ap"] == pytest.approx(run.metrics.ap)
     assert run_state.load(run.folder)["epoch"] == 1

@@ -96,7 +96,7 @@ def test_a_changed_state_is_refused_in_a_sentence(run, change):
     content = run_state.load(run.folder)
     run.restore(content)
     change(content)
-    with pytest.raises(StateError, match="is not a whole state of the run") as caught:
+    with pytest.raises(StateError, match="is not a complete state of the run") as caught:
         run.restore(content)
     assert_one_sentence(caught.value)
 
@@ -109,7 +109,7 @@ def test_a_changed_beginning_is_refused_in_a_sentence(run, tmp_path, change):
     content = run_state.load(run.folder)
     change(content)
     run_state.save(folder, content)
-    with pytest.raises(StateError, match="is not a whole state of the run") as caught:
+    with pytest.raises(StateError, match="is not a complete state of the run") as caught:
         fit.resume(folder, quiet=True)
     assert_one_sentence(caught.value)
 

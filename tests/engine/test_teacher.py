@@ -14,7 +14,7 @@ from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.cli import main
 from flexdetr.config import ConfigError
-from flexdetr.engine.teacher import Teacher, find_teacher, teaching
+from flexdetr.engine.teacher import Teacher, find_teacher, make_teaching
 from flexdetr.presets import resolve
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def taught_by(file: Path) -> None:
     """What a run of a small classifier does with a teacher."""
     config = resolve("hgnetv2_atto_cls", image_size=64, distill={"teacher": str(file)})
     student = flexdetr.Classifier("hgnetv2_atto_cls", classes=CLASSES, image_size=64)
-    teaching(config, Classes.of(CLASSES), student.model, find_teacher(str(file), CPU))
+    make_teaching(config, Classes.of(CLASSES), student.model, find_teacher(str(file), CPU))
 
 
 def classifier(folder: Path, names: list[str], size: int) -> Path:
@@ -72,7 +72,7 @@ def test_that_does_not_take_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"distill.teacher=hgnetv2_atto does not take images of 64x64 \(input"
     ):
-        teaching(config, student.classes, student.model, Teacher(starting, answers=False, device=CPU))
+        make_teaching(config, student.classes, student.model, Teacher(starting, answers=False, device=CPU))
 
 
 def test_the_command_line_says_so_before_the_first_step(

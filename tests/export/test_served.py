@@ -77,7 +77,7 @@ def test_what_cannot_be_served_is_said(capsys: pytest.CaptureFixture[str]) -> No
     wrong = {
         "--name": ("a/b", "--name takes letters"),
         "--token": ("", "is empty"),
-        "--host": ("no.invalid", "is no address"),
+        "--host": ("no.invalid", "is not an address"),
     }
     for option, (value, words) in wrong.items():
         assert main(["serve", "anything", option, value]) == 2

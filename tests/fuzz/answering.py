@@ -51,7 +51,7 @@ class Answer(NamedTuple):
         if self.failure:
             return self.failure
         shown = f"{self.out[-2000:]}\n{self.err[-6000:]}"
-        for sign in ("Traceback (most recent call last)", "a defect of FlexDETR", "out of memory"):
+        for sign in ("Traceback (most recent call last)", "a bug in FlexDETR", "out of memory"):
             if sign in self.out or sign in self.err:
                 return f"{sign!r} in what it wrote: {shown}"
         if self.status not in (0, 1, 2, 130):

@@ -500,6 +500,6 @@ HOSTILE: dict[Callable[[Place], list[list[str]]], str] = {
     weights_that_lie_elsewhere: "cannot be used by",
     links_to_devices: "",
     pictures_of_a_terapixel: "",
-    postscript_as_a_picture: "is no image that can be read",
+    postscript_as_a_picture: "is not an image that can be read",
     playlists_as_films: "is a text",
 }

@@ -22,7 +22,7 @@ from PIL import Image
 
 from flexdetr.ablate import budget, cost, runs
 from flexdetr.ablate.plan import budgeted, configurations, read_plan
-from flexdetr.ablate.records import EPOCHS, Epochs, KeptCosts, VariantCost
+from flexdetr.ablate.records import EPOCHS, CostsFile, Epochs, VariantCost
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.deployed import ArtifactDetector
@@ -380,5 +380,5 @@ def _ablation(material: Material) -> None:
         epochs[name] = Epochs(config=trial, minutes=1, epoch_seconds=9, evaluation_seconds=1, epochs=1)
         sizes = {"params": 10, "gflops": 1, "params_training": 12, "gflops_training": 1.1}
         costs[name] = VariantCost(config=cost._architecture(job), latency_ms=3, **sizes)
-    (folder / cost.FILE).write_text(KeptCosts(machine="here", variants=costs).model_dump_json(indent=1))
+    (folder / cost.FILE).write_text(CostsFile(machine="here", variants=costs).model_dump_json(indent=1))
     (folder / budget.FILE).write_bytes(EPOCHS.dump_json(epochs, indent=1))

@@ -113,9 +113,9 @@ def test_one_threshold_is_recommended_for_all_classes(page, subject):
 
 def test_right_detections_are_shown_and_the_configuration_is_folded(page):
     text = page[0].read_text(encoding="utf-8")
-    shown = text[text.index("The surest") : text.index('id="mistakes"')]
+    shown = text[text.index("The highest scores") : text.index('id="mistakes"')]
     assert shown.count("<img ") == 12 - 3  # each second image lacks the cat's detection
-    assert "The least sure" in shown
+    assert "The lowest scores" in shown
     assert "<details><summary>" in text[text.index('id="configuration"') :]
 
 

@@ -144,7 +144,7 @@ def test_refuses_a_link_to_a_device(folder: Path) -> None:
     change(folder, files=document["files"], seal=artifact._seal(document))
     (folder / "model.bin").unlink()
     (folder / "model.bin").symlink_to("/dev/zero")
-    assert "is no file" in refused(folder)
+    assert "is not a file" in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..\\x", ""])

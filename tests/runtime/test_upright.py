@@ -53,7 +53,7 @@ def test_the_class_of_a_page_is_how_far_it_lies_clockwise_from_upright(tmp_path,
 def test_a_jpeg_file_keeps_its_tables_and_nearly_its_pixels(tmp_path, angle, sampling):
     source, out = tmp_path / "page.jpg", tmp_path / "out.jpg"
     picture().save(source, quality=80, subsampling=sampling, dpi=(300, 300))
-    assert write_upright(source, [angle], out) == (out, "encoded anew")
+    assert write_upright(source, [angle], out) == (out, "re-encoded")
     with Image.open(source) as before, Image.open(out) as after:
         tables = np.reshape(before.quantization[0], (8, 8))
         assert after.quantization[0] == (tables if angle == 180 else tables.T).ravel().tolist()
@@ -119,5 +119,5 @@ def test_what_cannot_be_done_is_refused(tmp_path):
     with pytest.raises(DocumentError, match="has 1 pages, and 2 angles"):
         write_upright(source, [90, 0], tmp_path / "out.png")
     Path(tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DocumentError, match=r"text.png: is no picture that can be read"):
+    with pytest.raises(DocumentError, match=r"text.png: is not a picture that can be read"):
         write_upright(tmp_path / "text.png", [90], tmp_path / "out.png")

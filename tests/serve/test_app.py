@@ -128,7 +128,7 @@ def test_bad_uploads_get_a_4xx_with_a_sentence(client, picture):
         (400, "no JSON", {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}),
         (400, "JSON object", {"json": [1]}),
         (400, "base64", {"json": {}}),
-        (400, "no base64", {"json": {"image": "@@@"}}),
+        (400, "not base64", {"json": {"image": "@@@"}}),
         (
             400,
             "no file",

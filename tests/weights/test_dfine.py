@@ -110,7 +110,7 @@ def test_constants_are_read_and_damage_is_told(state: dict[str, torch.Tensor], t
     head = load_any(tmp_path / "dfine.pth").config.head
     assert (head.reg_scale, head.up, head.reg_max, head.points) == (8.0, 0.25, 32, 6)
     torch.save(changed | {"decoder.up": torch.zeros(1)}, tmp_path / "dfine.pth")
-    with pytest.raises(WeightsError, match=r"decoder\.up is no number other than 0"):
+    with pytest.raises(WeightsError, match=r"decoder\.up is not a number other than 0"):
         load_any(tmp_path / "dfine.pth")
 
 

@@ -244,7 +244,7 @@ def test_what_is_not_what_it_should_be(dialects: SimpleNamespace, save_torch: Sa
         load_any(save_torch(names), kind="lyuwenu")
     save_file({"model.layers.0.q": torch.ones(2)}, tmp_path / "llm.safetensors")
     with pytest.raises(
-        WeightsError, match=r"no detector or backbone that FlexDETR knows .*model\.layers\.0\.q"
+        WeightsError, match=r"not a detector or backbone that FlexDETR knows .*model\.layers\.0\.q"
     ):
         load_any(tmp_path / "llm.safetensors")
     for content in ([1, 2], {"epoch": 3}, {"model": {"a": 1}}, "text"):
@@ -259,7 +259,7 @@ def test_what_is_not_what_it_should_be(dialects: SimpleNamespace, save_torch: Sa
     with pytest.raises(WeightsError, match="does not exist"):
         load_any(tmp_path / "nothing.pth")
     strange = {name.replace("stem1", "first"): value for name, value in names.items()}
-    with pytest.raises(WeightsError, match="its backbone is none that FlexDETR has"):
+    with pytest.raises(WeightsError, match="its backbone is not one that FlexDETR has"):
         load_any(save_torch(strange))
 
 

@@ -133,7 +133,7 @@ def test_what_is_not_the_published_file(server: Server, content: bytes, cache: P
         download.download(entry(server).url, place)
     with pytest.raises(download.NoAnswerError, match="answered 404"):
         download.download(entry(server).url + "x", place)
-    with pytest.raises(WeightsError, match="no http or https address"):
+    with pytest.raises(WeightsError, match="not an http or https address"):
         download.download("file:///etc/hostname", place)
     assert not any(path.is_file() for path in cache.iterdir())
 

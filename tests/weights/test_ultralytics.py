@@ -173,7 +173,7 @@ def test_other_models_and_orders_are_refused(
     save_torch: Callable[..., Path],
 ) -> None:
     yolo = module_of({"model.0.conv.weight": torch.ones(8, 3, 3, 3)}, stand_ins, 1e-3)
-    with pytest.raises(WeightsError, match=r"RTDETRDetectionModel, which is no Ultralytics RT-DETR"):
+    with pytest.raises(WeightsError, match=r"RTDETRDetectionModel, which is not an Ultralytics RT-DETR"):
         load_any(save_torch(checkpoint(yolo), "yolo.pt"))
     names = dialects.ultralytics(weights, BLOCKS)
     shuffled = {name.replace("model.12.", "model.99."): value for name, value in names.items()}

@@ -201,7 +201,7 @@ def test_truncated_torch_files_are_told_so(good_file: bytes, tmp_path: Path) -> 
     [
         ({"x/constants.pkl": b"", "x/code/model.py": b""}, "TorchScript"),
         ({"a.npy": b"", "b.npy": b""}, "numpy archive"),
-        ({"word/document.xml": b""}, "none that torch.save wrote"),
+        ({"word/document.xml": b""}, "not one that torch.save wrote"),
         ({"x/data.pkl": b"\x80\x02}.", "x/byteorder": b"big"}, "big-endian"),
     ],
 )
@@ -292,5 +292,5 @@ def test_no_reader_of_pickles_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    with pytest.raises(WeightsError, match="no detector or backbone"):
+    with pytest.raises(WeightsError, match="not a detector or backbone"):
         load_any(file)

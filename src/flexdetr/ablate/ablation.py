@@ -13,7 +13,7 @@ from flexdetr.ablate import runs
 from flexdetr.ablate.budget import measured_epochs
 from flexdetr.ablate.cost import Costs, costs
 from flexdetr.ablate.page import page
-from flexdetr.ablate.plan import BASE, Plan, as_yaml, budgeted, configurations, says
+from flexdetr.ablate.plan import BASE, Plan, as_yaml, budgeted, changes_text, configurations
 from flexdetr.ablate.runs import Job, Result
 from flexdetr.ablate.table import Row, rows, to_csv, to_markdown
 from flexdetr.config import Config, ConfigError
@@ -116,7 +116,10 @@ def _write(
         if result is not None and not result.failed:
             scored.setdefault(job.variant, job)
     known = costs(scored, folder, again=measure_again) if scored else Costs({}, "")
-    changes = {BASE: says(plan.base), **{name: says(changed) for name, changed in plan.variants.items()}}
+    changes = {
+        BASE: changes_text(plan.base),
+        **{name: changes_text(changed) for name, changed in plan.variants.items()},
+    }
     table = rows(results, changes, known.of)
     notes = _notes(plan, jobs[0].split, known.machine, missing, table)
     title = plan.title or "Ablation"
@@ -216,5 +219,5 @@ def _notes(plan: Plan, split: str, machine: str, missing: int, table: Sequence[R
         )
     notes.append(f"Written {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC.")
     if missing:
-        notes.insert(0, f"NOT FINISHED: {missing} runs are still to be made.")
+        notes.insert(0, f"NOT FINISHED: {missing} runs are still missing.")
     return tuple(notes)

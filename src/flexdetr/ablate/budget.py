@@ -44,8 +44,8 @@ def epochs_within(
             fitting = epochs
     if not fitting:
         raise ConfigError(
-            f"a budget of {minutes:g} minutes does not hold one epoch: it takes {epoch_seconds:.0f} s to train and "
-            f"{evaluation_seconds:.0f} s to evaluate; give more, or a smaller image_size"
+            f"a budget of {minutes:g} minutes is too short for one epoch, which takes {epoch_seconds:.0f} s to train "
+            f"and {evaluation_seconds:.0f} s to evaluate; give more, or a smaller image_size"
         )
     return fitting
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.ablate.records import COSTS, KeptCosts, VariantCost, read_record
+from flexdetr.ablate.records import COSTS, CostsFile, VariantCost, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
 from flexdetr.data.check import read_as
@@ -75,7 +75,7 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
         ConfigError: if what is kept is damaged.
     """
     path = folder / FILE
-    known = read_record(path, COSTS, "delete it, and the costs are measured again") or KeptCosts()
+    known = read_record(path, COSTS, "delete it, and the costs are measured again") or CostsFile()
     wanted = {name: _architecture(job) for name, job in jobs.items()}
     same = all(name in known.variants and known.variants[name].config == wanted[name] for name in jobs)
     if again or not same:
@@ -85,7 +85,7 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
             name: VariantCost(config=wanted[name], **_size(detectors[name]), latency_ms=times[name])
             for name in detectors
         }
-        known = KeptCosts(machine=machine(), variants=rows)
+        known = CostsFile(machine=machine(), variants=rows)
         with replacing(path) as temporary:
             temporary.write_text(known.model_dump_json(indent=1), encoding="utf-8")
     found = {name: Cost(*(getattr(known.variants[name], key) for key in Cost._fields)) for name in jobs}

@@ -23,7 +23,7 @@ _PLANS_OWN = {"seed": "seeds", "train.epochs": "budget"}
 
 def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("each seed may be there once: the same run again tells nothing new")
+        raise ValueError("each seed may be listed once: the same run again says nothing new")
     return seeds
 
 
@@ -147,7 +147,7 @@ def configurations(plan: Plan) -> dict[str, Config]:
             raise ConfigError(f"{name}: {error}") from None
         for key, place in _PLANS_OWN.items():
             if (key == "seed" or plan.budget is not None) and _has(values, key):
-                raise ConfigError(f"{name}: {key} is the plan's own: write it as {place}")
+                raise ConfigError(f"{name}: {key} is set by the plan itself: write it as {place}")
         if name != BASE and built[name] == built[BASE]:
             raise ConfigError(f"{name} changes nothing: its configuration is the base's")
     return built
@@ -172,7 +172,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def says(changes: Mapping[str, Any]) -> str:
+def changes_text(changes: Mapping[str, Any]) -> str:
     """A variant's changes as ``key=value`` texts."""
     return " ".join(f"{key}={value}" for key, value in flat(changes).items())
 

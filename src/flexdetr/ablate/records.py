@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from flexdetr.config import ConfigError
 
 
-class Reached(BaseModel):
+class ResultRecord(BaseModel):
     """The result of a run, see ``runs.Result``; None stands for nan, which JSON has not."""
 
     model_config = ConfigDict(extra="forbid")
@@ -31,7 +31,7 @@ class RunRecord(BaseModel):
     split: str
     data: str
     fingerprint: int
-    result: Reached | None
+    result: ResultRecord | None
 
 
 class VariantCost(BaseModel):
@@ -45,7 +45,7 @@ class VariantCost(BaseModel):
     latency_ms: float
 
 
-class KeptCosts(BaseModel):
+class CostsFile(BaseModel):
     """The costs of all variants, and the machine on which they were measured."""
 
     machine: str = ""
@@ -62,7 +62,7 @@ class Epochs(BaseModel):
     epochs: int = Field(gt=0)
 
 
-class Measured(BaseModel):
+class CandidateRecord(BaseModel):
     """A candidate of a search: what it chose, and its milliseconds beside the base's, measured in alternation.
 
     ``refused`` says why it has none; ``ap`` is what its first rung reached, where that is over.
@@ -83,12 +83,12 @@ class SearchRecord(BaseModel):
 
     plan: dict[str, Any]
     machine: str
-    candidates: list[Measured] = []
+    candidates: list[CandidateRecord] = []
 
 
 SEARCH: Final = TypeAdapter(SearchRecord)
 RUN: Final = TypeAdapter(RunRecord)
-COSTS: Final = TypeAdapter(KeptCosts)
+COSTS: Final = TypeAdapter(CostsFile)
 EPOCHS: Final = TypeAdapter(dict[str, Epochs])  # by variant
 
 Record = TypeVar("Record")

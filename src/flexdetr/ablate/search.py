@@ -18,12 +18,12 @@ from flexdetr.ablate import runs
 from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
-from flexdetr.ablate.plan import as_yaml, budgeted, says
-from flexdetr.ablate.records import SEARCH, Measured, SearchRecord, read_record
+from flexdetr.ablate.plan import as_yaml, budgeted, changes_text
+from flexdetr.ablate.records import SEARCH, CandidateRecord, SearchRecord, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
 from flexdetr.ablate.statistics import Interval, interval
-from flexdetr.ablate.table import said
+from flexdetr.ablate.table import interval_text
 from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read
 from flexdetr.export import latency
@@ -142,8 +142,8 @@ class _Searching:
             differing = [key for key in told if kept.plan.get(key) != told[key]]
             if differing:
                 raise ConfigError(
-                    f"the plan has changed since {folder} was begun: {', '.join(differing)}. Take the change back, or "
-                    "choose another --out"
+                    f"the plan has changed since {folder} was started: {', '.join(differing)}. Take the change back, "
+                    "or choose another --out"
                 )
         self.record = kept or SearchRecord(plan=told, machine=machine())
         base = candidate_config(plan, {})
@@ -164,10 +164,10 @@ class _Searching:
                 repeats += 1
                 continue
             repeats = 0
-            done.append(Measured(choices=choices))
+            done.append(CandidateRecord(choices=choices))
             self._try(len(done) - 1)
         if len(done) < self.plan.candidates:
-            self.tell(f"the sampler names no new candidate after {len(done)}")
+            self.tell(f"the sampler proposes no new candidate after {len(done)}")
 
     def _is_known(self, choices: Mapping[str, Any]) -> bool:
         """Whether this was tried, or is the base in other words."""
@@ -178,7 +178,7 @@ class _Searching:
         except ConfigError:
             return False
 
-    def trained(self) -> dict[str, Measured]:
+    def trained(self) -> dict[str, CandidateRecord]:
         """The candidates that have an AP, by name."""
         return {_name(i): one for i, one in enumerate(self.record.candidates) if one.ap is not None}
 
@@ -201,7 +201,7 @@ class _Searching:
     def _try(self, place: int) -> None:
         """One candidate of the first rung: does it build, how long does it take, what does it reach."""
         one, name = self.record.candidates[place], _name(place)
-        self.tell(f"{name} of {self.plan.candidates}: {says(one.choices) or 'the base'}")
+        self.tell(f"{name} of {self.plan.candidates}: {changes_text(one.choices) or 'the base'}")
         try:
             config = candidate_config(self.plan, one.choices)
             if one.milliseconds is None:
@@ -221,7 +221,7 @@ class _Searching:
         one.trained = True
         self._keep()
 
-    def _time(self, one: Measured, config: Config) -> None:
+    def _time(self, one: CandidateRecord, config: Config) -> None:
         base = self._base or self._compiled(candidate_config(self.plan, {}))
         self._base = base
         if not one.choices:
@@ -270,7 +270,7 @@ class _Searching:
         with replacing(self.folder / FILE) as temporary:
             temporary.write_text(self.record.model_dump_json(indent=1), encoding="utf-8")
 
-    def _of(self, name: str) -> Measured:
+    def _of(self, name: str) -> CandidateRecord:
         return self.record.candidates[0 if name == _name(0) else int(name[1:])]
 
     def _milliseconds(self, name: str) -> float:
@@ -289,7 +289,7 @@ class _Searching:
             rows.append(
                 Candidate(
                     name,
-                    says(one.choices),
+                    changes_text(one.choices),
                     self._milliseconds(name),
                     epochs,
                     known,
@@ -350,7 +350,7 @@ def cells(row: Candidate) -> tuple[str, ...]:
         "yes" if row.on_front else "",
         milliseconds,
         str(row.epochs or "-"),
-        said(row.ap),
+        interval_text(row.ap),
         changes,
     )
 

@@ -63,7 +63,7 @@ class SearchPlan(Part):
                     f"{key} takes at least two different values to choose from; got {list(values)}"
                 )
             if key in _OWN:
-                raise ValueError(f"{key} is the plan's own: write it as {_OWN[key]}")
+                raise ValueError(f"{key} is set by the plan itself: write it as {_OWN[key]}")
         return space
 
     @field_validator("epochs")

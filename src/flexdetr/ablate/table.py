@@ -62,7 +62,7 @@ def rows(results: Results, changes: Mapping[str, str], costs: Mapping[str, Cost]
         costs: by name, as far as they are known.
     """
     base = results.get(BASE, {})
-    return [_row(name, results.get(name, {}), base, said, costs.get(name)) for name, said in changes.items()]
+    return [_row(name, results.get(name, {}), base, text, costs.get(name)) for name, text in changes.items()]
 
 
 def _row(
@@ -149,10 +149,10 @@ def cells(row: Row) -> tuple[str, ...]:
     cost = row.cost
     return (
         row.name,
-        said(row.ap),
-        said(row.ap50),
-        said(row.difference, signed=True) if row.difference else "",
-        said(row.difference50, signed=True) if row.difference50 else "",
+        interval_text(row.ap),
+        interval_text(row.ap50),
+        interval_text(row.difference, signed=True) if row.difference else "",
+        interval_text(row.difference50, signed=True) if row.difference50 else "",
         row.verdict or ("failed" if row.failures and not row.seeds else ""),
         f"{cost.params / 1e6:.2f}" if cost else "",
         f"{cost.gflops:.2f}" if cost else "",
@@ -162,7 +162,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def said(value: Interval, *, signed: bool = False) -> str:
+def interval_text(value: Interval, *, signed: bool = False) -> str:
     """``0.412 ± 0.013``: the mean and half of its 95 % interval; the mean alone if there is no interval."""
     if math.isnan(value.mean):
         return "-"

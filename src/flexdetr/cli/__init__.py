@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        status, text = answers.explain(error) or (1, answers.confess(error, typed))
+        status, text = answers.explain(error) or (1, answers.bug_report(error, typed))
         answers.note(text)
         return status
     return 0

@@ -26,13 +26,15 @@ def ablate(
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Other seeds than the plan's.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of each run, for the plan's budget.")
+        int | None, typer.Option(min=1, help="Epochs of each run, instead of the plan's budget.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Minutes of each run, for the plan's budget: as many epochs as fit.")
+        float | None,
+        typer.Option(help="Minutes of each run, instead of the plan's budget: as many epochs as fit."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it goes [default: runs/ablations/PLAN].")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results [default: runs/ablations/PLAN]."),
     ] = None,
     changes: Set = None,
     report: Annotated[
@@ -40,7 +42,7 @@ def ablate(
     ] = False,
     measure_again: Annotated[
         bool,
-        typer.Option("--measure-again", help="Measure all latencies anew, on a quiet machine for instance."),
+        typer.Option("--measure-again", help="Measure all latencies again, for instance on a quiet machine."),
     ] = False,
     as_json: Json = False,
     _allowed: AllowCode = None,

@@ -86,7 +86,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     return (2 if usage else 1), f"Error: {error}"
 
 
-def confess(error: Exception, arguments: Sequence[str]) -> str:
+def bug_report(error: Exception, arguments: Sequence[str]) -> str:
     """The text for a defect of ours: what a report of it needs is in a file, whose place is said.
 
     Args:
@@ -108,7 +108,7 @@ def confess(error: Exception, arguments: Sequence[str]) -> str:
         place = f"is in {file.name}"
     said = next(iter(str(error).splitlines()), "")[:_LONGEST_REASON]
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return f"Error: this is a defect of FlexDETR ({reason}); please report it: the traceback {place}"
+    return f"Error: this is a bug in FlexDETR ({reason}); please report it: the traceback {place}"
 
 
 class _Stderr(logging.Handler):

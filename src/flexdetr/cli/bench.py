@@ -58,10 +58,10 @@ def bench(
         list[str], typer.Argument(metavar="FILE|MODEL...", help="Artifacts, checkpoints or presets.")
     ],
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures to predict; without, scenes are drawn.")
+        Path | None, typer.Option(metavar="DIR", help="Pictures to predict; without them, scenes are drawn.")
     ] = None,
     device: Device = "auto",
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Calls of each that count.")] = 50,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Timed calls of each.")] = 50,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads [default: the runtime's choice].")
     ] = None,

@@ -34,12 +34,12 @@ def check(
         str | None,
         typer.Option(
             metavar="|".join(TASKS),
-            help="What the data is for [default: by looking].",
+            help="What the data is for [default: detected].",
             callback=one_of("task", [*TASKS]),
         ),
     ] = None,
     channels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Of the pictures, as in data.channels.")
+        int, typer.Option(metavar="N", min=1, help="Channels of the pictures, as in data.channels.")
     ] = 3,
     as_json: Json = False,
 ) -> None:

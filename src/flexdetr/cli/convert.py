@@ -22,7 +22,7 @@ def convert(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="KIND", help="What it must be, like paddle or ultralytics; else refused."
+            "--from", metavar="KIND", help="Refuse any other kind of file, like paddle or ultralytics."
         ),
     ] = None,
     target: Annotated[
@@ -32,7 +32,7 @@ def convert(
         bool, typer.Option("--partial", help="Accept missing and superfluous tensors.")
     ] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Take the raw weights where there are averaged ones too.")
+        bool, typer.Option("--raw", help="Take the raw weights even if there are averaged ones.")
     ] = False,
     changes: Annotated[
         list[str] | None,

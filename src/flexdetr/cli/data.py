@@ -39,7 +39,7 @@ def convert(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Write a data set in another form: boxes, classes and splits; what the form cannot hold is said."""
+    """Write a data set in another form: boxes, classes and splits; what the form cannot keep is reported."""
     _write(_read(data, skip_bad), out, to, link=link, renumber=renumber, as_json=as_json)
 
 
@@ -65,7 +65,7 @@ def split(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Divide all images of a data set anew."""
+    """Split all images of a data set again."""
     from flexdetr.data.splitting import split as divide
 
     dataset = _read(data, skip_bad)
@@ -188,7 +188,7 @@ def _read(data: Path, skip_bad: bool) -> Dataset:
     if dataset.errors and not skip_bad:
         raise DataError(
             f"{data} has files or boxes that cannot be read: {len(dataset.errors)}, the first: {dataset.errors[0]}; "
-            "mend them (flexdetr check lists all), or go on without them: --skip-bad"
+            "fix them (flexdetr check lists all), or go on without them: --skip-bad"
         )
     return dataset
 

@@ -12,7 +12,7 @@ from flexdetr.cli import answers
 
 def demo(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for everything; replaces a former demo.")
+        Path, typer.Option(metavar="DIR", help="Folder for everything; replaces an earlier demo.")
     ] = Path("demo"),
 ) -> None:
     """Draw a data set, train on it, score on held-out scenes, export and predict: offline, in minutes on a CPU."""

@@ -22,22 +22,28 @@ Queries = Annotated[int | None, typer.Option(metavar="N", min=1, help="Select an
 Score = Annotated[
     float | None,
     typer.Option(
-        "--score", metavar="S", min=0, max=1, help="Of a dense head: boxes above it go into suppression."
+        "--score",
+        metavar="S",
+        min=0,
+        max=1,
+        help="Dense heads: the score above which boxes go into suppression.",
     ),
 ]
 Iou = Annotated[
     float | None,
     typer.Option(
-        "--iou", metavar="T", min=0, max=1, help="Of a dense head: overlap above which the worse box goes."
+        "--iou",
+        metavar="T",
+        min=0,
+        max=1,
+        help="Dense heads: the overlap above which the worse box is dropped.",
     ),
 ]
 MaxDetections = Annotated[
     int | None,
-    typer.Option(
-        "--max-detections", metavar="N", min=1, help="Of a dense head: detections that stay at most."
-    ),
+    typer.Option("--max-detections", metavar="N", min=1, help="Dense heads: the most detections to keep."),
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Where it computes.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", help="Device to compute on.")]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", *ENGINES)
 
@@ -59,7 +65,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         metavar="|".join(PRECISIONS),
-        help="What it computes in; auto: bf16 where the processor has it and nothing speaks against it.",
+        help="Precision of the computation; auto: bf16 if the processor has it and, for an artifact, its proof passed.",
         callback=one_of("precision", PRECISIONS),
     ),
 ]

@@ -29,11 +29,10 @@ def export(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --layout: the model's [default: the artifact's].")
+        str | None,
+        typer.Option(metavar="NAME", help="With --layout: the model's name [default: the artifact's]."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="fp32|fp16|int8", help="What is computed or stored in.")
-    ] = "fp32",
+    precision: Annotated[str, typer.Option(metavar="fp32|fp16|int8", help="Precision of the file.")] = "fp32",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +42,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The artifact's folder [default: beside FILE].")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Leave logits and boxes.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write logits and boxes, without post-processing.")
+    ] = False,
     decoder_layers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Run fewer decoder layers than were trained.")
     ] = None,
@@ -162,7 +163,7 @@ def _lay_out(file: Path, layout: str, out: Path | None, name: str | None, format
         raise answers.UsageError(nearest(layout, LAYOUTS, "--layout"))
     if format is not None or not is_artifact(file):
         raise answers.UsageError(
-            f"--layout takes an artifact, and {file} is none: export the checkpoint with --format onnx before"
+            f"--layout takes an artifact, and {file} is not one: export the checkpoint with --format onnx before"
             if format is None
             else "--layout takes an artifact, whose format is its own: leave --format out"
         )

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from flexdetr.runtime.films import Part
 
-Every = Annotated[int, typer.Option(metavar="N", min=1, help="Of films and streams one frame of N.")]
-Start = Annotated[str, typer.Option(metavar="TIME", help="Of films from here on: seconds, or 1:02:03.5.")]
-End = Annotated[str | None, typer.Option(metavar="TIME", help="Of films and streams up to here.")]
+Every = Annotated[int, typer.Option(metavar="N", min=1, help="Read one frame of N of films and streams.")]
+Start = Annotated[str, typer.Option(metavar="TIME", help="Start reading films here: seconds, or 1:02:03.5.")]
+End = Annotated[str | None, typer.Option(metavar="TIME", help="Stop reading films and streams here.")]
 Reconnect = Annotated[
-    int, typer.Option(metavar="N", min=0, help="How often in a row a stream that broke is tried again.")
+    int, typer.Option(metavar="N", min=0, help="How often in a row a broken stream is opened again.")
 ]
 Draw = Annotated[
     str,

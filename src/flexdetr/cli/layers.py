@@ -38,7 +38,7 @@ def bench_layers(
     for file in files:
         if not is_artifact(file):
             raise answers.UsageError(
-                f"--layers is for artifacts, and {file} is none: flexdetr export {file} --format openvino makes one"
+                f"--layers is for artifacts, and {file} is not one: flexdetr export {file} --format openvino makes one"
             )
     runtimes = [
         ArtifactDetector(file, threads=threads, runtime="openvino").runtime(precision=precision)

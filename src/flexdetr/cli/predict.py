@@ -192,7 +192,9 @@ def predict(
             window.close()
     results.finish(asked)
     if results.unknown:
-        answers.note(f"{results.unknown} pictures are not of {data}, and are left out of the COCO files")
+        answers.note(
+            f"{results.unknown} pictures do not belong to {data}, and are left out of the COCO files"
+        )
     _show(results, rows, as_json=as_json)
     if results.failed or interrupted:
         raise typer.Exit(130 if interrupted else 1)

@@ -32,7 +32,7 @@ def prune(
             "--target-share", metavar="S", help="The same as a share of what it takes now, like 0.7."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(metavar="N", help="Of the fine-tuning.")] = 10,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Epochs of the fine-tuning.")] = 10,
     precision: Annotated[
         str,
         typer.Option(

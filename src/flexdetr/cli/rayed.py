@@ -27,15 +27,15 @@ Address = Annotated[
     typer.Option(
         "--ray-address",
         metavar="HOST:PORT|ray://HOST:PORT|auto",
-        help="Of the cluster [default: RAY_ADDRESS, else this machine].",
+        help="Address of the cluster [default: RAY_ADDRESS, else this machine].",
     ),
 ]
 Actors = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Of Ray, a core each [default: as many as there are cores]."),
+    typer.Option(metavar="N", min=1, help="Ray actors, one core each [default: as many as there are cores]."),
 ]
 PartitionSize = Annotated[
-    int, typer.Option("--partition", metavar="N", min=1, help="Pictures of a partition, with --engine ray.")
+    int, typer.Option("--partition", metavar="N", min=1, help="Pictures per partition, with --engine ray.")
 ]
 
 

@@ -21,10 +21,11 @@ def search(
         typer.Option("--data", metavar="DATA", help="Other data sets than the plan's; may be repeated."),
     ] = None,
     candidates: Annotated[
-        int | None, typer.Option(min=2, help="How many to try, the base included, for the plan's number.")
+        int | None,
+        typer.Option(min=2, help="How many to try, the base included, instead of the plan's number."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it goes [default: runs/searches/PLAN].")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results [default: runs/searches/PLAN].")
     ] = None,
     as_json: Json = False,
     _allowed: AllowCode = None,

@@ -18,9 +18,12 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where it listens; 0.0.0.0 is everywhere.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8000,
     threshold: Annotated[
-        float, typer.Option(metavar="T", min=0, max=1, help="Lowest score where a request names none.")
+        float,
+        typer.Option(metavar="T", min=0, max=1, help="Lowest score to keep, unless a request names one."),
     ] = 0.4,
     token: Annotated[
         str | None,
@@ -28,7 +31,7 @@ def serve(
             metavar="TEXT",
             envvar="FLEXDETR_TOKEN",
             show_envvar=True,
-            help="Answer only requests that bring it.",
+            help="Answer only requests with this token.",
         ),
     ] = None,
     name: Annotated[
@@ -38,7 +41,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(metavar="N", min=1, help="Of a picture.")] = 50_000_000,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Of a request.")] = 30.0,
     in_flight: Annotated[
-        int, typer.Option("--in-flight", metavar="N", min=1, help="Requests at a time; more are sent away.")
+        int, typer.Option("--in-flight", metavar="N", min=1, help="Requests at a time; more are refused.")
     ] = 64,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures computed together.")] = 8,
     batch_wait: Annotated[
@@ -76,7 +79,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise answers.UsageError(f"--host {host} is no address: {error.strerror}") from error
+        raise answers.UsageError(f"--host {host} is not an address: {error.strerror}") from error
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

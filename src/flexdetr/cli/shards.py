@@ -15,7 +15,7 @@ Share = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N|auto|auto/N",
-        help="The I-th of N shares of the sources, from 0; auto: of Slurm's or Kubernetes' own numbers.",
+        help="The I-th of N shares of the sources, from 0; auto: from Slurm's or Kubernetes' variables.",
     ),
 ]
 

@@ -11,15 +11,18 @@ from flexdetr.cli import answers
 Side = Annotated[
     int | None,
     typer.Option(
-        "--slice", metavar="PIXELS", min=32, help="Look at pictures in tiles of this side, and at the whole."
+        "--slice",
+        metavar="PIXELS",
+        min=32,
+        help="Predict in tiles of this many pixels, and on the whole picture.",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Of a tile that the next one repeats.")
+    float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Share of a tile that the next one repeats.")
 ]
 Merge = Annotated[
     str,
-    typer.Option(metavar="nms|fusion", help="What becomes of boxes that several tiles give for an object."),
+    typer.Option(metavar="nms|fusion", help="How boxes of one object from several tiles are merged."),
 ]
 
 

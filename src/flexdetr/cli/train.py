@@ -40,7 +40,7 @@ def train(
     model: Model = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     image_size: Annotated[str | None, typer.Option(metavar="S|HxW", help="What the network sees.")] = None,
-    batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Images of a step.")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Images per step.")] = None,
     weights: Annotated[
         str | None,
         typer.Option(metavar="auto|coco|backbone|none|FILE", help="What the training starts from."),
@@ -48,16 +48,16 @@ def train(
     weights_part: Annotated[
         str | None,
         typer.Option(
-            metavar="backbone,encoder", help="What of a detector's weights is taken [default: all]."
+            metavar="backbone,encoder", help="Which parts of a detector's weights are taken [default: all]."
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0,1|mps", help="Where it computes.")
+        str | None, typer.Option(metavar="auto|cpu|cuda|cuda:0,1|mps", help="Device to compute on.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="What it computes in.")
+        str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="Precision of the computation.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder [default: runs/MODEL].")
     ] = None,
@@ -65,7 +65,7 @@ def train(
         str | None,
         typer.Option(
             metavar="|".join(TASKS),
-            help="What is learned [default: the model's].",
+            help="What is learned [default: what the model is for].",
             callback=one_of("task", [*TASKS]),
         ),
     ] = None,
@@ -84,7 +84,7 @@ def train(
         bool,
         typer.Option(
             "--overfit-one-batch",
-            help="Only see whether one batch can be learned by heart, 300 steps at most; writes nothing.",
+            help="Only test whether one batch can be overfitted, 300 steps at most; writes nothing.",
         ),
     ] = False,
     _allowed: AllowCode = None,
@@ -189,7 +189,7 @@ def _show_overfit(result: Overfit) -> None:
         answers.show("passed: the detector can learn these labels")
         return
     what = "the objects are not found" if result.collapsed else "the loss did not collapse"
-    answers.note(f"Error: one batch was not learned by heart: {what}. Look at:")
+    answers.note(f"Error: one batch could not be overfitted: {what}. Look at:")
     for hint in result.hints:
         answers.note(f"  {hint}")
     raise typer.Exit(1)

@@ -72,7 +72,7 @@ def connected(address: str | None) -> Iterator[Any]:
         raise ClusterError("--engine ray needs Ray: pip install 'flexdetr[ray]'") from error
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None and address not in ("auto", "local"):
-        _knock(address)
+        _check_reachable(address)
     options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
     began = not ray.is_initialized()
     if began:
@@ -91,7 +91,7 @@ def connected(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Ask whether anything listens: Ray itself waits for minutes."""
     host, mark, port = address.rpartition("://")[2].rpartition(":")
     if not (mark and host and port.isdecimal()):
@@ -100,7 +100,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            f"there is no Ray cluster at {address} ({error}): begin one with `ray start --head`, or leave the address "
+            f"there is no Ray cluster at {address} ({error}): start one with `ray start --head`, or leave the address "
             "out to use this machine"
         ) from error
 

@@ -163,7 +163,7 @@ class Planner:
         return tuple(order[first : first + _NEIGHBOURS].tolist())
 
 
-class Made(NamedTuple):
+class BatchSample(NamedTuple):
     """A sample as it stands in a batch.
 
     Attributes:
@@ -179,10 +179,10 @@ class Made(NamedTuple):
     shares: Tensor | None = None
 
 
-def assembled(
+def assemble_batch(
     plan: BatchPlan,
     all_records: Sequence[Record],
-    make: Callable[[int, int], Made],
+    make: Callable[[int, int], BatchSample],
     observe: Callable[[int], None] | None = None,
 ) -> Batch:
     """The planned batch of any task's samples.
@@ -270,13 +270,13 @@ class SampleMaker:
             observe: told the record that is worked on.
         """
 
-        def make(slot: int, index: int) -> Made:
+        def make(slot: int, index: int) -> BatchSample:
             partners = plan.partners_of(slot, len(self.records))
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
             boxes = fractions(sample.boxes_xyxy, plan.size)
-            return Made(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
+            return BatchSample(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
 
-        batch = assembled(plan, self.records, make, observe)
+        batch = assemble_batch(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
         return batch

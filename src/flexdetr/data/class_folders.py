@@ -47,7 +47,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
     root = Path(root)
     if not root.is_dir():
         raise UnrecognisedDataError(
-            f"{root} is no folder; a classifier learns from one folder of pictures for each class"
+            f"{root} is not a folder; a classifier learns from one folder of pictures for each class"
         )
     if (found := detect.format_of(root)) is not None:
         raise UnrecognisedDataError(

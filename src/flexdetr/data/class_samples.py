@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, Made, Phase, SampleMaker, assembled
+from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, SampleMaker, assemble_batch
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
 from flexdetr.data.kept import KeptImages
@@ -97,13 +97,13 @@ class ClassSamples:
     ) -> Batch:
         """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
 
-        def make(slot: int, index: int) -> Made:
+        def make(slot: int, index: int) -> BatchSample:
             partners = plan.partners_of(slot, len(self.records))
             sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
             shares = torch.tensor(sample.shares, dtype=torch.float32)
-            return Made(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
+            return BatchSample(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
 
-        batch = assembled(plan, self.records, make, observe)
+        batch = assemble_batch(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
         return batch

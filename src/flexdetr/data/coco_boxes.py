@@ -63,7 +63,7 @@ def _box(annotation: object, place: int, index: dict[int, int], classes: Classes
     category = whole(annotation.get("category_id"))
     if category not in index:
         given = shown(annotation.get("category_id")) if category is None else category
-        return f"{name}: category id {given} is none of the categories (valid: {classes.valid_ids()})"
+        return f"{name}: category id {given} is not one of the categories (valid: {classes.valid_ids()})"
     corners = _written_box(annotation)
     if corners is None and annotation.get("bbox") in (None, []):
         corners = box_around(annotation.get("segmentation"))

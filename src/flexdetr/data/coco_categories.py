@@ -48,10 +48,10 @@ def classes_of(files: list[CocoFile], notes: list[str]) -> Classes:
     for number in sorted(categories.keys() - used):
         name = categories[number].name
         if children[name] - {number}:
-            notes.append(f"category {number} {name!r} is an unused super-category; it is no class")
+            notes.append(f"category {number} {name!r} is an unused super-category; it is not a class")
         elif name in used_names:
             notes.append(
-                f"category {number} {name!r} has no boxes, and another category its name; it is no class"
+                f"category {number} {name!r} has no boxes, and another category its name; it is not a class"
             )
         else:
             notes.append(f"category {number} {name!r} has no boxes")

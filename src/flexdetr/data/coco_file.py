@@ -68,7 +68,7 @@ def load(path: Path, split: str, *, named: bool = False) -> CocoFile | None:
     try:
         content = json.loads(read_text(path, most=JSON_LONGEST))
     except json.JSONDecodeError as error:
-        line, reason = error.lineno, f"is no JSON: {error.msg}"
+        line, reason = error.lineno, f"is not JSON: {error.msg}"
     except (TextError, ValueError) as error:  # the latter: a number of thousands of digits
         reason = str(error)
     except RecursionError:
@@ -76,5 +76,5 @@ def load(path: Path, split: str, *, named: bool = False) -> CocoFile | None:
     else:
         if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in LISTS):
             return CocoFile(path, split, {key: content[key] for key in LISTS})
-        reason = "is no COCO annotation: it needs the lists 'images', 'annotations' and 'categories'"
+        reason = "is not a COCO annotation file: it needs the lists 'images', 'annotations' and 'categories'"
     return CocoFile(path, split, None, Defect("error", path, line, reason, split)) if owed else None

@@ -160,7 +160,7 @@ class Dataset:
             kept = sum(len(record) for part in parts for record in self.splits.get(part, ()))
             if 2 * kept < written:
                 message = (
-                    f"of {written} labels of the {split} split {kept or 'none'} can be used; mend what is said of the "
+                    f"of {written} labels of the {split} split {kept or 'none'} can be used; fix the defects of the "
                     "others, or train on other data"
                 )
                 found.append(Defect("error", self.root, None, message, split))

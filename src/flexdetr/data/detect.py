@@ -58,7 +58,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
 
 def _read_file(given: Path) -> _Read:
     if not given.is_file():
-        raise UnrecognisedDataError(f"{given} is no regular file and no folder; pass the data set's folder")
+        raise UnrecognisedDataError(f"{given} is neither a file nor a folder; pass the data set's folder")
     suffix = given.suffix.lower()
     if suffix == ".json":
         return _read_json(given)
@@ -67,7 +67,7 @@ def _read_file(given: Path) -> _Read:
     root = _around(given)
     if root is None:
         raise UnrecognisedDataError(
-            f"{given} is no COCO JSON, no data.yaml and no VOC XML; pass the data set's folder"
+            f"{given} is neither COCO JSON nor a data.yaml nor VOC XML; pass the data set's folder"
         )
     dataset, splits = _read_folder(root, prefer="VOC" if suffix == ".xml" else "")
     note = f"{given.name} stands for the data set around it, {root}"
@@ -78,7 +78,7 @@ def _read_json(path: Path) -> _Read:
     file = coco.find_file(path)
     if file.content is None:
         reason = file.defect.message if file.defect is not None else "cannot be read"
-        raise UnrecognisedDataError(f"{path} is no COCO JSON: {reason}{foreign_formats.hint([path])}")
+        raise UnrecognisedDataError(f"{path} is not COCO JSON: {reason}{foreign_formats.hint([path])}")
     inner = path.parent.name in _INNER and path.parent.parent != path.parent
     return coco.read(Tree(path.parent.parent if inner else path.parent), [file], named=True)
 

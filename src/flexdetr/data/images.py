@@ -301,7 +301,7 @@ def pixels(picture: Any, form: PixelForm = RGB) -> NDArray[np.uint8]:  # noqa: A
         except AddressError as error:
             raise ImageError(f"{address.shown}: {error}") from error
         if fetched is None:
-            raise ImageError(f"{address.shown}: is a stream or a film, and no picture")
+            raise ImageError(f"{address.shown}: is a stream or a film, not a picture")
         return _read(fetched, None, form, name=address.shown)
     if isinstance(picture, str | Path):
         return read_image(picture, form)
@@ -377,7 +377,7 @@ def _tell_frames(path: Path, image: Image.Image) -> None:
     if key not in _told and getattr(image, "is_animated", False) and has_pages(path):
         _told.add(key)
         _log.warning(
-            "%s: holds several frames or pages, of which the first is taken (told once for this folder)", path
+            "%s: holds several frames or pages, of which the first is taken (reported once per folder)", path
         )
 
 
@@ -411,7 +411,7 @@ def _failure(path: object, error: Exception) -> ImageError:
     if isinstance(error, UnidentifiedImageError):
         many = isinstance(path, Path) and is_tiff(path)
         more = "; a TIFF of more channels than three is read with data.channels" if many else ""
-        return ImageError(f"{path}: is no image that can be read{more}")
+        return ImageError(f"{path}: is not an image that can be read{more}")
     if isinstance(error, StoredArrayError | ArrayError | ImageError):
         return ImageError(f"{path}: {error}")
     return ImageError(f"{path}: cannot be read: {error}")

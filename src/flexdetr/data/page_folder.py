@@ -75,7 +75,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
     root = Path(root)
     if not root.is_dir():
         raise UnrecognisedDataError(
-            f"{root} is no folder; orientation is learned from a folder of upright pages"
+            f"{root} is not a folder; orientation is learned from a folder of upright pages"
         )
     folders = _split_folders(root)
     found: dict[str, list[_Page]] = {}
@@ -174,7 +174,7 @@ def _groups(root: Path, found: Mapping[str, Iterable[_Page]], defects: list[Defe
                         continue
                     path = root / row[0].strip()
                     if path not in files:
-                        message = f"{row[0]} is none of the pages"
+                        message = f"{row[0]} is not one of the pages"
                         defects.append(Defect("warning", table, rows.line_num, message))
                     groups[path] = row[1].strip()
         except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, Made, Phase, SampleMaker, assembled
+from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, SampleMaker, assemble_batch
 from flexdetr.data.class_samples import whole
 from flexdetr.data.dataset import Record
 from flexdetr.data.kept import KeptImages
@@ -69,11 +69,11 @@ class PageSamples:
     ) -> Batch:
         """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
 
-        def make(_slot: int, index: int) -> Made:
+        def make(_slot: int, index: int) -> BatchSample:
             page = self.sample(index, plan.epoch, plan.phase, plan.size)
-            return Made(page, torch.from_numpy(self.records[index].labels), whole(1))
+            return BatchSample(page, torch.from_numpy(self.records[index].labels), whole(1))
 
-        batch = assembled(plan, self.records, make, observe)
+        batch = assemble_batch(plan, self.records, make, observe)
         if forget:
             self.kept.clear()
         return batch

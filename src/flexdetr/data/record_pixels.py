@@ -99,7 +99,7 @@ def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.ui
     """
     view = record.view
     if view is None:
-        raise ValueError(f"{record.path} is no page: its record has no view")
+        raise ValueError(f"{record.path} is not a page: its record has no view")
     try:
         page = stored_page(record.path, view.number, short_side=None if at_least is None else max(at_least))
         rgb = to_rgb(page)

@@ -115,7 +115,7 @@ def _units(records: Sequence[Record], group: str | None) -> list[list[int]]:
     try:
         pattern = re.compile(group)
     except re.error as error:
-        raise DataError(f"{group!r} is no regular expression: {error}") from error
+        raise DataError(f"{group!r} is not a regular expression: {error}") from error
     units: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         units.setdefault(_group(record.path, None if group == "folder" else pattern), []).append(index)

@@ -40,7 +40,7 @@ def read_text(path: Path, *, most: int = LONGEST) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise TextError("is no regular file")
+            raise TextError("is not a regular file")
         if status.st_size > most:
             raise TextError(f"has {status.st_size:,} bytes; {most:,} are the most that is read")
         raw = path.read_bytes()

@@ -94,7 +94,7 @@ def parse_xml(text: str) -> Node:
     try:
         parser.Parse(text.encode("utf-8"), True)
     except expat.ExpatError as error:
-        raise XmlError(f"is no well-formed XML: {expat.ErrorString(error.code)}", error.lineno) from error
+        raise XmlError(f"is not well-formed XML: {expat.ErrorString(error.code)}", error.lineno) from error
     return root.children[0]
 
 

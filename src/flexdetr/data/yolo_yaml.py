@@ -166,7 +166,7 @@ def _classes(path: Path, names: object) -> Classes:
             ids = {number: whole(number) for number in names}
             odd = [number for number, read in ids.items() if read is None or abs(read) >= 2**63]
             if odd:
-                raise DataError(f"{path}: names: {shown(odd[0])} is no class id; ids are whole numbers")
+                raise DataError(f"{path}: names: {shown(odd[0])} is not a class id; ids are whole numbers")
             pairs = sorted((ids[number] or 0, name) for number, name in names.items())
             return Classes(tuple(name for _, name in pairs), tuple(number for number, _ in pairs))
     except ClassError as error:

@@ -108,7 +108,7 @@ class Callbacks:
                 except Exception as error:
                     raise CallbackError(
                         f"callback {_name(one)}.{hook} failed at epoch {run.epoch + (hook == 'on_step')}, step {done}: "
-                        f"{type(error).__name__}: {error}; mend it, and continue with: flexdetr train --resume "
+                        f"{type(error).__name__}: {error}; fix it, and continue with: flexdetr train --resume "
                         f"{run.folder}"
                     ) from error
 

@@ -17,7 +17,7 @@ from flexdetr.frozen import FrozenMapping
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.pruned import narrow
 from flexdetr.presets import PRESETS
-from flexdetr.weights.ancestry import credited
+from flexdetr.weights.ancestry import with_ancestor
 from flexdetr.weights.classifier_names import norm_eps
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
@@ -141,7 +141,7 @@ def with_weights(
 
 def _taken(starting: StartingDetector, loaded: Loaded) -> tuple[StartingDetector, set[str]]:
     """The detector with the weights of a file, and the names of the parameters that came from it."""
-    loaded.metadata = credited(loaded)
+    loaded.metadata = with_ancestor(loaded)
     widened = widened_tensors(loaded.tensors, loaded.config, starting.model, loaded.report.file)
     loaded.tensors = {**loaded.tensors, **widened}
     # Of a model with another task than this one's, the backbone serves here as well.
@@ -267,7 +267,7 @@ def _with_backbone(starting: StartingDetector, loaded: Loaded) -> StartingDetect
     set_norm_eps(starting.model, eps)
     notes = [str(loaded.report)]
     if not loaded.is_backbone:
-        notes.append("its backbone is taken, the rest begins anew")
+        notes.append("its backbone is taken, the rest starts from random weights")
     if before:
         notes.append(f"also loaded: {len(before)} tensors of the classifier, all but those of its classes")
     if behind:
@@ -321,7 +321,7 @@ def _with_detector(starting: StartingDetector, loaded: Loaded) -> StartingDetect
     set_norm_eps(starting.model, loaded.metadata.norm_eps)
     notes = [str(loaded.report)]
     if starting.config.weights_part:
-        notes.append(f"taken of it: {', '.join(parts)}; the rest begins anew")
+        notes.append(f"taken of it: {', '.join(parts)}; the rest starts from random weights")
     if "head" in parts:
         notes.append(str(transfer))
     return _descended(starting, loaded, tuple(notes))

@@ -12,7 +12,7 @@ from flexdetr.classes import Classes
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine.distributed import Ranks
 from flexdetr.engine.steps import Step
-from flexdetr.engine.teacher import Teacher, teaching
+from flexdetr.engine.teacher import Teacher, make_teaching
 from flexdetr.loss.companion import Companion, Share
 from flexdetr.loss.criterion import Losses
 from flexdetr.loss.dense_auxiliary import DenseAuxiliary
@@ -66,7 +66,7 @@ class Companions(nn.Module):
         return [cast("Companion", part) for part in self.parts.values()]
 
 
-def together(losses: Losses, others: list[Losses]) -> Losses:
+def add_losses(losses: Losses, others: list[Losses]) -> Losses:
     """The loss of a micro-batch with what companions add."""
     total, terms = losses.total, dict(losses.terms)
     for other in others:
@@ -91,7 +91,7 @@ def build_companions(
     """
     if not model.head.selector and config.loss.dense_auxiliary:
         raise ConfigError(
-            f"loss.dense_auxiliary is for detectors, and head={config.head.name} is none; leave it out"
+            f"loss.dense_auxiliary is for detectors, and head={config.head.name} is not one; leave it out"
         )
     parts: dict[str, nn.Module] = {}
     notes = []
@@ -106,7 +106,7 @@ def build_companions(
         )
         notes.append("a dense head trains beside the detector and is thrown away (loss.dense_auxiliary)")
     if teacher is not None:
-        parts["teacher"] = teaching(config, classes, model, teacher)
+        parts["teacher"] = make_teaching(config, classes, model, teacher)
         what = "its answers" if teacher.answers else "its features"
         if not teacher.answers and config.distill.weight is None:
             what += f", with {config.distill.share:.0%} of the gradient at the encoder's deepest level"

@@ -26,7 +26,7 @@ from flexdetr.report.make import ReportContent, cost
 from flexdetr.tasks import DEFAULT, Score, task
 
 _ALONE = Ranks()
-Found = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
+ArraysByImage = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
 
 
 @torch.inference_mode()
@@ -39,7 +39,7 @@ def detect(
     decoder_layers: int | None = None,
     queries: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Found:
+) -> ArraysByImage:
     """The detections of every image, before any threshold.
 
     Args:
@@ -55,7 +55,7 @@ def detect(
         ``{image id: (boxes xyxy in pixels (K, 4), clipped to the image, scores (K,), head indices (K,))}``.
     """
     model.eval().to(device)
-    found: Found = {}
+    found: ArraysByImage = {}
     for batch in batches:
         images = model.normalise(batch.images.to(device, non_blocking=True))
         with arithmetic(device), autocast(device, dtype):
@@ -156,6 +156,6 @@ def evaluate(
     return ranks.from_first(cast("Score", metrics))
 
 
-def found_by_all(found: Found, ranks: Ranks) -> Found:
+def found_by_all(found: ArraysByImage, ranks: Ranks) -> ArraysByImage:
     """Every rank's detections together."""
     return {image_id: entry for part in ranks.gathered(found) for image_id, entry in part.items()}

@@ -71,7 +71,7 @@ def train(
     Raises:
         DataError: if the data cannot be used; nothing has been trained then.
         ConfigError: if the configuration does not fit, or ``out`` holds another run.
-        NonFiniteError: if losses or gradients are not finite for the second time; checkpoints of before are intact.
+        NonFiniteError: if losses or gradients are not finite for the second time; earlier checkpoints are intact.
         MemoryExhaustedError: if not even a single image fits in memory.
         CallbackError: if a callback fails.
         Interrupted: after Ctrl-C or SIGTERM; ``resume`` continues exactly there.

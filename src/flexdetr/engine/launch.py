@@ -106,7 +106,7 @@ def _check_remade(starting: StartingDetector, count: int) -> None:
                 return
             reason = f"with backbone.options {part.options} its class makes another network than the one that was given"
     raise ConfigError(
-        f"each of {count} processes has to make the backbone {part.name} anew, and {reason}. Name a function that "
+        f"each of {count} processes has to build the backbone {part.name} itself, and {reason}. Name a function that "
         "makes it, backbone='my_pkg.my_mod:factory', with backbone.options; or train in one process"
     )
 

@@ -1,4 +1,4 @@
-"""A sanity check before a long run: can the detector learn one batch by heart?
+"""A sanity check before a long run: can the detector overfit one batch?
 
 A wrong class index, boxes in the wrong format, a learning rate far off or a part that passes no gradient show here
 within minutes. The steps are a run's own, with its loss and its optimiser, on images without augmentation.
@@ -34,7 +34,7 @@ _SMALL = 8  # pixels of an object's side, at the network's size, below which it 
 
 @dataclass(frozen=True)
 class Overfit:
-    """What came of learning one batch by heart.
+    """What came of overfitting one batch.
 
     Attributes:
         images: in the batch.
@@ -117,9 +117,7 @@ def _choose(dataset: Dataset, seed: int) -> tuple[Record, ...]:
     order = np.random.default_rng(seed).permutation(len(records))
     chosen = [records[index] for index in order if not records[index].iscrowd.all()][:_IMAGES]
     if not chosen:
-        raise DataError(
-            f"{dataset.root}: no training image has an object, so there is nothing to learn by heart"
-        )
+        raise DataError(f"{dataset.root}: no training image has an object, so there is nothing to overfit")
     return tuple(chosen)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
-from flexdetr.engine.evaluate import Found, detect, found_by_all
+from flexdetr.engine.evaluate import ArraysByImage, detect, found_by_all
 from flexdetr.files import replacing
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
@@ -46,7 +46,7 @@ def report_progress(run: Trainer) -> None:
     path = run.folder / FILE
     text = page(
         f"{run.config.model} on {run.dataset.root.name}",
-        f"Epoch {run.epoch} of {run.config.train.epochs}. This page renews itself while the run goes on; at its end "
+        f"Epoch {run.epoch} of {run.config.train.epochs}. This page reloads while the run goes on; at its end "
         "the report takes its place.",
         {"Training": training_charts(run.folder / "metrics.csv")},
         refresh=_RENEWED,
@@ -94,7 +94,7 @@ def _load(file: Path, model: DetectionModel) -> tuple[State, store.Metadata]:
 
 
 def _write(
-    run: Trainer, metrics: Score, found: Found, seconds: float, state: State, metadata: store.Metadata
+    run: Trainer, metrics: Score, found: ArraysByImage, seconds: float, state: State, metadata: store.Metadata
 ) -> None:
     best = run.folder / "best.safetensors"
     subject = ReportContent(
@@ -125,7 +125,7 @@ def _write(
         beside=runs_beside(best, metadata, task(run.config.task).score_of),
     )
     path = run.folder / FILE
-    again = f"the run is whole without it: flexdetr eval {best} {run.dataset.root} --split val --report FILE makes it"
+    again = f"the run is complete without it; flexdetr eval {best} {run.dataset.root} --split val --report makes it"
     with run_state.trying_to_write(path, again):
         thresholds = task(run.config.task).write_report(path, subject)
         store.save(best, state, replace(metadata, thresholds=thresholds))

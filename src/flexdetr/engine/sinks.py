@@ -64,7 +64,7 @@ def _rows(path: Path, epochs: int) -> list[dict[str, str]]:
         aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
         path.replace(aside)
         _log.warning(
-            "%s cannot be read (%s): it is kept as %s, and the new one begins with epoch %d",
+            "%s cannot be read (%s): it is kept as %s, and the new one starts at epoch %d",
             path,
             error,
             aside.name,

@@ -75,8 +75,8 @@ def reading(folder: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())[:_LONGEST]
         reason = f"it lacks {reason}" if isinstance(error, LookupError) else reason
         raise run_state.StateError(
-            f"{folder / run_state.FILE} is not a whole state of the run in {folder}: {reason}. Take it away and "
-            f"--resume looks for {run_state.FORMER}; or begin a new run with --weights {folder / 'last.safetensors'}"
+            f"{folder / run_state.FILE} is not a complete state of the run in {folder}: {reason}. Remove it and "
+            f"--resume looks for {run_state.FORMER}; or start a new run with --weights {folder / 'last.safetensors'}"
         ) from error
 
 
@@ -84,12 +84,12 @@ def _restore(run: Trainer, state: Mapping[str, Any]) -> None:
     if state["fingerprint"] != fingerprint(run.train_records):
         raise DataError(
             f"{run.dataset.root} has changed since {run.folder} began, so the run cannot go on exactly; put the "
-            "data back, or begin a new run with --weights and the folder's last.safetensors"
+            "data back, or start a new run with --weights and the folder's last.safetensors"
         )
     if state.get("teacher") != _teacher(run):
         raise run_state.StateError(
             f"the weights of distill.teacher={run.config.distill.teacher} are not those that taught {run.folder} so "
-            f"far (sha256 {state.get('teacher')}): put them back, or begin a new run with --weights "
+            f"far (sha256 {state.get('teacher')}): put them back, or start a new run with --weights "
             f"{run.folder / 'last.safetensors'}"
         )
     run.parts, run.rolled_back = int(state["parts"]), bool(state["rolled_back"])

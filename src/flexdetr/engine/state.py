@@ -142,7 +142,7 @@ def load(folder: Path) -> dict[str, Any]:
             continue
         try:
             if not zipfile.is_zipfile(path):  # a torn archive lacks the table at its end
-                raise EOFError("the file is not whole")
+                raise EOFError("the file is incomplete")
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(content, dict):
                 raise TypeError(f"it holds a {type(content).__name__}")

@@ -22,7 +22,7 @@ from flexdetr.model.fuse import fuse
 from flexdetr.model.outputs import Prediction
 from flexdetr.presets import PRESETS
 from flexdetr.tasks import TASKS
-from flexdetr.weights.ancestry import credited
+from flexdetr.weights.ancestry import with_ancestor
 from flexdetr.weights.hub import SCHEME
 from flexdetr.weights.loading import Loaded, load_any
 from flexdetr.weights.store import Metadata
@@ -93,7 +93,7 @@ def find_teacher(name: str, device: torch.device) -> Teacher:
 
 def _detector(loaded: Loaded, device: torch.device) -> Teacher:
     model, parts = loaded.build(), TrainedParts()
-    starting = StartingDetector(model, loaded.config, loaded.classes, credited(loaded), parts)
+    starting = StartingDetector(model, loaded.config, loaded.classes, with_ancestor(loaded), parts)
     return Teacher(starting, answers=True, device=device)
 
 
@@ -104,7 +104,7 @@ def _backbone(section: Mapping[str, Any], weights: str, device: torch.device) ->
     return Teacher(start(config, Classes(("object",), (0,))), answers=False, device=device)
 
 
-def teaching(
+def make_teaching(
     config: Config, classes: Classes, model: DetectionModel, teacher: Teacher
 ) -> FeatureTeaching | AnswerTeaching | ClassTeaching:
     """What a teacher adds to the training of a detector or a classifier.
@@ -202,7 +202,7 @@ def _try_sizes(config: Config, teacher: Teacher) -> None:
             ) from error
 
 
-def located(config: Config) -> Config:
+def with_absolute_teacher(config: Config) -> Config:
     """The configuration with a teacher's file as an absolute path, so that a run goes on from any folder."""
     name = config.distill.teacher
     if name is None or name in PRESETS or name in BACKBONES or not Path(name).exists():
@@ -211,7 +211,7 @@ def located(config: Config) -> Config:
     return config.model_copy(update={"distill": changed})
 
 
-def taught(metadata: Metadata, teacher: Teacher) -> Metadata:
+def with_teacher(metadata: Metadata, teacher: Teacher) -> Metadata:
     """Metadata of checkpoints that name their teacher, once, behind the weights' own ancestors."""
     origin = teacher.origin
     others = [row for row in metadata.provenance if row != origin]

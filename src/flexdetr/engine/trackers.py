@@ -250,7 +250,7 @@ def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
         except Exception as error:  # whatever its library raises
             Trackers(trackers).end("failed")
             raise ConfigError(
-                f"log={name} cannot be opened: {_reason(error)}; mend that, or leave {name} out of log"
+                f"log={name} cannot be opened: {_reason(error)}; fix that, or leave {name} out of log"
             ) from error
     if trackers:
         with replacing(file) as temporary:

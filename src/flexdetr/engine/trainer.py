@@ -25,7 +25,7 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.batch_size import largest_batch, release_memory
 from flexdetr.engine.callbacks import Callbacks
 from flexdetr.engine.checkpoint import StartingDetector
-from flexdetr.engine.companions import build_companions, together
+from flexdetr.engine.companions import add_losses, build_companions
 from flexdetr.engine.compile import compile_parts
 from flexdetr.engine.depthwise import training_autocast
 from flexdetr.engine.device import arithmetic, choose_device, choose_precision
@@ -54,7 +54,7 @@ from flexdetr.engine.snapshot import restore, snapshot
 from flexdetr.engine.steps import Step, micro_batches, shared_step
 from flexdetr.engine.stop import Interrupted, on_signal
 from flexdetr.engine.sums import TermSums
-from flexdetr.engine.teacher import find_teacher, located, taught
+from flexdetr.engine.teacher import find_teacher, with_absolute_teacher, with_teacher
 from flexdetr.engine.trackers import Trackers, check_installed, open_trackers
 from flexdetr.engine.validation import added_up, validate
 from flexdetr.engine.watchdog import Watchdog, end_process
@@ -115,7 +115,7 @@ class Trainer:
     ) -> None:
         self.callbacks = Callbacks(callbacks)
         self.dataset, self.folder, self.ranks = dataset, folder, ranks
-        config = located(config)
+        config = with_absolute_teacher(config)
         self.quiet = quiet or not ranks.first
         self.classes = starting.classes
         weights = class_weights(config.data.class_weights, starting.classes)  # an unknown class is told first
@@ -153,7 +153,7 @@ class Trainer:
         self.teacher = None if name is None else find_teacher(name, self.device)
         self.starting = starting
         if self.teacher is not None:
-            self.starting = replace(starting, metadata=taught(starting.metadata, self.teacher))
+            self.starting = replace(starting, metadata=with_teacher(starting.metadata, self.teacher))
         companions = build_companions(config, self.model, self.classes, self.teacher)
         self.companions = companions.to(self.device).train()
         beside = list(self.companions.parameters())
@@ -380,7 +380,7 @@ class Trainer:
             losses: Losses = self.criterion(output, targets, num_boxes=step.objects)
             if seen is not None:
                 with training_autocast(self.device, self.dtype):
-                    losses = together(losses, self.companions(seen, pictures, targets, step))
+                    losses = add_losses(losses, self.companions(seen, pictures, targets, step))
         except NonFiniteError as error:
             self.faults.append(Fault(str(error), error.image_ids))
             return failed_losses(output)
@@ -394,8 +394,8 @@ class Trainer:
         """
         if self.rolled_back:
             raise NonFiniteError(
-                f"{error}. The run went back to its last good state once already; checkpoints of before are intact. "
-                "Look at these images, or begin again with a lower train.lr",
+                f"{error}. The run went back to its last good state once already; earlier checkpoints are intact. "
+                "Look at these images, or start again with a lower train.lr",
                 error.image_ids,
             ) from error
         self.loader.close()
@@ -404,7 +404,7 @@ class Trainer:
         self.rolled_back = True
         self.use_full_precision()
         place = f"epoch {self.epoch + 1}, step {self.batch_index}"
-        _log.warning("%s. Back at %s, in float32; the next time is the last", error, place)
+        _log.warning("%s. Back at %s, in float32; another such failure ends the run", error, place)
 
     def use_full_precision(self) -> None:
         """Compute in float32 from here on."""

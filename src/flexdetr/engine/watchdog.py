@@ -76,11 +76,11 @@ class Watchdog:
 
     def _tell(self, still: float) -> None:
         path = self.folder / FILE
-        without = "it would say where every thread stands"
+        without = "it would hold the stack of every thread"
         with trying_to_write(path, without), path.open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         _log.error(
-            "nothing has moved for %.0f s while %s. %s. Where every thread stands is in %s",
+            "no progress for %.0f s while %s. %s. The stack of every thread is in %s",
             still,
             self._doing,
             self.in_work(),

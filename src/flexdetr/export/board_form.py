@@ -125,17 +125,17 @@ def write_pair(
     image = torch.rand(1, form.options.channels, *form.options.size) * 255
     if form.detector.head.limits is not None:
         save(_encode(*_plain(form, plain_norms=plain_norms)), (image,), folder / names[0])
-        return [names[0], *_ship(folder, host, nms)]
+        return [names[0], *_copy_host_files(folder, host, nms)]
     encode, decode = split(form, plain_norms=plain_norms)
     with torch.no_grad():
         memory, tokens, _, boxes = encode(image)
     queries = min(form.options.queries or form.detector.head.queries, tokens.shape[1])
     save(encode, (image,), folder / names[0])
     save(decode, (tokens[:, :queries], boxes[:, :queries], memory), folder / names[1])
-    return [*names, *_ship(folder, host)]
+    return [*names, *_copy_host_files(folder, host)]
 
 
-def _ship(folder: Path, *modules: ModuleType) -> list[str]:
+def _copy_host_files(folder: Path, *modules: ModuleType) -> list[str]:
     """Copy modules of numpy alone into a folder; their files' names."""
     places = [Path(str(module.__file__)) for module in modules]
     for place in places:

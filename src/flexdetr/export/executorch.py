@@ -21,7 +21,7 @@ from flexdetr.runtime.executorch import DECODE, ENCODE, open_runtime
 
 def _save(part: Encode | Decode, inputs: tuple[Tensor, ...], path: Path) -> None:
     try:
-        with _hushed(), torch.no_grad():
+        with _quiet(), torch.no_grad():
             program = torch.export.export(part, inputs)
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             path.write_bytes(edge.to_executorch().buffer)
@@ -30,7 +30,7 @@ def _save(part: Encode | Decode, inputs: tuple[Tensor, ...], path: Path) -> None
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without what the toolchain says about its own passes."""
     logger = logging.getLogger("executorch")
     level = logger.level

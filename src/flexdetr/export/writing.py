@@ -181,7 +181,9 @@ class Writing:
         }
         for precision in others:
             if not computes_in(precision):
-                self.announce(f"this CPU does not compute in {precision}: tried where one first does")
+                self.announce(
+                    f"this CPU does not compute in {precision}: it will be tried on the first CPU that does"
+                )
                 continue
             self.announce(f"comparing in {precision}")
             proof = prove_in(precision, self.folder, self.form, reference, pictures)

@@ -140,7 +140,7 @@ class LocalizationDistillation:
         boxes = torch.cat(targets.boxes)
         values = []
         for teacher, own in groups:
-            lesson = _lesson(teacher)
+            lesson = _teacher_targets(teacher)
             for student in own:
                 images, rows, objects = next(places)
                 values.append(_divergence(student, lesson, (images, rows), boxes[objects], roots))
@@ -187,7 +187,7 @@ def _with_distributions(layers: Sequence[Supervised]) -> list[_Distributed]:
     ]
 
 
-class _Lesson(NamedTuple):
+class _TeacherTargets(NamedTuple):
     """What all students of a teacher learn from, without gradient.
 
     Attributes:
@@ -199,14 +199,14 @@ class _Lesson(NamedTuple):
     belief: Tensor
 
 
-def _lesson(teacher: _Distributed) -> _Lesson:
+def _teacher_targets(teacher: _Distributed) -> _TeacherTargets:
     logits = full_precision(teacher.prediction.logits.detach())
-    return _Lesson(_tempered(teacher.corners.detach()), logits.sigmoid().amax(-1))
+    return _TeacherTargets(_tempered(teacher.corners.detach()), logits.sigmoid().amax(-1))
 
 
 def _divergence(
     student: _Distributed,
-    lesson: _Lesson,
+    lesson: _TeacherTargets,
     matched_queries: tuple[Tensor, Tensor],
     objects: Tensor,
     roots: tuple[float, float],

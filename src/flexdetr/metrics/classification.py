@@ -144,8 +144,8 @@ def answers_of(records: Sequence[Record], found: FoundByImage, classes: Classes)
         _, own, labels = found[record.image_id]
         if not len(own) or np.isnan(own).any():
             raise DetectionsError(
-                f"the answer for image {record.image_id!r} holds a NaN or nothing: the classifier's weights are no "
-                "numbers, or the precision is too low for them"
+                f"the answer for image {record.image_id!r} holds a NaN or nothing: the classifier's weights are "
+                "not finite, or the precision is too low for them"
             )
         order = np.argsort(-np.asarray(own, np.float64), kind="stable")[:depth]
         ranked[row, : len(order)] = np.asarray(labels)[order]

@@ -100,8 +100,8 @@ def _check_detections(
         )
     if np.isnan(boxes).any() or np.isnan(scores).any():
         raise DetectionsError(
-            f"detections of image {image_id!r} hold a NaN among their boxes or scores: the detector's weights are no "
-            "numbers, or the precision is too low for them"
+            f"detections of image {image_id!r} hold a NaN among their boxes or scores: the detector's weights "
+            "are not finite, or the precision is too low for them"
         )
     if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < num_classes:
         raise DetectionsError(

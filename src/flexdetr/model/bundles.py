@@ -103,10 +103,10 @@ def find_bundles(model: DetectionModel) -> tuple[Bundle, ...]:
             )
             if all(_has(traced.get_submodule(member.path), member) for member in members):
                 found.append(Bundle(magnitude(group).detach(), members))
-    return tuple(_sound(traced.double().requires_grad_(False), found, image.double()))
+    return tuple(_removable(traced.double().requires_grad_(False), found, image.double()))
 
 
-def without(model: DetectionModel, bundles: Sequence[Bundle], share: float) -> DetectionModel:
+def remove_channels(model: DetectionModel, bundles: Sequence[Bundle], share: float) -> DetectionModel:
     """A copy of a detector without the least important channels of each bundle.
 
     Args:
@@ -116,7 +116,7 @@ def without(model: DetectionModel, bundles: Sequence[Bundle], share: float) -> D
     """
     with torch.inference_mode(False):
         narrowed = copy.deepcopy(model)
-        for (path, axis), gone in _gone(model, bundles, share).items():
+        for (path, axis), gone in _removed_positions(model, bundles, share).items():
             take(narrowed.get_submodule(path), axis, (~gone).nonzero()[:, 0])
     return narrowed
 
@@ -137,11 +137,11 @@ def deviation(model: DetectionModel, bundles: Sequence[Bundle], share: float, im
         The largest difference in the levels that the head sees, relative to their largest value.
     """
     silenced = copy.deepcopy(model)
-    for (path, axis), gone in _gone(model, bundles, share).items():
+    for (path, axis), gone in _removed_positions(model, bundles, share).items():
         if axis == 1:
             silenced.get_submodule(path).get_parameter("weight")[:, gone] = 0
     try:
-        narrowed = _levels(without(model, bundles, share), images)
+        narrowed = _levels(remove_channels(model, bundles, share), images)
     except RuntimeError:  # torch's word for shapes that do not fit: no part of what was asked
         return math.inf
     pairs = list(zip(_levels(silenced, images), narrowed, strict=True))
@@ -165,7 +165,9 @@ def _has(layer: nn.Module, member: Member) -> bool:
     return widths is not None and None not in member.roots and max(member.places) < widths[member.axis]
 
 
-def _gone(model: nn.Module, bundles: Sequence[Bundle], share: float) -> dict[tuple[str, int], Tensor]:
+def _removed_positions(
+    model: nn.Module, bundles: Sequence[Bundle], share: float
+) -> dict[tuple[str, int], Tensor]:
     """Which positions go along each axis of each layer."""
     found: dict[tuple[str, int], Tensor] = {}
     for bundle in bundles:
@@ -181,7 +183,7 @@ def _gone(model: nn.Module, bundles: Sequence[Bundle], share: float) -> dict[tup
     return found
 
 
-def _sound(model: DetectionModel, bundles: Sequence[Bundle], images: Tensor) -> list[Bundle]:
+def _removable(model: DetectionModel, bundles: Sequence[Bundle], images: Tensor) -> list[Bundle]:
     """The bundles that can be taken from as they say, found by halves."""
     if not bundles or deviation(model, bundles, 0.5, images) <= EXACT:
         return [*bundles]
@@ -189,4 +191,4 @@ def _sound(model: DetectionModel, bundles: Sequence[Bundle], images: Tensor) -> 
         _log.info("%s keeps its width: what reads its channels is not known", bundles[0].members[0].path)
         return []
     middle = len(bundles) // 2
-    return [*_sound(model, bundles[:middle], images), *_sound(model, bundles[middle:], images)]
+    return [*_removable(model, bundles[:middle], images), *_removable(model, bundles[middle:], images)]

@@ -44,7 +44,7 @@ def fold_pairs(model: nn.Module) -> int:
         for conv_name, norm_name in list(_pairs(parent)):
             conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
             if not isinstance(conv, _ConvNd) or not isinstance(norm, nn.BatchNorm2d):
-                raise TypeError(f"{conv_name} and {norm_name} are no convolution and batch norm")
+                raise TypeError(f"{conv_name} and {norm_name} are not a convolution and a batch norm")
             own = (*conv.parameters(recurse=False), *norm.parameters(recurse=False))
             if seen[id(conv)] > 1 or seen[id(norm)] > 1 or any(tensors[id(tensor)] > 1 for tensor in own):
                 continue  # used in several places

@@ -43,7 +43,7 @@ def narrow(model: nn.Module, widths: Widths) -> None:
             0 < some <= whole for some, whole in zip(kept, there, strict=True)
         ):
             raise ConfigError(
-                f"pruned.{path}: this layer has {list(there)} channels, and {list(kept)} is no part of it"
+                f"pruned.{path}: this layer has {list(there)} channels, and {list(kept)} is not part of it"
             )
         for axis, count in enumerate(kept):
             if count < there[axis]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flexdetr.boxes import clip_xyxy, cxcywh_to_xyxy
 from flexdetr.model.outputs import Prediction
-from flexdetr.runtime.nms import CANDIDATES, Limits, tell_dropped, tell_unseen
+from flexdetr.runtime.nms import CANDIDATES, Limits, log_dropped, log_unseen
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
     if bool((counts > CANDIDATES).any()):
         kept = place < CANDIDATES
-        tell_unseen(int((~kept).sum()), len(kept), score)
+        log_unseen(int((~kept).sum()), len(kept), score)
         image, label, box, value = image[kept], label[kept], box[kept], value[kept]
     # In float64 shifting classes apart, as torchvision does, moves no border between boxes.
     group = image * scores.shape[1] + label
@@ -65,7 +65,7 @@ def _tell_dropped(image: Tensor, value: Tensor, top: int) -> None:
     """Say how many boxes that suppression left are more than their image answers; best first."""
     for one, count in enumerate(torch.bincount(image).tolist()):
         if count > top:
-            tell_dropped(count - top, value[image == one][top].item(), top)
+            log_dropped(count - top, value[image == one][top].item(), top)
 
 
 @multiclass_nms.register_fake

@@ -16,7 +16,7 @@ from flexdetr.data.record_pixels import read_record
 from flexdetr.files import replacing
 from flexdetr.metrics.classification import Answers, answers_of, confusion
 from flexdetr.report.charts import matrix
-from flexdetr.report.make import ReportContent, belongings, calibration_chart, run_sections
+from flexdetr.report.make import ReportContent, calibration_chart, configuration_and_machine, run_sections
 from flexdetr.report.page import page, table, tiles
 from flexdetr.report.pictures import embedded
 from flexdetr.runtime.arrays import shown
@@ -53,7 +53,7 @@ def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
         "Calibration": calibration_chart([Scored(told.scores, told.right)], "pictures"),
         "Mistakes": _mistakes(subject.records, told, names),
         "Data": _data(subject.splits or {"evaluated": subject.records}, names),
-        **belongings(subject),
+        **configuration_and_machine(subject),
     }
     with replacing(path) as temporary:
         temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
@@ -84,7 +84,7 @@ def _confusion(told: Answers, names: Sequence[str]) -> str:
 
 
 def _mistakes(records: Sequence[Record], told: Answers, names: Sequence[str]) -> str:
-    """The wrong answers that were surest of themselves."""
+    """The wrong answers with the highest scores."""
     wrong = np.flatnonzero(~told.right)
     order = wrong[np.argsort(-told.scores[wrong], kind="stable")]
     if not len(order):

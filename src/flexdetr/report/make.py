@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 USUAL = 0.5  # the threshold of a class of which nothing right was found
 _SHOWN_CLASSES = 12
 _SHOWN_MISTAKES = 12
-_SHOWN_RIGHT = 6  # of the surest right detections, and as many of the least sure
+_SHOWN_RIGHT = 6  # right detections with the highest scores, and as many with the lowest
 _NO_LOSS = ("epoch", "seconds", "loss", "lr", "distill_weight")  # columns that are drawn apart or not
 _SCORES = ("ap", "ap50", "ap75", "top1", "top5")  # columns of metrics.csv that are drawn together
 _GALLERIES: dict[str, Kind] = {
@@ -123,7 +123,7 @@ def write_report(path: Path, subject: ReportContent) -> dict[str, float]:
         "Right detections": _right(subject, mistakes),
         "Mistakes": _mistakes(subject, mistakes),
         "Data": _data(subject),
-        **belongings(subject),
+        **configuration_and_machine(subject),
     }
     with replacing(path) as temporary:
         temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
@@ -141,7 +141,7 @@ def run_sections(subject: ReportContent) -> dict[str, str]:
     return sections
 
 
-def belongings(subject: ReportContent) -> dict[str, str]:
+def configuration_and_machine(subject: ReportContent) -> dict[str, str]:
     """What the numbers belong to: configuration and machine."""
     return {
         "Configuration": folded("All settings as YAML", subject.config)
@@ -290,7 +290,7 @@ def calibration_chart(rankings: Iterable[Ranked], what: str) -> str:
         what: they are, like "detections".
     """
     calibration = calibrate(rankings)
-    ideal = Line("a score that means what it says", [0, 1], [0, 1])
+    ideal = Line("perfect calibration", [0, 1], [0, 1])
     seen = Line(what, calibration.scores.tolist(), calibration.right.tolist())
     centres = ((calibration.edges[1:] + calibration.edges[:-1]) / 2).tolist()
     counts = Line(what, centres, [float(count) for count in calibration.counts])
@@ -317,16 +317,16 @@ def calibration_chart(rankings: Iterable[Ranked], what: str) -> str:
 
 
 def _right(subject: ReportContent, mistakes: Mistakes) -> str:
-    """The surest right detections and the least sure ones."""
+    """Right detections with the highest and with the lowest scores."""
     ranked = sorted(mistakes.found, key=lambda one: -one.score)
-    surest, rest = ranked[:_SHOWN_RIGHT], ranked[_SHOWN_RIGHT:]
-    least = rest[-_SHOWN_RIGHT:]
+    highest, rest = ranked[:_SHOWN_RIGHT], ranked[_SHOWN_RIGHT:]
+    lowest = rest[-_SHOWN_RIGHT:]
     parts = [
         "<p>Blue is the detection, green are the labelled objects.</p>",
-        f"<h3>The surest</h3>{gallery(surest, subject.records, subject.classes)}",
+        f"<h3>The highest scores</h3>{gallery(highest, subject.records, subject.classes)}",
     ]
-    if least:
-        parts.append(f"<h3>The least sure</h3>{gallery(least, subject.records, subject.classes)}")
+    if lowest:
+        parts.append(f"<h3>The lowest scores</h3>{gallery(lowest, subject.records, subject.classes)}")
     return "".join(parts)
 
 

@@ -378,7 +378,7 @@ def _check(path: Path, expected: File, *, verify: bool) -> None:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     if not path.is_file():
-        raise ArtifactError(f"{path} is no file; copy the whole folder again, or export again")
+        raise ArtifactError(f"{path} is not a file; copy the whole folder again, or export again")
     if size != expected.bytes or (verify and sha256(path) != expected.sha256):
         raise ArtifactError(
             f"{path} is not what was exported (its sha256 differs from {METADATA}): it was changed or copied in part; "

@@ -28,7 +28,7 @@ def tell_range(path: Path, image: Image.Image) -> None:
     key = (path.parent, image.mode)
     if reason is not None and key not in _told:
         _told.add(key)
-        _log.warning("%s: %s (told once for this folder)", path, reason)
+        _log.warning("%s: %s (reported once per folder)", path, reason)
 
 
 def tell_dim(path: Path, values: NDArray[Any]) -> None:
@@ -38,7 +38,7 @@ def tell_dim(path: Path, values: NDArray[Any]) -> None:
         _told.add(key)
         _log.warning(
             "%s: its brightest value is %d of 65535, so that it is read as nearly black: state the range of its "
-            "values, as in data.value_range=[0, %d] (told once for this folder)",
+            "values, as in data.value_range=[0, %d] (reported once per folder)",
             path,
             brightest,
             brightest,

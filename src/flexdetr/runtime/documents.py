@@ -130,7 +130,7 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise DocumentError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise DocumentError(f"{path}: is no picture that can be read") from error
+        raise DocumentError(f"{path}: is not a picture that can be read") from error
     except DocumentError:
         raise
     except _FAILURES as error:

@@ -59,7 +59,7 @@ def suppress(
     value = scores[box, label]
     order = np.argsort(-value, kind="stable")[:CANDIDATES]
     if len(order) < len(value):
-        tell_unseen(len(value) - len(order), len(value), limits.score)
+        log_unseen(len(value) - len(order), len(value), limits.score)
     box, label = box[order], label[order]
     edges = boxes_xyxy[box].astype(np.float64)
     areas = np.prod(edges[:, 2:] - edges[:, :2], axis=1)
@@ -82,12 +82,12 @@ def suppress(
         gone[others[shared > limits.iou * (areas[place] + areas[others] - shared)]] = True
     if len(kept) > limits.max_detections:
         first = kept[limits.max_detections]
-        tell_dropped(len(kept) - limits.max_detections, float(value[order[first]]), limits.max_detections)
+        log_dropped(len(kept) - limits.max_detections, float(value[order[first]]), limits.max_detections)
         del kept[limits.max_detections :]
     return box[kept].astype(np.int64), label[kept].astype(np.int64)
 
 
-def tell_unseen(unseen: int, candidates: int, score: float) -> None:
+def log_unseen(unseen: int, candidates: int, score: float) -> None:
     """Say, in the log, that suppression did not look at all candidates of the pictures."""
     _LOG.info(
         "%d of %d boxes above the score %g are left out before suppression, the lowest; raise the score",
@@ -95,7 +95,7 @@ def tell_unseen(unseen: int, candidates: int, score: float) -> None:
     )  # fmt: skip
 
 
-def tell_dropped(dropped: int, best: float, kept: int) -> None:
+def log_dropped(dropped: int, best: float, kept: int) -> None:
     """Say, in the log, that suppression left more boxes of a picture than are answered.
 
     Args:

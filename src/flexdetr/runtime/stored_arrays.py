@@ -51,7 +51,7 @@ def read_array(path: Path) -> NDArray[Any]:
         with path.open("rb") as file:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except (ValueError, EOFError, SyntaxError) as error:
-        raise StoredArrayError(f"is no array that numpy can read: {error}") from error
+        raise StoredArrayError(f"is not an array that numpy can read: {error}") from error
 
 
 def stored_size(path: Path) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def _npy_shape(path: Path) -> tuple[int, ...]:
     try:
         return tuple(np.lib.format.open_memmap(path, mode="r").shape)
     except (ValueError, EOFError, SyntaxError) as error:
-        raise StoredArrayError(f"is no array that numpy can read: {error}") from error
+        raise StoredArrayError(f"is not an array that numpy can read: {error}") from error
 
 
 def _read_tiff(path: Path) -> NDArray[Any]:
@@ -88,7 +88,7 @@ def _read_tiff(path: Path) -> NDArray[Any]:
     except (
         Exception
     ) as error:  # tifffile answers damage and missing codecs in a dozen ways without a common base
-        raise StoredArrayError(f"is no TIFF that can be read: {error}") from error
+        raise StoredArrayError(f"is not a TIFF that can be read: {error}") from error
 
 
 def _tiff_shape(path: Path) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ def _tiff_shape(path: Path) -> tuple[int, ...]:
     except OSError:
         raise
     except Exception as error:
-        raise StoredArrayError(f"is no TIFF that can be read: {error}") from error
+        raise StoredArrayError(f"is not a TIFF that can be read: {error}") from error
 
 
 def _orientation(file: Any) -> int:  # noqa: ANN401 - tifffile.TiffFile

@@ -171,7 +171,7 @@ def _digest(key: Sequence[str]) -> str:
 
 
 def _remembered(path: Path) -> Verdict | None:
-    """A kept verdict; None if there is none, or the file is not whole: then it is tried again."""
+    """A kept verdict; None if there is none, or the file is incomplete: then it is tried again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

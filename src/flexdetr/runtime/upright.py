@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin
 
 from flexdetr.runtime.documents import DocumentError, is_pdf, num_pages, opened_pdf, opened_picture
 
-How = Literal["copied", "rearranged", "encoded anew", "marked"]
+How = Literal["copied", "rearranged", "re-encoded", "marked"]
 
 _ORIENTATION: Final = 0x0112  # EXIF's tag
 _COUNTER_CLOCKWISE: Final = {
@@ -45,7 +45,7 @@ def write_upright(source: Path, angles: Sequence[int], out: Path) -> tuple[Path,
 
         - "copied": byte by byte, no page was turned;
         - "rearranged": the pixels are in other places, and the same;
-        - "encoded anew": a JPEG file, with its own quantisation tables: pixels differ by rounding;
+        - "re-encoded": a JPEG file, with its own quantisation tables: pixels differ by rounding;
         - "marked": a PDF file, whose pages now state a rotation; what is on them is the same.
 
         EXIF's orientation is taken away: the pixels themselves are upright.
@@ -96,7 +96,7 @@ def _write_jpeg(image: Image.Image, angle: int, out: Path) -> tuple[Path, How]:
     kept = _kept(image)
     turned = _turned(image, angle)
     turned.save(out, "JPEG", qtables=tables or None, subsampling=max(sampling, 0), **kept)
-    return out, "encoded anew"
+    return out, "re-encoded"
 
 
 def _write_picture(image: Image.Image, angles: Sequence[int], out: Path) -> tuple[Path, How]:

@@ -67,7 +67,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, f"the body is no JSON: {error}") from error
+        raise RefusedError(400, f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise RefusedError(400, f"the body must be a JSON object; got {type(document).__name__}")
     return document
@@ -85,7 +85,7 @@ def decode_base64(text: object, name: str) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RefusedError(400, f"{name!r} is no base64: {error}") from error
+        raise RefusedError(400, f"{name!r} is not base64: {error}") from error
 
 
 def decode_picture(content: bytes, limits: Limits, form: PixelForm = RGB) -> NDArray[np.uint8]:
@@ -106,7 +106,7 @@ def decode_picture(content: bytes, limits: Limits, form: PixelForm = RGB) -> NDA
         raise RefusedError(413, f"the picture is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise RefusedError(
-            415, "the upload is no picture that can be read; send JPEG, PNG, WebP or the like"
+            415, "the upload is not a picture that can be read; send JPEG, PNG, WebP or the like"
         ) from error
     except _BROKEN as error:
         raise RefusedError(422, f"the picture is damaged: {_one_line(error)}") from error

@@ -12,7 +12,7 @@ from flexdetr.weights.recognise import KINDS
 from flexdetr.weights.store import Metadata
 
 
-def credited(loaded: Loaded) -> Metadata:
+def with_ancestor(loaded: Loaded) -> Metadata:
     """A checkpoint's metadata with the checkpoint itself as the nearest ancestor.
 
     Args:

@@ -57,7 +57,9 @@ def sniff(path: str | Path) -> Container:
         raise WeightsError(
             f"{path} is JSON text, not a checkpoint; a download may have answered with an error message"
         )
-    raise WeightsError(f"{path} is no checkpoint that FlexDETR knows (safetensors, .pth, .pt or .pdparams)")
+    raise WeightsError(
+        f"{path} is not a checkpoint that FlexDETR knows (safetensors, .pth, .pt or .pdparams)"
+    )
 
 
 def _head(path: Path) -> bytes:

@@ -87,14 +87,14 @@ def constants_of(tensors: Mapping[str, Deferred], prefix: str) -> dict[str, floa
         prefix: of both names.
 
     Raises:
-        WeightsError: if one is no number other than 0.
+        WeightsError: if one is not a number other than 0.
     """
     values: dict[str, float] = {}
     for name in ("up", "reg_scale"):
         if (tensor := tensors.get(f"{prefix}{name}")) is not None:
             numbers = tensor.read().flatten().tolist()
             if len(numbers) != 1 or not numbers[0]:
-                raise WeightsError(f"{prefix}{name} is no number other than 0")
+                raise WeightsError(f"{prefix}{name} is not a number other than 0")
             values[name] = abs(float(numbers[0]))
     return values
 

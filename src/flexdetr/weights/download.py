@@ -111,7 +111,7 @@ def _check(url: str, found: str, published: str | None, place: Path) -> None:
     if published is None and former not in (None, found):
         raise WeightsError(
             f"{url} is another file than the one fetched before: its sha256 is {found}, and was {former}; if it was "
-            f"published anew, delete {_note(place)} to take it"
+            f"published again, delete {_note(place)} to take it"
         )
     with replacing(_note(place)) as draft:
         draft.write_text(f"{found}  {place.name}\n", encoding="utf-8")
@@ -148,7 +148,7 @@ def _receive(url: str, part: Path) -> int | None:
     """Append what is missing of a file; returns the size of the whole where the server tells it."""
     have = part.stat().st_size if part.exists() else 0
     if not url.startswith(("http://", "https://")):
-        raise WeightsError(f"{url} is no http or https address")
+        raise WeightsError(f"{url} is not an http or https address")
     headers = {"Range": f"bytes={have}-"} if have else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was checked
     try:

@@ -63,12 +63,12 @@ def read_header(path: str | Path) -> Header:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged: its header is no JSON ({type(error).__name__})") from error
+        raise WeightsError(f"{path} is damaged: its header is not JSON ({type(error).__name__})") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} is damaged: its header is no mapping")
+        raise WeightsError(f"{path} is damaged: its header is not a mapping")
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise WeightsError(f"{path} is damaged: its metadata is no mapping of texts")
+        raise WeightsError(f"{path} is damaged: its metadata is not a mapping of texts")
     return Header(_check_layout(path, content, size, 8 + length), metadata)
 
 

@@ -79,7 +79,7 @@ def rename_parts(tensors: Mapping[str, Deferred], encoder: Rules, decoder: Rules
         renamed = rename_backbone(inside) if table is None else rename(inside, table)
         if renamed is None:
             raise WeightsError(
-                f"its backbone is none that FlexDETR has (its first tensor is backbone.{next(iter(inside), '')})"
+                f"its backbone is not one that FlexDETR has (its first tensor is backbone.{next(iter(inside), '')})"
             )
         whole.state.update({f"{ours}.{name}": tensor for name, tensor in renamed.state.items()})
         whole.left.update({f"{part}.{name}": reason for name, reason in renamed.left.items()})

@@ -102,7 +102,7 @@ def _root(records: dict[str, zipfile.ZipInfo]) -> str:
     ]
     if len(roots) != 1:
         what = "a numpy archive" if any(name.endswith(".npy") for name in records) else "a zip archive"
-        raise WeightsError(f"it is {what}, but none that torch.save wrote")
+        raise WeightsError(f"it is {what}, but not one that torch.save wrote")
     return roots[0]
 
 
@@ -156,7 +156,7 @@ def _read_legacy(path: Path, data: memoryview, position: int) -> Value:
 def _storage_id(reference: Value) -> tuple[str, str, int]:
     """(dtype, key, items) of torch's persistent id ('storage', type, key, device, items, ...)."""
     if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
-        raise WeightsError("damaged: a reference that is no storage")
+        raise WeightsError("damaged: a reference that is not a storage")
     kind, key, items = reference[1], reference[2], reference[4]
     if not isinstance(kind, Global) or kind.name not in _STORAGE_TYPES or not isinstance(key, str):
         raise WeightsError(f"it holds a storage of type {kind}, which FlexDETR does not read")

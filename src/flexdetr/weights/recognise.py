@@ -160,7 +160,7 @@ class _Reader:
                     tensors |= _shard_tensors(shard)
                 return self.of_state(folder, tensors, "", folder)
         raise WeightsError(
-            f"{folder} holds no model.safetensors, so it is no checkpoint that transformers saved"
+            f"{folder} holds no model.safetensors, so it is not a checkpoint that transformers saved"
         )
 
     def of_safetensors(self, path: Path, folder: Path) -> Source:
@@ -194,7 +194,7 @@ class _Reader:
         module = ultralytics.module_tensors(root)
         tensors = without_prefix(module.tensors, _WRAPPERS)
         if not ultralytics.is_ultralytics(tensors):
-            raise WeightsError(f"{path} holds a pickled {root.kind}, which is no Ultralytics RT-DETR")
+            raise WeightsError(f"{path} holds a pickled {root.kind}, which is not an Ultralytics RT-DETR")
         source = self.of_state(path, tensors, branch, path.parent)
         renamed, place = ultralytics.rename_ultralytics(tensors)
         eps = {place(name.removeprefix("module.")): value for name, value in module.norm_eps.items()}
@@ -241,7 +241,7 @@ class _Reader:
         if wanted is None or renamed is None:
             some = ", ".join(list(tensors)[:3])
             raise WeightsError(
-                f"{path} is no detector or backbone that FlexDETR knows (its tensors are called {some} ...)"
+                f"{path} is not a detector or backbone that FlexDETR knows (its tensors are called {some} ...)"
             )
         renamed.state = {f"backbone.{name}": tensor for name, tensor in renamed.state.items()}
         return Source(

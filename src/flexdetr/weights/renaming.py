@@ -165,7 +165,7 @@ def _join_attention(state: Mapping[str, Deferred]) -> dict[str, Deferred]:
         if found:
             if not tensor.shape or tensor.shape[0] % 3:
                 raise WeightsError(
-                    f"{name} of shape {list(tensor.shape)} is no packed query-key-value projection"
+                    f"{name} of shape {list(tensor.shape)} is not a packed query-key-value projection"
                 )
             third = tensor.shape[0] // 3
             joined[f"{head}.attention.query_key.{kind}"] = rows_of(tensor, 0, 2 * third)

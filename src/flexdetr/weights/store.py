@@ -160,9 +160,9 @@ def metadata_of(path: str | Path, header: Header) -> Metadata:
     try:
         content = json.loads(header.metadata[_ENTRY])
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is no JSON") from error
+        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is not JSON") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is no mapping")
+        raise WeightsError(f"{path} is damaged: its FlexDETR metadata is not a mapping")
     try:
         return Metadata.from_json(content)
     except WeightsError as error:

@@ -31,7 +31,7 @@ class Transfer:
         """One sentence."""
         carried = ", ".join(name for name, _, _ in self.carried) or "none"
         fresh = ", ".join(self.fresh) or "none"
-        return f"classes carried over by name: {carried}; begun anew: {fresh}; left behind: {self.dropped}"
+        return f"classes carried over by name: {carried}; newly initialised: {fresh}; dropped: {self.dropped}"
 
 
 def match_classes(old: Classes, new: Classes) -> Transfer:

@@ -95,7 +95,7 @@ def rename_transformers(tensors: Mapping[str, Deferred]) -> Renamed:
     backbone = rename_backbone(trunk)
     if backbone is None:
         raise WeightsError(
-            f"its backbone is none that FlexDETR has (its first tensor is {next(iter(trunk), 'missing')})"
+            f"its backbone is not one that FlexDETR has (its first tensor is {next(iter(trunk), 'missing')})"
         )
     fine = any(name.startswith("decoder.pre_bbox_head.") for name in body)
     whole = rename(body, [*transformers_dfine.READ, *_BODY] if fine else _BODY)

@@ -87,7 +87,7 @@ def known_options(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("up", "reg_scale"):
         value = config.get(key, getattr(DFINEOptions(), key))
         if isinstance(value, bool) or not isinstance(value, int | float) or value == 0:
-            raise WeightsError(f"its config.json sets {key}={value!r}, which is no number other than 0")
+            raise WeightsError(f"its config.json sets {key}={value!r}, which is not a number other than 0")
         known[key] = abs(float(value))
     index = config.get("eval_idx", -1)
     if not isinstance(index, int) or index < -1:

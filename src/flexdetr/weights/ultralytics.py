@@ -45,7 +45,7 @@ def module_tensors(root: Instance) -> Module:
         WeightsError: if the object is no module, or contains itself.
     """
     if not isinstance(attributes(root).get("_modules"), dict):
-        raise WeightsError(f"it holds an object of class {root.kind}, which is no torch module")
+        raise WeightsError(f"it holds an object of class {root.kind}, which is not a torch module")
     done = Module(attributes=attributes(root))
     pending, seen = [("", root)], 0
     while pending:

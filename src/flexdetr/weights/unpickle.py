@@ -275,7 +275,7 @@ class _Machine:
         elif isinstance(target, set):
             target.update(map(_key, values))
         elif not isinstance(target, Instance):  # a list subclass; its items are of no interest
-            raise TypeError("items for something that is no list")
+            raise TypeError("items for something that is not a list")
 
     def set_items(self, code: int) -> None:
         values = [self.pop(), self.pop()][::-1] if code == ord("s") else self.pop_to_mark()
@@ -283,7 +283,7 @@ class _Machine:
         if isinstance(target, dict):
             _filled(target, values)
         elif not isinstance(target, Instance):
-            raise TypeError("items for something that is no mapping")
+            raise TypeError("items for something that is not a mapping")
 
     def remember(self, code: int) -> None:
         place = len(self.memo) if code == 0x94 else self.place(code, 0x71)
@@ -305,7 +305,7 @@ class _Machine:
         else:
             name, module = self.pop(), self.pop()
             if not isinstance(name, str) or not isinstance(module, str):
-                raise TypeError("a name that is no text")
+                raise TypeError("a name that is not a text")
         wanted, allowed = Global(module, name), self.allowed
         if not (wanted in allowed.calls or allowed.classes(wanted) or allowed.names(wanted)):
             raise UnsafePickleError(
@@ -318,7 +318,7 @@ class _Machine:
             self.pop()
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise TypeError("a call of something that is no name")
+            raise TypeError("a call of something that is not a name")
         handler = self.allowed.calls.get(function)
         if handler is not None:
             self.stack.append(handler(*arguments))
@@ -350,7 +350,7 @@ def _key(value: Value) -> Value:
     if not isinstance(value, _KEY_TYPES) and not (
         isinstance(value, tuple) and all(isinstance(item, _KEY_TYPES) for item in value)
     ):
-        raise TypeError("a mapping's key that is no plain value")
+        raise TypeError("a mapping's key that is not a plain value")
     return value
 
 

@@ -256,12 +256,12 @@ def ghostnetv3(
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
-    _calm(trunk)
+    _shrink_initial_kernels(trunk)
     return trunk
 
 
 @torch.no_grad()
-def _calm(trunk: nn.Module) -> None:
+def _shrink_initial_kernels(trunk: nn.Module) -> None:
     """Makes initial kernels smaller where outputs are added up or no activation halves them.
 
     The norms' running statistics start at 0 and 1 and so normalise nothing: without this an untrained
