@@ -119,7 +119,7 @@ def test_batch_is_what_the_model_takes(records, phase):
         assert boxes.shape == (len(labels), 4)
         corners = cxcywh_to_xyxy(boxes)
         assert ((corners > -1e-5) & (corners < 1 + 1e-5)).all()
-    assert not len(maker.kept)
+    assert not len(maker.images.kept)
 
 
 def test_plain_targets_are_the_records(records):
@@ -142,13 +142,13 @@ def test_crowds_are_no_targets(records):
 
 def test_large_images_are_kept_small(records):
     maker = SampleMaker(records, DataConfig(), (32, 32), 0)
-    maker.keep(10)
-    assert maker.kept.get(10).shape[0] == 48  # 1.5 times the training size on the shorter side
-    assert maker.kept.get(10, half=True).shape[0] == 24
+    maker.images.keep(10)
+    assert maker.images.kept.get(10).shape[0] == 48  # 1.5 times the training size on the shorter side
+    assert maker.images.kept.get(10, half=True).shape[0] == 24
     kept = sum(array.nbytes for index in range(11) for array in _keep(maker, index))
-    assert maker.cache_bytes() == pytest.approx(kept, rel=0.05)
+    assert maker.images.cache_bytes() == pytest.approx(kept, rel=0.05)
 
 
 def _keep(maker, index):
-    maker.keep(index)
-    return maker.kept.get(index), maker.kept.get(index, half=True)
+    maker.images.keep(index)
+    return maker.images.kept.get(index), maker.images.kept.get(index, half=True)

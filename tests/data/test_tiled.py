@@ -92,9 +92,9 @@ def test_a_sample_of_a_tile_is_its_part_of_the_picture(tmp_path):
     assert (sample.image == read_image(tmp_path / "a.png")[0:64, 64:128]).all()
     assert sample.boxes_xyxy[0].tolist() == [6, 20, 26, 40]
     large = SampleMaker([part(record, Tile(0, 0, 128, 128), 0.3)], DataConfig(), (32, 32), 0)
-    large.keep(0)
-    assert large.kept.get(0).shape == (48, 48, 3)
-    assert large.cache_bytes() == pytest.approx(3 * 48 * 48 * 1.25)
+    large.images.keep(0)
+    assert large.images.kept.get(0).shape == (48, 48, 3)
+    assert large.images.cache_bytes() == pytest.approx(3 * 48 * 48 * 1.25)
 
 
 def test_an_evaluation_reads_every_tile_in_its_own_pixels(tmp_path):

@@ -14,11 +14,9 @@ from torch import Tensor
 from flexdetr.config import DataConfig
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
-from flexdetr.data.images import covering
-from flexdetr.data.kept import KeptImages
+from flexdetr.data.kept import RecordImages
 from flexdetr.data.mosaic import copy_blend, mixup, mosaic
 from flexdetr.data.oriented import oriented
-from flexdetr.data.record_pixels import read_record_reduced
 from flexdetr.data.sampling import draw, epoch_length, turns
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.data.user_transforms import UserTransforms
@@ -26,8 +24,6 @@ from flexdetr.model.outputs import Targets
 
 Phase = Literal["mosaic", "strong", "plain"]
 
-# Images are kept at this many times the training size: crops still find detail, and decoding stays cheap.
-_DETAIL = 1.5
 # RT-DETR's multi-scale: 0.75 to 1.25 of the size in steps of a stride, the size itself three times as often.
 _SCALES = (0.75, 1.25)
 _STRIDE = 32
@@ -181,20 +177,23 @@ class BatchSample(NamedTuple):
 
 def assemble_batch(
     plan: BatchPlan,
-    all_records: Sequence[Record],
+    source: RecordImages,
     make: Callable[[int, int], BatchSample],
-    observe: Callable[[int], None] | None = None,
+    *,
+    forget: bool,
+    observe: Callable[[int], None] | None,
 ) -> Batch:
     """The planned batch of any task's samples.
 
     Args:
         plan: what to make.
-        all_records: what the plan's indices count.
+        source: the records that the plan's indices count, with their images.
         make: the place in the batch and the record's index -> the sample.
+        forget: drop the decoded images afterwards.
         observe: told the record that is worked on.
     """
     height, width = plan.size
-    channels = all_records[0].form.channels
+    channels = source.records[0].form.channels
     images = torch.empty((len(plan.indices), height, width, channels), dtype=torch.uint8)
     labels, boxes, shares = [], [], []
     for slot, index in enumerate(plan.indices):
@@ -206,7 +205,9 @@ def assemble_batch(
         boxes.append(made.boxes)
         if made.shares is not None:
             shares.append(made.shares)
-    records = [all_records[index] for index in plan.indices]
+    if forget:
+        source.kept.clear()
+    records = [source.records[index] for index in plan.indices]
     ids = [record.image_id for record in records]
     sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
     targets = Targets(labels, boxes, list(ids), shares=shares or None)
@@ -248,27 +249,12 @@ class SampleMaker:
     ) -> None:
         self.records, self.config, self.seed = records, config, seed
         self.transforms = None if config.transforms is None else UserTransforms(config.transforms)
-        self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
-        self.kept = KeptImages()
+        self.images = RecordImages(records, image_size)
 
-    def cache_bytes(self) -> int:
-        """Memory that all images take at the size at which they are kept."""
-        sizes = (covering((record.width, record.height), self.at_least) for record in self.records)
-        channels = self.records[0].form.channels if self.records else 3
-        return sum(channels * width * height * 5 // 4 for width, height in sizes)
-
-    def keep(self, index: int) -> None:
-        """Decodes an image at the size at which it is kept, and at half of it."""
-        self.kept.add(index, read_record_reduced(self.records[index], self.at_least))
-
-    def batch(self, plan: BatchPlan, *, forget: bool, observe: Callable[[int], None] | None = None) -> Batch:
-        """The planned batch.
-
-        Args:
-            plan: what to make.
-            forget: drop the decoded images afterwards.
-            observe: told the record that is worked on.
-        """
+    def batch(
+        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
+    ) -> Batch:
+        """The planned batch; see ``assemble_batch``."""
 
         def make(slot: int, index: int) -> BatchSample:
             partners = plan.partners_of(slot, len(self.records))
@@ -276,10 +262,7 @@ class SampleMaker:
             boxes = fractions(sample.boxes_xyxy, plan.size)
             return BatchSample(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
 
-        batch = assemble_batch(plan, self.records, make, observe)
-        if forget:
-            self.kept.clear()
-        return batch
+        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
 
     def sample(
         self,
@@ -337,9 +320,7 @@ class SampleMaker:
     def _source(self, index: int, rng: np.random.Generator, *, half: bool = False) -> Sample:
         """A record's image as it is kept, or half as large, with its boxes in these pixels; crowds are no targets."""
         record = self.records[index]
-        if index not in self.kept:
-            self.keep(index)
-        image = self.kept.get(index, half=half)
+        image = self.images.get(index, half=half)
         scale = np.array(
             [image.shape[1] / record.width, image.shape[0] / record.height] * 2, dtype=np.float32
         )

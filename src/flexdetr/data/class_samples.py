@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, SampleMaker, assemble_batch
+from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, assemble_batch
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
-from flexdetr.data.kept import KeptImages
+from flexdetr.data.kept import RecordImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, plain, render
 from flexdetr.runtime.middle import middle
 
@@ -75,27 +75,14 @@ class ClassSamples:
                 f"data.{asked}={getattr(config, asked)} is for detectors; a classifier's samples have "
                 "data.iou_crop, data.flip, data.photometric, data.rotate, data.blur, data.noise and data.mixup"
             )
-        self._maker = SampleMaker(records, config, image_size, seed)
+        self.images = RecordImages(records, image_size)
         self.records: Sequence[Record] = records
         self.config, self.seed = config, seed
-
-    @property
-    def kept(self) -> KeptImages:
-        """Pictures that stay decoded."""
-        return self._maker.kept
-
-    def cache_bytes(self) -> int:
-        """Memory that all pictures take at the size at which they are kept."""
-        return self._maker.cache_bytes()
-
-    def keep(self, index: int) -> None:
-        """Decode a picture, and keep it."""
-        self._maker.keep(index)
 
     def batch(
         self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
     ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
+        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
 
         def make(slot: int, index: int) -> BatchSample:
             partners = plan.partners_of(slot, len(self.records))
@@ -103,10 +90,7 @@ class ClassSamples:
             shares = torch.tensor(sample.shares, dtype=torch.float32)
             return BatchSample(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
 
-        batch = assemble_batch(plan, self.records, make, observe)
-        if forget:
-            self.kept.clear()
-        return batch
+        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
 
     def sample(
         self,
@@ -132,9 +116,7 @@ class ClassSamples:
         return Blend(mixed.round().astype(np.uint8), labels, (share, 1 - share))
 
     def _single(self, index: int, phase: Phase, size: tuple[int, int], rng: np.random.Generator) -> Blend:
-        if index not in self.kept:
-            self.keep(index)
-        image = self.kept.get(index)
+        image = self.images.get(index)
         height, width = image.shape[:2]
         labels = self.records[index].labels
         whole = np.array([[0, 0, width, height]], np.float32)

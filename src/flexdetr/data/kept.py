@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flexdetr.data.images import halve
+from flexdetr.data.dataset import Record
+from flexdetr.data.images import covering, halve
+from flexdetr.data.record_pixels import read_record_reduced
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+# Images are kept at this many times the training size: crops still find detail, and decoding stays cheap.
+_DETAIL: Final = 1.5
 
 
 class KeptImages:
@@ -68,6 +73,36 @@ class KeptImages:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._block = state.get("block")
         self._pairs = state["pairs"] if self._block is None else _views(self._block, state["shapes"])
+
+
+class RecordImages:
+    """The decoded images of training records: read where they are not kept yet.
+
+    Args:
+        records: the training pictures.
+        image_size: (height, width) of the training, which decides the size at which images are kept.
+    """
+
+    def __init__(self, records: Sequence[Record], image_size: tuple[int, int]) -> None:
+        self.records = records
+        self.at_least = (round(image_size[0] * _DETAIL), round(image_size[1] * _DETAIL))
+        self.kept = KeptImages()
+
+    def cache_bytes(self) -> int:
+        """Memory that all images take at the size at which they are kept."""
+        sizes = (covering((record.width, record.height), self.at_least) for record in self.records)
+        channels = self.records[0].form.channels if self.records else 3
+        return sum(channels * width * height * 5 // 4 for width, height in sizes)
+
+    def keep(self, index: int) -> None:
+        """Decodes an image at the size at which it is kept, and at half of it."""
+        self.kept.add(index, read_record_reduced(self.records[index], self.at_least))
+
+    def get(self, index: int, *, half: bool = False) -> NDArray[np.uint8]:
+        """An image, or half of it."""
+        if index not in self.kept:
+            self.keep(index)
+        return self.kept.get(index, half=half)
 
 
 def _bytes(shapes: tuple[tuple[int, ...], ...]) -> int:

@@ -108,7 +108,7 @@ class TrainingLoader:
             raise ValueError(f"label {highest} lies outside a head of {num_classes} classes")
         self.workers = default_workers(world_size) if workers is None else workers
         maker = task(config.task).samples(records, config, seed)
-        needed = maker.cache_bytes()
+        needed = maker.images.cache_bytes()
         cached = needed <= _CACHE_BYTES if config.data.cache is None else config.data.cache
         threshold = config.data.repeat_threshold
         factors = None if threshold is None else repeat_factors(records, threshold)
@@ -227,7 +227,7 @@ class TrainingLoader:
         )  # torch declares batch samplers to yield lists, but takes whatever they yield
         collate: Any = _same
         if start_method() != "fork":
-            self._samples.maker.kept.share()
+            self._samples.maker.images.kept.share()
         return DataLoader(
             self._samples,
             batch_sampler=sampler,
@@ -275,7 +275,9 @@ class _Samples(Dataset[Made]):
             return
         paths = [record.path for record in self.maker.records]
         with Pool(default_workers() + 1, "flexdetr-cache") as pool:
-            for _ in pool.map(self.maker.keep, range(len(paths)), what=lambda index: str(paths[index])):
+            for _ in pool.map(
+                self.maker.images.keep, range(len(paths)), what=lambda index: str(paths[index])
+            ):
                 pass  # the results matter only for what they raise
         self.filled = True
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, SampleMaker, assemble_batch
+from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, assemble_batch
 from flexdetr.data.class_samples import whole
 from flexdetr.data.dataset import Record
-from flexdetr.data.kept import KeptImages
+from flexdetr.data.kept import RecordImages
 from flexdetr.data.transforms import Sample, Window, draw_colours, render
 from flexdetr.runtime.middle import middle, middle_square
 
@@ -47,43 +47,25 @@ class PageSamples:
                 raise ConfigError(
                     f"data.{key}={value:g}: a page that is mirrored or blended lies in no direction; set it to 0"
                 )
-        self._maker = SampleMaker(records, config, image_size, seed)
+        self.images = RecordImages(records, image_size)
         self.records: Sequence[Record] = records
         self.config, self.seed = config, seed
-
-    @property
-    def kept(self) -> KeptImages:
-        """Pages that stay decoded."""
-        return self._maker.kept
-
-    def cache_bytes(self) -> int:
-        """Memory that all pages take, in all turns, at the size at which they are kept."""
-        return self._maker.cache_bytes()
-
-    def keep(self, index: int) -> None:
-        """Decode a page, and keep it."""
-        self._maker.keep(index)
 
     def batch(
         self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
     ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
+        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
 
         def make(_slot: int, index: int) -> BatchSample:
             page = self.sample(index, plan.epoch, plan.phase, plan.size)
             return BatchSample(page, torch.from_numpy(self.records[index].labels), whole(1))
 
-        batch = assemble_batch(plan, self.records, make, observe)
-        if forget:
-            self.kept.clear()
-        return batch
+        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
 
     def sample(self, index: int, epoch: int, phase: Phase, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One sample, (height, width, 3) of exactly ``size``."""
         rng = np.random.default_rng([self.seed, epoch, _SAMPLE_STREAM, index])
-        if index not in self.kept:
-            self.keep(index)
-        page = self.kept.get(index)
+        page = self.images.get(index)
         if phase == "plain":
             seen = middle(page)
             return render(_bare(seen), Window(0, 0, seen.shape[1], seen.shape[0]), size).image

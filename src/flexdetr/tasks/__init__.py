@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flexdetr.config import Config
     from flexdetr.data.batches import Batch, BatchPlan
     from flexdetr.data.dataset import Dataset, Record
-    from flexdetr.data.kept import KeptImages
+    from flexdetr.data.kept import RecordImages
     from flexdetr.metrics.gathering import FoundByImage
     from flexdetr.report.make import ReportContent
     from flexdetr.runtime.computation import Computation
@@ -123,24 +123,16 @@ class Samples(Protocol):
 
     Attributes:
         records: the training pictures.
-        kept: those that stay decoded.
+        images: their images, of which some stay decoded.
     """
 
     records: Sequence[Record]
-    kept: KeptImages
-
-    def cache_bytes(self) -> int:
-        """Memory that all pictures take at the size at which they are kept."""
-        ...
-
-    def keep(self, index: int) -> None:
-        """Decode a picture, and keep it."""
-        ...
+    images: RecordImages
 
     def batch(
         self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
     ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.SampleMaker.batch``."""
+        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
         ...
 
 
