@@ -161,11 +161,12 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
     How many there are is None if nobody knows; and nobody knew if more are done, as where a film is one of the sources.
     """
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+        from flexdetr.progress import progress_bar
 
         columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with progress_bar(*columns, transient=True) as bar:
             task = bar.add_task(what, total=None)
             # rich takes None as "as before": a film's bar is full.
             yield lambda done, total: bar.update(task, completed=done, total=max(done, total or 0))

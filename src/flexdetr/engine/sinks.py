@@ -11,18 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flexdetr.engine.state import trying_to_write, writing
 from flexdetr.files import replacing
+from flexdetr.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +80,7 @@ class TrainingDisplay:
     """
 
     def __init__(self, steps: int, done: int = 0, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
-        self.progress = Progress(
+        self.progress = progress_bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -96,9 +88,8 @@ class TrainingDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            speed_estimate_period=120,
+            quiet=quiet,
+            period=120,
         )
         self.task = self.progress.add_task("training", total=steps, completed=done, numbers="")
 
@@ -117,7 +108,7 @@ class TrainingDisplay:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.progress.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from flexdetr.files import replacing
 from flexdetr.files import sha256 as sha256_of
+from flexdetr.progress import progress_bar
 from flexdetr.weights.container import WeightsError, sniff
 
 _log = logging.getLogger(__name__)
@@ -164,52 +166,23 @@ def _receive(url: str, part: Path) -> int | None:
         total = int(length) + (have if resumed else 0) if length else None
         with (
             part.open("ab" if resumed else "wb") as file,
-            _bar(part.name.removesuffix(".part"), total) as bar,
+            _bar(part.name.removesuffix(".part"), total) as advance,
         ):
-            bar.advance(have if resumed else 0)
+            advance(have if resumed else 0)
             while block := answer.read(_BLOCK):
                 file.write(block)
-                bar.advance(len(block))
+                advance(len(block))
     return total
 
 
-class _bar:  # noqa: N801 - used like a function
-    """A progress bar on a terminal, a line elsewhere."""
+@contextmanager
+def _bar(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Takes the bytes that have come: a progress bar on a terminal, a line elsewhere."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    def __init__(self, name: str, total: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self.console = Console(stderr=True)
-        self.name, self.total = name, total
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-
-    def __enter__(self) -> _bar:
-        if not self.console.is_terminal:
-            size = f" ({self.total / 1e6:.0f} MB)" if self.total else ""
-            self.console.print(f"fetching {self.name}{size}", highlight=False)
-        self.task = self.progress.add_task(self.name, total=self.total)
-        self.progress.start()
-        return self
-
-    def advance(self, count: int) -> None:
-        """So many bytes have come."""
-        self.progress.update(self.task, advance=count)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with progress_bar(TextColumn("{task.description}"), *columns) as bar:
+        if bar.disable:
+            size = f" ({total / 1e6:.0f} MB)" if total else ""
+            bar.console.print(f"fetching {name}{size}", highlight=False)
+        yield partial(bar.advance, bar.add_task(name, total=total))
