@@ -332,7 +332,7 @@ def test_predict_takes_the_ids_of_the_data_set(
     assert {row["image_id"] for row in listed} <= known
     assert set(listed[0]) == {"image_id", "category_id", "bbox", "score"}
     assert main([*given, "--threshold", "0.01", str(Path(checkpoint).parent / "samples.png")]) == 0
-    assert "1 pictures are not of" in capsys.readouterr().err
+    assert "1 pictures do not belong to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

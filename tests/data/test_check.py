@@ -98,7 +98,7 @@ def test_unreadable_annotation_file_is_named_though_its_split_is_missing(tmp_pat
     write_coco(tmp_path / "valid" / "_annotations.coco.json", {"a.png": []}, {1: "c"})
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "_annotations.coco.json").write_text("{")
-    with pytest.raises(DataError, match=r"_annotations\.coco\.json:1: error: is no JSON"):
+    with pytest.raises(DataError, match=r"_annotations\.coco\.json:1: error: is not JSON"):
         usable_records(read(tmp_path), "train", skip_bad=False)
     with pytest.raises(DataError, match="no split 'train'"):
         usable_records(read(tmp_path), "train", skip_bad=True)

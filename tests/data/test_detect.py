@@ -41,7 +41,7 @@ def test_missing_folder_and_foreign_file(tmp_path):
     with pytest.raises(UnrecognisedDataError, match="does not exist"):
         read(tmp_path / "nowhere")
     (tmp_path / "notes.json").write_text("{}")
-    with pytest.raises(UnrecognisedDataError, match=r"notes\.json is no COCO JSON"):
+    with pytest.raises(UnrecognisedDataError, match=r"notes\.json is not COCO JSON"):
         read(tmp_path / "notes.json")
 
 

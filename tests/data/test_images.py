@@ -102,7 +102,7 @@ def test_truncated_and_foreign_files_are_named(tmp_path, write_image, suffix):
         with pytest.raises(ImageError, match=f"cut.{suffix}: cannot be read"):
             read(path)
     path.write_text("no picture")
-    with pytest.raises(ImageError, match="is no image"):
+    with pytest.raises(ImageError, match="is not an image"):
         probe(path)
     with pytest.raises(ImageError, match="not found"):
         read_image(tmp_path / "missing.png")

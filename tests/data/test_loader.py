@@ -115,7 +115,7 @@ def test_global_random_state_is_not_touched(records):
 @pytest.mark.parametrize("cache", [True, False])
 def test_unreadable_image_is_named(records, workers, cache):
     records[3].path.write_text("no picture")
-    with pytest.raises(ImageError, match=r"images/3\.png: is no image"):
+    with pytest.raises(ImageError, match=r"images/3\.png: is not an image"):
         list(_loader(records, workers, batch_size=11, data={"cache": cache}).epoch(0, "strong"))
 
 

@@ -84,7 +84,7 @@ def test_a_document_of_groups_csv_is_in_one_split(folder):
     books = [{int(name[1:3]) // 5 for name in documents(records)} for records in dataset.splits.values()]
     assert sum(map(len, books)) == 4
     (warning,) = dataset.defects
-    assert str(warning).endswith("groups.csv:22: warning: gone.png is none of the pages")
+    assert str(warning).endswith("groups.csv:22: warning: gone.png is not one of the pages")
 
 
 @pytest.mark.parametrize(

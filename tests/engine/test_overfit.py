@@ -1,4 +1,4 @@
-"""One batch learned by heart, or not, with what to look at."""
+"""One batch overfitted, or not, with what to look at."""
 
 from __future__ import annotations
 

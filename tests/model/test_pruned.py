@@ -50,8 +50,8 @@ def test_a_table_makes_a_detector_narrow_and_is_found_again(whole: DetectionMode
         ({"backbone.stem.stem9.conv": (8, 3)}, r"did you mean 'backbone\.stem\.stem\d\.conv'"),
         ({"backbone.stem.stem1": (8,)}, "this is a ConvBNAct"),
         ({"backbone.stem.stem1.conv": (17, 3)}, r"has \[16, 3\] channels, and \[17, 3\]"),
-        ({"backbone.stem.stem1.conv": (0, 3)}, r"\[0, 3\] is no part"),
-        ({"backbone.stem.stem1.conv": (8,)}, r"\[8\] is no part"),
+        ({"backbone.stem.stem1.conv": (0, 3)}, r"\[0, 3\] is not part"),
+        ({"backbone.stem.stem1.conv": (8,)}, r"\[8\] is not part"),
     ],
     ids=str,
 )

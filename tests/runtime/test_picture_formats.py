@@ -26,5 +26,5 @@ def test_postscript_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("PIL.EpsImagePlugin.EpsImageFile.load", load)
     with Image.open(file) as image, pytest.raises(AssertionError):  # what Pillow alone would do
         image.load()
-    with pytest.raises(ImageError, match="is no image"):
+    with pytest.raises(ImageError, match="is not an image"):
         read_image(file)

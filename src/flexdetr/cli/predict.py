@@ -311,6 +311,9 @@ def _show(results: Results, rows: Sequence[tuple[str, int, str]], *, as_json: bo
         }
         write_json(lambda text: typer.echo(text, nl=False), document)
         return
+    if not results.pictures:
+        answers.show(f"no picture could be read; {results.out / 'detections.jsonl'} has the reasons")
+        return
     if len(rows) <= _SHOWN:
         answers.show_table(["file", "objects", "found"], rows)
     else:
