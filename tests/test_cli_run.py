@@ -279,6 +279,10 @@ def test_predict_goes_on_after_an_unreadable_file(
     assert {failure["file"] for failure in json.loads(answer)["failed"]} == {str(broken), "gone.jpg"}
     assert "broken.jpg" in error
     assert "Traceback" not in error
+    assert main(["predict", checkpoint, str(broken), "--out", str(out)]) == 1
+    assert (
+        capsys.readouterr().out == f"no picture could be read; {out / 'detections.jsonl'} has the reasons\n"
+    )
 
 
 def test_predict_keeps_pictures_of_the_same_name_apart(
