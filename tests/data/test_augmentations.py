@@ -48,7 +48,7 @@ def test_the_box_of_a_turned_disc_stays_tight():
     )
     for degrees in (-30, 7, 20):
         turned = rotate(sample, degrees)
-        assert turned.boxes_xyxy[0] == pytest.approx(_drawn_box(turned), abs=1.5)
+        assert turned.boxes_xyxy[0] == pytest.approx(_drawn_box(turned), abs=1)  # a pixel; measured: 0.67
 
 
 def test_what_is_turned_out_of_the_picture_is_no_target():
@@ -94,7 +94,7 @@ def test_torchvisions_transforms_keep_boxes_right(transforms_of):
     )
     sample = UserTransforms(name)(_square(), np.random.default_rng(0), "a.png")
     assert sample.image.shape == (80, 60, 3)
-    assert sample.boxes_xyxy[0] == pytest.approx(_drawn_box(sample), abs=1)
+    assert sample.boxes_xyxy[0] == pytest.approx(_drawn_box(sample), abs=1e-4)
 
 
 def test_a_crop_drops_the_labels_of_what_it_leaves_out(transforms_of):

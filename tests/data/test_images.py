@@ -55,7 +55,7 @@ def test_palette_with_and_without_transparency(tmp_path):
 def test_cmyk_and_bits(tmp_path):
     cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     assert read_image(_save(tmp_path, cyan, "cyan.jpg")).mean(axis=(0, 1)) == pytest.approx(
-        [0, 255, 255], abs=3
+        [0, 255, 255], abs=1
     )
     assert (read_image(_save(tmp_path, Image.new("1", (3, 3), 1))) == 255).all()
 

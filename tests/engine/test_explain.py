@@ -57,7 +57,7 @@ def test_points_without_offsets_are_the_centre_of_the_box():
     whole = ((corners[:, :2] > 0.5) & (corners[:, 2:] < (139.5, 89.5))).all(axis=1)  # others were clipped
     centres = (corners[:, :2] + corners[:, 2:]) / 2
     for middle, points in zip(centres[whole], shown.points[whole], strict=True):
-        assert points == pytest.approx(np.tile(middle, (len(points), 1)), abs=0.1)
+        assert points == pytest.approx(np.tile(middle, (len(points), 1)), abs=1e-3)
     assert shown.weights == pytest.approx(1 / shown.weights.shape[1])
 
 

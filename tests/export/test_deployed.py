@@ -195,7 +195,7 @@ def test_takes_what_the_model_takes(exported: Exported, photos: Path) -> None:
     with pytest.raises(ValueError, match=r"between 0 and 1; got 1\.5"):
         artifact.predict(path, threshold=1.5)
     fractions = artifact.predict(image.astype(np.float32) / 255, threshold=0.2)  # floats are taken as 0 to 1
-    assert fractions.scores == pytest.approx(several[0].scores, abs=1e-2)
+    assert fractions.scores == pytest.approx(several[0].scores, abs=1e-5)
 
 
 def test_unreadable_pictures_among_many_lose_nothing(exported: Exported, photos: Path) -> None:

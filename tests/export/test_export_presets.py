@@ -19,6 +19,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "nano": ("flexdetr_nano", {}),
     "convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }
+# Drift of a score, and of a box in pixels; docs/proofs.md has what was measured: at most 1.3e-5 and 0.004 px, and
+# 1.3e-4 and 0.031 px of GhostNetV3, whose gates multiply a rounding.
+LIMITS = dict.fromkeys(MODELS, (1e-4, 0.02)) | {"ghostnetv3_100": (5e-4, 0.1)}
 
 
 @pytest.mark.parametrize("size", [(320, 320), (256, 416)], ids=["square", "wide"])
@@ -39,5 +42,5 @@ def test_drift(
         assert min(drift.floor for drift in parity.drifts) == 0.3, "nothing scores above 0.3"
         for drift in parity.drifts:
             record_property(f"{kind}, {drift.case}", f"score {drift.score:.1e}, box {drift.box:.1e} px")
-            assert drift.score <= 1e-3
-            assert drift.box <= 0.5
+            assert drift.score <= LIMITS[name][0]
+            assert drift.box <= LIMITS[name][1]

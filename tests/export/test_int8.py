@@ -68,8 +68,9 @@ def test_openvino_computes_in_int8(
         [*loaded.predict_batch(pictures[:2], 0.3), *loaded.predict_batch(pictures[2:], 0.3)],
         strict=True,
     ):
-        assert other.scores == pytest.approx(one.scores, abs=1e-3)
-        assert other.boxes_xyxy == pytest.approx(one.boxes_xyxy, abs=0.5)
+        # Equal to the last bit on the CPUs that were tried; another kernel for another batch may round otherwise.
+        assert other.scores == pytest.approx(one.scores, abs=1e-4)
+        assert other.boxes_xyxy == pytest.approx(one.boxes_xyxy, abs=1e-2)
     # Heads, sampling and norms have no quantiser in front of them.
     readers = {
         reader.get_node().get_friendly_name()
