@@ -42,5 +42,7 @@ def test_drift(
         assert min(drift.floor for drift in parity.drifts) == 0.3, "nothing scores above 0.3"
         for drift in parity.drifts:
             record_property(f"{kind}, {drift.case}", f"score {drift.score:.1e}, box {drift.box:.1e} px")
-            assert drift.score <= LIMITS[name][0]
-            assert drift.box <= LIMITS[name][1]
+            # The graph's own resizing does not round pixels as Pillow does: single boxes move by a tenth of a pixel.
+            score, box = (1e-3, 0.2) if drift.case == "resized by the graph" else LIMITS[name]
+            assert drift.score <= score
+            assert drift.box <= box
