@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from fakes.tiny import CLASSES, settled, spread, tiny
@@ -18,7 +20,7 @@ from flexdetr.data.images import pixels
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export.make import ExportSource, export
 from flexdetr.export.reference import Reference
-from flexdetr.runtime.artifact import Artifact
+from flexdetr.runtime.artifact import Artifact, open_artifact
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.formats import FORMATS
 from flexdetr.runtime.sources import Source
@@ -81,22 +83,40 @@ def _settled() -> Detector:
 
 
 @pytest.fixture(scope="session")
-def settled_artifact(settled: Detector, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Its OpenVINO artifact, made once; not to be written to."""
-    return settled.export("openvino", tmp_path_factory.mktemp("settled") / "openvino")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Artifact]], Artifact]:
+    """(name, what makes it at a path) -> an artifact that one of xdist's processes makes and all of them read."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
+    folder.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Artifact]) -> Artifact:
+        with FileLock(folder / f"{name}.lock"):
+            there = (folder / name).exists()  # an export is put in its place whole
+            return open_artifact(folder / name, verify=False) if there else make(folder / name)
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def exported(subject: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+def settled_artifact(
+    settled: Detector, once: Callable[[str, Callable[[Path], Artifact]], Artifact]
+) -> Artifact:
+    """Its OpenVINO artifact, made once; not to be written to."""
+    return once("settled", lambda path: settled.export("openvino", path))
+
+
+@pytest.fixture(scope="session")
+def exported(
+    subject: ExportSource, once: Callable[[str, Callable[[Path], Artifact]], Artifact]
+) -> Callable[[str], Artifact]:
     """(row of the formats' table) -> its artifact, made once; not to be written to. Boards' is the generic one."""
-    folder = tmp_path_factory.mktemp("artifacts")
     made: dict[str, Artifact] = {}
 
     def get(kind: str) -> Artifact:
         if kind not in made:
             target = "generic" if FORMATS[kind].for_target else None
             asked = "onnx" if target else kind
-            made[kind] = export(subject, asked, folder / kind, target=target)
+            made[kind] = once(kind, lambda path: export(subject, asked, path, target=target))
         return made[kind]
 
     return get
