@@ -74,6 +74,16 @@ def test_a_checkpoint_and_its_artifact_side_by_side(
     assert plot.read_text().startswith("<svg")
 
 
+def test_a_checkpoint_is_timed_on_the_runtime_that_is_asked_for(
+    tiny: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--images", str(tiny[2]), "--rounds", "1", "--threads", "1", "--precision", "fp32"]
+    assert main(["bench", str(tiny[0]), "--runtime", "openvino", *options, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["files"]
+    assert "OpenVINO on CPU" in row["what"]
+    assert row["computation"]["precision"] == "fp32"
+
+
 def test_an_artifact_is_timed_without_torch(tiny: tuple[Path, Path, Path]) -> None:
     program = f"""
 import sys
@@ -118,6 +128,7 @@ def test_layers_of_an_artifact(
         (["ARTIFACT", "--precision", "bf17"], 2, "did you mean 'bf16'"),
         (["ARTIFACT", "--runtime", "onnxrt"], 2, "did you mean 'onnxruntime'"),
         (["ARTIFACT", "--runtime", "onnxruntime"], 1, "format openvino, which onnxruntime does not run"),
+        (["flexdetr_nano", "--runtime", "onnxruntime"], 2, "runtime for a checkpoint"),
         (["ARTIFACT", "--plot", "a.png"], 2, "--plot writes SVG"),
         (["ARTIFACT", "--images", "EMPTY"], 1, "holds no picture"),
         (["flexdetr_nano", "--layers"], 2, "--layers is for artifacts"),

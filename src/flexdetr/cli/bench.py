@@ -91,7 +91,7 @@ def bench(
         bench_layers(files, threads=threads, precision=place.precision, rounds=rounds, as_json=as_json)
         return
     with _pictures(images) as paths:
-        subjects = [subject_of(file, open_detector(file, **options), place) for file in files]
+        subjects = [subject_of(file, open_detector(file, **options), place, threads) for file in files]
         with answers.counting("timing") as show_count:
             timings = measure(subjects, paths, rounds=rounds, announce=show_count)
         for file, timing in zip(files, timings, strict=True):
@@ -169,10 +169,10 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
     Args:
         file: the artifact's or checkpoint's path, or the name of a preset, which gets random weights.
         threads: CPU threads; None leaves the choice to the runtime.
-        runtime: of artifacts.
+        runtime: of an artifact, or "auto", "torch" or "openvino" for the others; "auto" is PyTorch there.
 
     Raises:
-        ConfigError: if it is neither a preset nor a file.
+        ConfigError: if it is neither a preset nor a file, or the runtime does not compute it.
         ArtifactError, WeightsError: if the file cannot be used.
     """
     from flexdetr.runtime.artifact import is_artifact
@@ -187,7 +187,9 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
     if file not in MODELS and not (path.exists() or path.suffix or path.parent != Path()):
         preset(file)  # answers with the nearest name
     from flexdetr.api import Detector
+    from flexdetr.engine.device import check_runtime
 
+    check_runtime(runtime)
     if threads is not None:
         import torch
 
@@ -196,20 +198,34 @@ def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector |
         detector = Detector(file, classes=[f"class {i}" for i in range(_CLASSES)])
     else:
         detector = Detector.from_checkpoint(file)
-    detector.runtime = "torch"  # what is timed stage by stage
+    detector.runtime = "torch" if runtime == "auto" else runtime
     return detector
 
 
-def subject_of(name: str, detector: Detector | ArtifactDetector, place: Place) -> TimedDetector:
+def subject_of(
+    name: str, detector: Detector | ArtifactDetector, place: Place, threads: int | None = None
+) -> TimedDetector:
     """A detector taken apart into stages.
 
     Args:
         name: how tables call it.
-        detector: from an artifact or a checkpoint.
+        detector: from an artifact, or of a checkpoint; with runtime "openvino" the latter is converted and compared.
         place: where, and in what, to compute.
+        threads: of such a conversion.
+
+    Raises:
+        ConfigError: if it cannot be computed there.
+        DriftError: if OpenVINO does not find what the model finds.
     """
     from flexdetr.deployed import ArtifactDetector
 
+    if not isinstance(detector, ArtifactDetector) and detector.runtime == "openvino":
+        from flexdetr.engine.device import check_openvino
+        from flexdetr.export.converted import convert
+        from flexdetr.export.writing import ExportSource
+
+        subject = ExportSource(detector.model, detector.config, detector.classes, detector.metadata)
+        detector = convert(subject, (), precision=check_openvino(*place), threads=threads)
     if isinstance(detector, ArtifactDetector):
         return _of_artifact(name, detector, place)
     return _of_model(name, detector, place)

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ def convert(
     precision: Asked = "auto",
     decoder_layers: int | None = None,
     queries: int | None = None,
+    threads: int | None = None,
 ) -> ArtifactDetector:
     """The detector on OpenVINO, compared with the PyTorch model on the first pictures.
 
@@ -49,6 +51,7 @@ def convert(
         precision: what to compute in; "auto" is bf16 where the CPU has it and the comparison passes, else float32.
         decoder_layers: decoder layers to run; None runs the configured number.
         queries: queries to select; None selects the configured number.
+        threads: CPU threads; None leaves the choice to OpenVINO.
 
     Raises:
         DriftError: if OpenVINO does not find what the model finds.
@@ -65,7 +68,8 @@ def convert(
     Writing((), subject, "openvino", kind, form, "fp32", place, _log.info).write(())
     reference = Reference(subject.model, subject.classes, options.size, decoder_layers, queries)
     images = _first(items) or pictures_of(None, subject.classes, subject.config, count=COMPARED).images
-    proven = ArtifactDetector(place, precision="fp32", cache=False, verify=False)
+    opening: dict[str, Any] = {"threads": threads, "cache": False, "verify": False}
+    proven = ArtifactDetector(place, precision="fp32", **opening)
     drift = drift_on(proven, "fp32", reference, images)
     if not drift.passed:
         raise DriftError(
@@ -84,7 +88,7 @@ def convert(
         weakref.finalize(proven, folder.cleanup)
         return proven
     computed: Precision = "bf16" if precision == "auto" else precision
-    faster = ArtifactDetector(place, precision=computed, cache=False, verify=False)
+    faster = ArtifactDetector(place, precision=computed, **opening)
     drift = drift_on(faster, computed, reference, images)
     if not drift.passed:
         rather = "computes in fp32 instead" if precision == "auto" else "which was asked for"
