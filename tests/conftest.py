@@ -22,11 +22,6 @@ os.environ["HF_HUB_CACHE"] = os.environ["FLEXDETR_CACHE"] = str(
     Path(tempfile.gettempdir()) / "flexdetr-tests"
 )
 
-# A conversion would tell Google Analytics of itself, in some twenty processes and 5 CPU seconds. OpenVINO and NNCF do
-# not where they see continuous integration. Not by "CI": hypothesis would draw the same examples every time.
-os.environ.setdefault("JENKINS_URL", "none")
-os.environ.setdefault("NNCF_CI", "1")
-
 SHARED = Path(__file__).parents[1].parent / "shared"
 PHOTOGRAPHS = Path(__file__).parent / "data" / "photographs"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,19 @@ def test_import_loads_nothing_heavy() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys\nfrom flexdetr.cli import main\nsys.argv = ['flexdetr', '--help']\nassert main() == 0"
     assert loaded_after(code) == set()
+
+
+def test_nothing_is_reported_to_anybody() -> None:
+    code = """
+import os, sys
+import flexdetr, openvino.tools.ovc
+print(type(openvino.tools.ovc.telemetry).__module__)
+import nncf.telemetry
+print(type(nncf.telemetry.telemetry).__module__)
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("NNCF_", "PYTEST_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain)
+    assert done.stdout.split()[-2:] == ["openvino.tools.ovc.telemetry_stub", "unittest.mock"]
 
 
 @pytest.mark.parametrize("name", flexdetr.__all__)

@@ -6,6 +6,7 @@ Public names are resolved when they are first used: importing the package stays 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from flexdetr.runtime.detections import Detections
 
 __version__ = "0.1.0"
+
+# OpenVINO and NNCF would report imports and conversions to Google Analytics, without asking, in processes of their own;
+# where this package of theirs is missing they use stubs instead. Nobody who runs a detector has agreed to that.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # Public name -> the module that defines it.
 _HOMES = {

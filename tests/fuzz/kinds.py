@@ -192,6 +192,12 @@ def _arrays(value: Any) -> Any:
     return [_arrays(below) for below in value] if isinstance(value, list) else value
 
 
+def _sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """A document with the seal that fits it, as it will be read: its keys are texts."""
+    kept: dict[str, Any] = json.loads(json.dumps(document))
+    return {**kept, "seal": artifact._seal(kept)}
+
+
 def artifact_metadata(material: Material, folder: Path, draw: Draw) -> list[str]:
     """``metadata.json``; sealed again in half of the cases, as whoever means harm can."""
     there = _artifact(material, folder, draw)
@@ -201,7 +207,7 @@ def artifact_metadata(material: Material, folder: Path, draw: Draw) -> list[str]
         return _artifact_command(there, material, draw)
     document = tree(json.loads(file.read_text()), draw)
     if isinstance(document, dict) and draw.random() < 0.7:
-        document["seal"] = artifact._seal(document)
+        document = _sealed(document)
     file.write_text(json.dumps(document))
     return _artifact_command(there, material, draw)
 
@@ -261,7 +267,7 @@ def _written_files(form: str, material: Material, folder: Path, draw: Draw) -> l
     if draw.random() < 0.3:
         document = tree(document, draw)
         if isinstance(document, dict):
-            document["seal"] = artifact._seal(document)
+            document = _sealed(document)
         (there / artifact.METADATA).write_text(json.dumps(document))
     else:
         change = _inside_zip if file.suffix == ".pt2" and draw.random() < 0.6 else raw
@@ -305,7 +311,7 @@ def proven_artifact(material: Material, folder: Path, draw: Draw) -> list[str]:
     else:
         part = draw.choice(("made", "parity", "precisions", "reference"))
         document[part] = tree(document[part], draw)
-    document["seal"] = artifact._seal(document)
+    document = _sealed(document)
     (there / artifact.METADATA).write_text(json.dumps(document))
     command = _artifact_command(there, material, draw)
     precision = draw.choice(("auto", "fp32", "bf16", "fp16"))

@@ -69,7 +69,7 @@ def reading(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if type(error).__module__ != "builtins":  # one of ours, which is a sentence already
             raise
         reason = " ".join(str(error).split())[:_LONGEST]

@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 
-from flexdetr.runtime.artifact import Artifact
+from flexdetr.files import replacing, sha256
+from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.board import BoardRuntime, Opened, Toolchain
+from flexdetr.runtime.cache import cache_folder
 
 ENCODE, DECODE = "encode.pte", "decode.pte"
+
+_log = logging.getLogger(__name__)
+
+_LIMIT: Final = 300.0  # seconds; it takes five
+_OPEN: Final = """
+import sys
+from executorch.runtime import Runtime
+Runtime.get().load_program(sys.argv[1]).load_method("forward")
+"""
 
 
 def _load(path: Path, inputs: Sequence[str], outputs: int, threads: int | None) -> Opened:
     """A program; its threads are those of the process."""
     del inputs, outputs, threads
+    _open_elsewhere(path)
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
     return Opened(
         lambda feeds: [value.numpy() for value in method.execute([torch.from_numpy(one) for one in feeds])],
         int(program.metadata("forward").input_tensor_meta(0).sizes()[1]),
     )
+
+
+def _open_elsewhere(path: Path) -> None:
+    """Open a file in a process of its own, once: on some damaged ones ExecuTorch aborts the process that opens them.
+
+    Raises:
+        ArtifactError: if that process was ended. What is only an error there is one here too, and raised here.
+    """
+    opened = cache_folder() / "executorch" / sha256(path)
+    if opened.exists():
+        return
+    command = [sys.executable, "-c", _OPEN, str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False)  # noqa: S603 - our own words
+    except subprocess.TimeoutExpired as error:
+        raise ArtifactError(f"{path} was not opened by ExecuTorch within {_LIMIT:.0f} seconds") from error
+    if done.returncode not in (0, 1):
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ArtifactError(
+            f"{path} is damaged: ExecuTorch ends the process that opens it (status {done.returncode}: {last[:200]}); "
+            "copy the artifact again, or export again"
+        )
+    if done.returncode == 0:
+        try:
+            with replacing(opened) as draft:
+                draft.touch()
+        except OSError as error:
+            _log.info("that %s can be opened is not kept: %s", path, error.strerror or error)
 
 
 _TOOLCHAIN = Toolchain(

@@ -1,0 +1,45 @@
+"""ExecuTorch's programs are opened by another process first, which may die of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flexdetr.runtime.artifact import ArtifactError
+
+executorch = pytest.importorskip("flexdetr.runtime.executorch", reason="pip install 'flexdetr[executorch]'")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLEXDETR_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "encode.pte"
+    path.write_bytes(b"a program")
+    return path
+
+
+def test_a_file_that_kills_its_reader_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        executorch, "_OPEN", "import os, sys; print('no', file=sys.stderr, flush=True); os.abort()"
+    )
+    with pytest.raises(ArtifactError, match=r"encode\.pte is damaged.*no\); copy the artifact again"):
+        executorch._open_elsewhere(program)
+    assert not (program.parent / "cache").exists()
+
+
+def test_a_file_that_opens_is_tried_once(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch, "_OPEN", "pass")
+    executorch._open_elsewhere(program)
+    monkeypatch.setattr(executorch, "_OPEN", "import os; os.abort()")
+    executorch._open_elsewhere(program)
+    program.write_bytes(b"another program")
+    with pytest.raises(ArtifactError, match="damaged"):
+        executorch._open_elsewhere(program)
+
+
+def test_a_file_that_takes_too_long_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch, "_OPEN", "import time; time.sleep(60)")
+    monkeypatch.setattr(executorch, "_LIMIT", 0.2)
+    with pytest.raises(ArtifactError, match="not opened by ExecuTorch within"):
+        executorch._open_elsewhere(program)
