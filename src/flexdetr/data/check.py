@@ -280,7 +280,7 @@ def _refuse(dataset: Dataset, split: str, broken: list[Defect], *, skip_bad: boo
         errors = [*lost, *errors, *dropped]
     shown = "\n".join(f"  {defect}" for defect in errors[:_SHOWN])
     more = f"\n  and {len(errors) - _SHOWN} more (flexdetr check lists all)" if len(errors) > _SHOWN else ""
-    advice = "Mend them" if nothing else "Fix them, or go on without them: --set data.skip_bad=true"
+    advice = "Fix them" if nothing else "Fix them, or go on without them: --set data.skip_bad=true"
     raise DataError(
         f"{dataset.root} has {len(errors)} files or boxes that cannot be used:\n{shown}{more}\n{advice}"
     )
