@@ -170,7 +170,7 @@ def test_a_backbone_learns_pages_at_the_full_rate_unless_told_otherwise() -> Non
 def test_wrong_use_is_refused_with_the_right_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="and flexdetr_nano is none; take --model pphgnet_tiny_cls"):
+    with pytest.raises(ConfigError, match="and flexdetr_nano is not one; take --model pphgnet_tiny_cls"):
         for_orientation(resolve("flexdetr_nano"))
     mirrored = settings(data={"workers": 0, "flip": 0.3})
     with pytest.raises(ConfigError, match=r"data.flip=0.3: a page that is mirrored"):

@@ -22,7 +22,7 @@ def test_a_root_that_is_named_like_the_only_class(tmp_path, write_coco):
             )
     dataset = read(tmp_path)
     assert (dataset.classes.names, dataset.classes.ids) == (("bolt",), (1,))
-    assert any("category 0 'bolt'" in note and "no class" in note for note in dataset.notes)
+    assert any("category 0 'bolt'" in note and "not a class" in note for note in dataset.notes)
     assert [record.labels.tolist() for records in dataset.splits.values() for record in records] == [[0], [0]]
 
 

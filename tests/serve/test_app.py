@@ -120,12 +120,12 @@ def test_bad_uploads_get_a_4xx_with_a_sentence(client, picture):
     whole = picture(kind="JPEG", size=(200, 200))
     sent = [
         (400, "no body", {"content": b""}),
-        (415, "no picture", {"content": b"%PDF-1.7 something else"}),
+        (415, "not a picture", {"content": b"%PDF-1.7 something else"}),
         (422, "damaged", {"content": whole[: len(whole) // 2]}),
         (413, "too large", {"content": huge_png(50_000, 50_000)}),
         (413, "8000 x 8000", {"content": huge_png(8_000, 8_000)}),
-        (400, "no JSON", {"content": b"{", "headers": {"content-type": "application/json"}}),
-        (400, "no JSON", {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}),
+        (400, "not JSON", {"content": b"{", "headers": {"content-type": "application/json"}}),
+        (400, "not JSON", {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}),
         (400, "JSON object", {"json": [1]}),
         (400, "base64", {"json": {}}),
         (400, "not base64", {"json": {"image": "@@@"}}),

@@ -137,6 +137,6 @@ def test_a_picture_is_dropped_and_its_boxes_are_seen(detector, picture, tmp_path
             browser.value(f"{slide}(document.querySelector('#threshold'))")
             assert browser.value("document.querySelectorAll('#boxes rect').length") == 0
             browser.choose(tmp_path / "no.png")
-            browser.until("document.querySelector('#message.failed')?.textContent.includes('no picture')")
+            browser.until("document.querySelector('#message.failed')?.textContent.includes('not a picture')")
         finally:
             browser.close()

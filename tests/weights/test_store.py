@@ -129,9 +129,9 @@ def test_truncation_anywhere_is_one_sentence(tmp_path: Path) -> None:
         (b'{"error": "Repository not found"}', "JSON text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS"),
         (b"\x1f\x8b\x08\x00", "gzip"),
-        (b"just some words in a file", "no checkpoint"),
+        (b"just some words in a file", "not a checkpoint"),
         ((1 << 40).to_bytes(8, "little") + b"{}", "header claims"),
-        ((2).to_bytes(8, "little") + b"{]", "no JSON"),
+        ((2).to_bytes(8, "little") + b"{]", "not JSON"),
     ],
 )
 def test_what_foreign_files_are_told(tmp_path: Path, content: bytes, said: str) -> None:

@@ -27,7 +27,7 @@ def test_eighty_to_three_of_which_two_exist() -> None:
     assert transfer.fresh == ("unicorn",)
     assert transfer.dropped == 78
     assert str(transfer) == (
-        "classes carried over by name: Traffic-Light, dog; begun anew: unicorn; left behind: 78"
+        "classes carried over by name: Traffic-Light, dog; newly initialised: unicorn; dropped: 78"
     )
 
 
@@ -38,7 +38,7 @@ def test_rows_of_a_whole_detector(dialects: SimpleNamespace, tmp_path: Path) -> 
     config = build(merge(dialects.small.model_dump(), {"weights": str(path)}))
     begun = start(config, NEW)
     model, state = begun.model, old.state_dict()
-    assert any("Traffic-Light, dog; begun anew: unicorn" in note for note in begun.notes)
+    assert any("Traffic-Light, dog; newly initialised: unicorn" in note for note in begun.notes)
     for name, tensor in model.state_dict().items():
         if depends_on_classes(name, model.head.class_rows()):
             assert torch.equal(tensor[[0, 2]], state[name][[9, 16]]), name
