@@ -62,8 +62,8 @@ def make() -> Callable[..., Detector]:
 def whole() -> Callable[..., Detector]:
     """(preset, changes) -> a preset's detector with spread scores."""
 
-    def make(preset: str, **changes: Any) -> Detector:
-        torch.manual_seed(0)
+    def make(preset: str, seed: int = 0, **changes: Any) -> Detector:
+        torch.manual_seed(seed)
         detector = Detector(preset, classes=CLASSES, **changes)
         spread(detector.model)
         return detector
