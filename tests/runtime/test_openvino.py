@@ -101,6 +101,13 @@ def test_any_batch_and_any_size(artifact: Artifact, batch: int, size: tuple[int,
     assert scores == pytest.approx(np.full((batch, 1), 0.4), abs=1e-5)
 
 
+def test_processes_that_share_a_machine_are_not_pinned_to_the_same_cores(artifact: Artifact) -> None:
+    runtime = OpenVINORuntime(artifact, threads=1, precision="fp32", cache=False)
+    compiled = runtime._variant((1, *SIZE)).compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert not compiled.get_property("ENABLE_CPU_PINNING")
+
+
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 def test_may_be_called_from_several_threads(artifact: Artifact, hint: str) -> None:
     runtime = OpenVINORuntime(artifact, cache=False, precision="fp32", hint=hint)  # type: ignore[arg-type]

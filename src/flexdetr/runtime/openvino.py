@@ -147,7 +147,9 @@ class OpenVINORuntime:
         self._device = _device(self._core, device)
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
         if threads is not None and self._device == "CPU":
-            self._options["INFERENCE_NUM_THREADS"] = threads
+            # Whoever gives a part of the cores runs something else on the others, often this again: OpenVINO would pin
+            # the threads of every process to the same first cores, and two such processes would share one.
+            self._options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         folder = _graphs_folder(cache)
         if folder is not None:
             self._options["CACHE_DIR"] = str(folder)
