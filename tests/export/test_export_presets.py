@@ -16,8 +16,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "r18": ("rtdetr_r18", {}),
     "hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
     "ghostnetv3_100": ("rtdetr_ghostnetv3_100", {}),
-    # With seed 0 two candidates for the last query score alike, and rounding decides which of them is selected.
-    "nano": ("flexdetr_nano", {"seed": 1}),
+    # Seed 0 has two candidates for the last query that score alike; seeds 1 to 3 have no score above 0.3.
+    "nano": ("flexdetr_nano", {"seed": 4}),
     "convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }
 # Drift of a score, and of a box in pixels; docs/proofs.md has what was measured: at most 1.3e-5 and 0.004 px, and

@@ -82,13 +82,13 @@ def connected(address: str | None) -> Iterator[Any]:
             raise ClusterError(
                 f"there is no Ray cluster at {address or 'this machine'}: {' '.join(str(error).split())}"
             ) from error
-    try:
-        # Ray tells of actors that died on standard output, where answers go.
-        with redirect_stdout(sys.stderr):
+    # Ray tells of actors that died on standard output, where answers go, until it is shut down.
+    with redirect_stdout(sys.stderr):
+        try:
             yield ray
-    finally:
-        if began:
-            ray.shutdown()
+        finally:
+            if began:
+                ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
