@@ -16,7 +16,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "r18": ("rtdetr_r18", {}),
     "hgnetv2_l": ("rtdetr_hgnetv2_l", {}),
     "ghostnetv3_100": ("rtdetr_ghostnetv3_100", {}),
-    # Seed 0 has two candidates for the last query that score alike; seeds 1 to 3 have no score above 0.3.
+    # Seed 0 has two candidates for the last query that score alike, and seed 1 no score above 0.3.
     "nano": ("flexdetr_nano", {"seed": 4}),
     "convnext_atto": ("rtdetr_r18", {"backbone": "timm/convnext_atto"}),
 }
