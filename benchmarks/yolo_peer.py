@@ -52,6 +52,12 @@ for line in sys.stdin:
 """
 
 
+def environment(threads: int) -> dict[str, str]:
+    """The other process's variables: its threads, no network, and none of our modules."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**own, "OMP_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}
+
+
 class Peer:
     """A process of the other package that predicts pictures when told to.
 
@@ -68,8 +74,6 @@ class Peer:
     def __init__(
         self, python: Path, name: str, precision: str, size: int, data: str, threads: int, folder: Path
     ) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}
-        environment.pop("PYTHONPATH", None)
         given = json.dumps([name, precision, size, data])
         self._process = subprocess.Popen(
             [str(python), "-c", _PEER, given],
@@ -77,7 +81,7 @@ class Peer:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env=environment,
+            env=environment(threads),
         )
         self._asks, self._answers = (
             cast("IO[str]", end) for end in (self._process.stdin, self._process.stdout)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from flexdetr.data.dataset import Dataset
 from flexdetr.data.detect import read
 from flexdetr.metrics.coco_map import Metrics, evaluate
 from measure import machine
+from yolo_peer import environment
 
 # What runs on the other side: the documented calls of the package alone.
 _PEER = """
@@ -52,8 +52,6 @@ def trained(
     peer: Path, name: str, data: Path, dataset: Dataset, asked: argparse.Namespace, seed: int
 ) -> tuple[Metrics, float]:
     """The numbers of a training's last weights on the test split, and its seconds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads), "YOLO_OFFLINE": "true"}
-    environment.pop("PYTHONPATH", None)
     given = [
         name,
         str(data / "data.yaml"),
@@ -72,7 +70,7 @@ def trained(
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env=environment,
+            env=environment(asked.threads),
             check=True,
         )
     answers = [json.loads(line) for line in done.stdout.splitlines()]

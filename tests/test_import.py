@@ -30,7 +30,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_nothing_is_reported_to_anybody() -> None:
     code = """
-import os, sys
 import flexdetr, openvino.tools.ovc
 print(type(openvino.tools.ovc.telemetry).__module__)
 import nncf.telemetry

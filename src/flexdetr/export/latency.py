@@ -21,7 +21,7 @@ from flexdetr.export.prepare import prepare as deploy
 from flexdetr.metrics.latency import alternate
 from flexdetr.model.detector import DetectionModel
 from flexdetr.pixel_form import PixelForm
-from flexdetr.runtime.openvino import HINTS, computes_in, shared_core
+from flexdetr.runtime.openvino import HINTS, computes_in, shared_core, thread_options
 from flexdetr.runtime.process import prepare
 
 _PICTURES: Final = 4
@@ -77,7 +77,7 @@ def compiled(
             )
         graph = writer.read_whole(Path(place) / writer.MODEL)
     graph.reshape({"images": [1, *size, model.channels], "sizes": [1, 2]})
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **thread_options(threads)}
     options["INFERENCE_PRECISION_HINT"] = HINTS["bf16" if precision == "bf16" else "fp32"]
     request = shared_core().compile_model(graph, "CPU", options).create_infer_request()
 

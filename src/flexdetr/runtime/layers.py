@@ -16,7 +16,7 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-from flexdetr.runtime.openvino import HINTS, OpenVINORuntime, computes_in, shared_core
+from flexdetr.runtime.openvino import HINTS, OpenVINORuntime, computes_in, shared_core, thread_options
 from flexdetr.runtime.parity import Precision
 
 Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
@@ -112,9 +112,7 @@ def profile_graph(
         threads: of the CPU; None takes what OpenVINO chooses.
         precision: what is computed in where the graph does not say int8.
     """
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True, **thread_options(threads)}
     options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
     return _profile(shared_core().compile_model(graph, "CPU", options), rounds)
 

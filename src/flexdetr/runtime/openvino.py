@@ -106,6 +106,15 @@ class _Variant:
             ) from None
 
 
+def thread_options(threads: int | None) -> dict[str, Any]:
+    """OpenVINO's options for a number of CPU threads; none of them for None or 0, which leave it to OpenVINO.
+
+    Whoever gives a part of the cores runs something else on the others, often this again: OpenVINO would pin the
+    threads of every process to the same first cores, and two such processes would share one.
+    """
+    return {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False} if threads else {}
+
+
 class OpenVINORuntime:
     """Runs an artifact's graph; may be called from several threads at once.
 
@@ -146,10 +155,8 @@ class OpenVINORuntime:
         self._core = shared_core()
         self._device = _device(self._core, device)
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
-        if threads is not None and self._device == "CPU":
-            # Whoever gives a part of the cores runs something else on the others, often this again: OpenVINO would pin
-            # the threads of every process to the same first cores, and two such processes would share one.
-            self._options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        if self._device == "CPU":
+            self._options |= thread_options(threads)
         folder = _graphs_folder(cache)
         if folder is not None:
             self._options["CACHE_DIR"] = str(folder)
