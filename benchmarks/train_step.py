@@ -2,7 +2,8 @@
 
 With `--transformers` a preset stands beside transformers' own class with the same weights, in its default float32 step
 and under bf16 autocast, and the ratios are printed. The last line of each model is what its products of matrices and
-convolutions alone would take at the rate of a large product, as measured in the same run: no step can be faster.
+convolutions alone would take at the rate of a large product of each type, as measured in the same run: no step can be
+faster. On a CPU all of them use the memory that they freed again, as FlexDETR's training does (``engine/memory.py``).
 `--profile` shows what a step is made of.
 """
 
@@ -19,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flexdetr.classes import Classes
 from flexdetr.engine.compile import compile_parts
-from flexdetr.engine.depthwise import training_autocast
-from flexdetr.engine.device import choose_device, choose_precision
+from flexdetr.engine.cpu_autocast import training_autocast
+from flexdetr.engine.device import choose_device, choose_precision, precision_name
+from flexdetr.engine.memory import keep_freed_memory
 from flexdetr.engine.optim import build_optimizer
 from flexdetr.engine.recipe import derive
 from flexdetr.loss.criterion import Criterion
@@ -115,9 +117,9 @@ def transformers_stepper(
     return step
 
 
-def product(device: torch.device) -> Callable[[], None]:
-    """A float32 product of two large matrices: the fastest that this machine computes anything."""
-    first, second = (torch.rand(_SIDE, _SIDE, device=device) for _ in range(2))
+def product(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """A product of two large matrices: the fastest that this machine computes anything in a type."""
+    first, second = (torch.rand(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:
         first @ second
@@ -172,6 +174,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="what a step is made of, instead")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     subjects = {
         name: stepper(name, arguments.size, arguments.batch, arguments.classes, device)
         for name in arguments.models
@@ -196,24 +200,26 @@ def main() -> None:
             began = time.perf_counter()
             subjects[f"{name}, compiled"]()
             print(f"{name}: {time.perf_counter() - began:.0f} s for the first compiled step")
-    subjects["product"] = product(device)
+    types = dict.fromkeys((torch.float32, choose_precision("auto", device)))
+    products = {precision_name(dtype): product(device, dtype) for dtype in types}
     print(machine())
     print(
         f"{arguments.size} px, batch {arguments.batch}, {arguments.classes} classes, medians of {arguments.rounds}"
     )
-    medians = {
-        name: median(seconds) for name, seconds in alternate(subjects, rounds=arguments.rounds).items()
-    }
-    fastest = 2 * _SIDE**3 / medians.pop("product")
+    spent = alternate(subjects | products, rounds=arguments.rounds)
+    medians = {name: median(spent[name]) for name in subjects}
+    fastest = {name: 2 * _SIDE**3 / median(spent[name]) for name in products}
     for name, seconds in medians.items():
         own, _, rival = name.partition(", ")
         ratio = f"  {seconds / medians[own]:5.2f} times ours" if rival else ""
         print(f"{name:36s} {seconds * 1e3:8.1f} ms per step {arguments.batch / seconds:7.1f} images/s{ratio}")
     for name, count in work.items():
-        print(
-            f"{name}: {count / 1e9:.0f} GFLOP a step; {count / fastest * 1e3:.0f} ms at the "
-            f"{fastest / 1e9:.0f} GFLOP/s of a product of {_SIDE} x {_SIDE}"
-        )
+        print(f"{name}: {count / 1e9:.0f} GFLOP a step")
+        for precision, rate in fastest.items():
+            print(
+                f"  {count / rate * 1e3:.0f} ms at the {rate / 1e9:.0f} GFLOP/s of a product of {_SIDE} x {_SIDE} in "
+                f"{precision}"
+            )
     print(f"peak memory of the process: {peak_memory_mib():.0f} MiB")
 
 

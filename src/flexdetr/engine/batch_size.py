@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flexdetr.config import Config
 from flexdetr.engine import state as run_state
-from flexdetr.engine.depthwise import training_autocast
+from flexdetr.engine.cpu_autocast import training_autocast
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.outputs import Targets
 

@@ -27,12 +27,13 @@ from flexdetr.engine.callbacks import Callbacks
 from flexdetr.engine.checkpoint import StartingDetector
 from flexdetr.engine.companions import add_losses, build_companions
 from flexdetr.engine.compile import compile_parts
-from flexdetr.engine.depthwise import training_autocast
+from flexdetr.engine.cpu_autocast import training_autocast
 from flexdetr.engine.device import arithmetic, choose_device, choose_precision
 from flexdetr.engine.distributed import Ranks, own_device
 from flexdetr.engine.divisor import divided
 from flexdetr.engine.ema import AveragedModel
 from flexdetr.engine.gradients import GradientSum
+from flexdetr.engine.memory import keep_freed_memory
 from flexdetr.engine.norms import moving_statistics, synchronise_norms
 from flexdetr.engine.optim import build_optimizer, freeze
 from flexdetr.engine.pace import Pace
@@ -206,6 +207,8 @@ class Trainer:
         with run_state.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         train = self.config.train
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with (
             log_file(self.folder / "log.txt") if self.ranks.first else nullcontext(),
             arithmetic(self.device, tf32=train.tf32, benchmark=train.cudnn_benchmark),

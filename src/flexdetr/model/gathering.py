@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,7 +61,8 @@ def sum_rows(
     Returns:
         (B, Q, D) in the type of ``locations``.
     """
-    index, share = corners(locations, weights.to(locations.dtype), value.shape[1], shapes, points)
+    wide = weights.to(locations.dtype)
+    index, share = corners(locations, wide, value.shape[1], shapes, points, torch.int32)
     table = value.to(share.dtype).reshape(-1, value.shape[-1])
     mixed = RowSums.apply(table, index.flatten(0, 2), share.flatten(0, 2))
     return mixed.reshape(*index.shape[:2], -1)
@@ -72,6 +74,7 @@ def corners(
     tokens: int,
     shapes: Sequence[tuple[int, int]],
     points: Sequence[int],
+    dtype: torch.dtype = torch.int64,
 ) -> tuple[Tensor, Tensor]:
     """The four cells around each sampling point as rows of all values, and what each of them counts.
 
@@ -81,9 +84,10 @@ def corners(
         tokens: S.
         shapes: (height, width) of each level.
         points: sampling points on each level.
+        dtype: of the rows; int32 is read faster, and ONNX gathers want int64.
 
     Returns:
-        int64 rows of values (B * S * H, D / H) and their weights, both (B, Q, H, 4 P).
+        Rows of values (B * S * H, D / H) and their weights, both (B, Q, H, 4 P).
     """
     batch, heads = locations.shape[0], locations.shape[2]
 
@@ -101,11 +105,11 @@ def corners(
     down = _neighbours(locations[..., 1] * rows - 0.5, rows - 1)
     lines = [(row * (columns * heads) + first, share * weights) for row, share in down]
     steps = [(column * heads, share) for column, share in across]
-    index = torch.cat([line + step for line, _ in lines for step, _ in steps], -1).long()
+    index = torch.cat([line + step for line, _ in lines for step, _ in steps], -1).to(dtype)
     # A place that is not a number makes the sum none either, and must not read elsewhere.
     index = index.clamp(min=0)
     share = torch.cat([part * other for _, part in lines for _, other in steps], -1)
-    image = torch.arange(batch, device=locations.device)[:, None, None, None]
+    image = torch.arange(batch, dtype=dtype, device=locations.device)[:, None, None, None]
     return index + image * (tokens * heads), share
 
 
@@ -129,7 +133,7 @@ class RowSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, share: Tensor) -> Tensor:  # noqa: ANN401
-        """Table (N, C), index (R, K) int64 and share (R, K) -> (R, C)."""
+        """Table (N, C), index (R, K) of integers and share (R, K) -> (R, C)."""
         ctx.save_for_backward(table, index, share)
         return F.embedding_bag(index, table, per_sample_weights=share, mode="sum")
 
@@ -140,24 +144,30 @@ class RowSums(torch.autograd.Function):
         grad = grad.contiguous()
         of_table, of_share = None, None
         if ctx.needs_input_grad[0]:
-            # A stable order, so that sums are the same in every run; int32 sorts in half the time.
-            order, places = index.flatten().int().sort(stable=True)
-            starts = torch.searchsorted(order, torch.arange(len(table), dtype=torch.int32))
-            of_table = F.embedding_bag(
-                places // index.shape[1],
-                grad,
-                starts,
-                per_sample_weights=share.flatten()[places],
-                mode="sum",
-            )
+            of_table = _by_row(index, share, grad, len(table))
         if ctx.needs_input_grad[2]:
             of_share = _products(grad, table, index)
         return of_table, None, of_share
 
 
+def _by_row(index: Tensor, share: Tensor, grad: Tensor, rows: int) -> Tensor:
+    """``out[index[i, k]] += share[i, k] * grad[i]``, in the order of i, so that sums are the same in every run."""
+    from scipy.sparse import csr_array  # a second, which prediction does without
+
+    # As a sparse matrix (R, N) whose columns are put in order: a pass that counts, three times as fast as torch's sort.
+    columns = index.flatten().numpy()
+    begins = np.arange(0, columns.size + 1, index.shape[1], dtype=columns.dtype)
+    given = (share.flatten().numpy(), columns, begins)
+    by_column = csr_array(given, shape=(len(index), rows)).tocsc()
+    read, starts = torch.from_numpy(by_column.indices), torch.from_numpy(by_column.indptr[:-1])
+    return F.embedding_bag(
+        read, grad, starts, per_sample_weights=torch.from_numpy(by_column.data), mode="sum"
+    )
+
+
 def _products(first: Tensor, second: Tensor, index: Tensor) -> Tensor:
     """Products (R, K) of each row of the first (R, C) with its K rows of the second (N, C)."""
-    begins = torch.arange(0, index.numel() + 1, index.shape[1])
+    begins = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
     with warnings.catch_warnings():  # torch calls its compressed rows "beta", once in each process
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
         places = torch.sparse_csr_tensor(
