@@ -31,6 +31,7 @@ from flexdetr.model.fuse import deploy_form
 from flexdetr.runtime.artifact import is_artifact
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.layers import Rates, measure_rates, profile, profile_graph
+from flexdetr.runtime.parity import Precision
 from measure import alternate, machine
 
 # Kernel, stride, groups, input channels, output channels, side; of a product: 0, 1, 1, inner, outer, rows.
@@ -44,6 +45,7 @@ _NAMES = [
     "PyTorch bf16",
     "PyTorch int8",
     "OpenVINO fp32",
+    "OpenVINO bf16",
     "OpenVINO int8",
 ]
 
@@ -76,7 +78,7 @@ def gflops(shape: Shape) -> float:
     kernel, stride, groups, inner, outer, side = shape
     if not kernel:
         return 2e-9 * side * inner * outer
-    return 2e-9 * (side // stride) ** 2 * outer * inner // groups * kernel**2
+    return 2e-9 * (side // stride) ** 2 * outer * (inner // groups) * kernel**2
 
 
 def in_torch(shape: Shape) -> dict[str, Callable[[], object]]:
@@ -137,9 +139,13 @@ def show_shapes(name: str, size: int, threads: int, rounds: int) -> None:
         cells = [
             f"{work / min(seconds[key]):.0f}" if key in seconds else "" for key in ("fp32", "bf16", "int8")
         ]
-        for int8 in (False, True):
-            graph = in_openvino(shape, int8=int8)
-            spent = [one for one in profile_graph(graph, rounds=rounds, threads=threads).layers if one.gflops]
+        for precision in ("fp32", "bf16", "int8"):
+            if precision == "bf16" and not bf16_supported():
+                cells.append("")
+                continue
+            graph = in_openvino(shape, int8=precision == "int8")
+            rest: Precision = "bf16" if precision == "bf16" else "fp32"
+            spent = [one for one in profile_graph(graph, rounds, threads, rest).layers if one.gflops]
             cells.append(f"{work / (1e-3 * spent[0].milliseconds):.0f}" if spent else "")
         kernel, stride, groups, inner, outer, side = shape
         grouped = f" / {groups}" if groups > 1 else ""
@@ -150,14 +156,17 @@ def show_shapes(name: str, size: int, threads: int, rounds: int) -> None:
 
 
 def show_preset(name: str, size: int, threads: int, rounds: int, rates: Rates) -> None:
-    """The layers of a preset with random weights, written for OpenVINO without a proof."""
+    """The layers of a preset with random weights, written for OpenVINO without a proof, in each precision."""
     detector = Detector(name, classes=[f"class {i}" for i in range(80)], image_size=size)
     form = prepare(detector.model, Options(size=(size, size), resize_inside=True, sampling="gather"))
     with tempfile.TemporaryDirectory() as folder:
         writer.write(form, Path(folder), "fp32", ())
         graph = writer.read_whole(Path(folder) / writer.MODEL)
     graph.reshape({"images": [1, size, size, 3], "sizes": [1, 2]})
-    show_profile(name, f"OpenVINO in fp32, {threads} threads", profile_graph(graph, rounds, threads), rates)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if bf16_supported() else ("fp32",)
+    for precision in precisions:
+        found = profile_graph(graph, rounds, threads, precision)
+        show_profile(name, f"OpenVINO in {precision}, {threads} threads", found, rates)
 
 
 def main() -> int:
