@@ -51,7 +51,7 @@ matrix-%: build/matrix/%/.ready
 build/matrix/%/.ready: pyproject.toml | $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(firstword $(subst -, ,$*)) build/matrix/$*
 	$(BIN)/uv pip install --quiet --python build/matrix/$* --resolution $(patsubst $(firstword $(subst -, ,$*))-%,%,$*) \
-		-e '.[all]' pytest pytest-timeout pytest-xdist hypothesis
+		-e '.[all,test]'
 	@touch $@
 
 bench: $(READY)
