@@ -14,9 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from flexdetr.classes import Classes
 from flexdetr.engine.compile import compile_parts
@@ -131,7 +132,20 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
 
 def operations(step: Callable[[], None]) -> int:
     """Floating-point operations of the products and convolutions in a step, forwards and backwards."""
-    with FlopCounterMode(display=False) as counter:
+
+    def backwards(
+        gradient: torch.Size,
+        x: torch.Size,
+        weight: torch.Size,
+        *rest: Any,
+        **_: object,  # noqa: ANN401
+    ) -> int:
+        """As many as forwards for each gradient; torch 2.15 counts groups as if they were none."""
+        return sum(rest[-1][:2]) * conv_flop_count(list(x), list(weight), list(gradient))
+
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: backwards}
+    ) as counter:
         step()
     return counter.get_total_flops()
 

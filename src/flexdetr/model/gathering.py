@@ -168,7 +168,9 @@ def _by_row(index: Tensor, share: Tensor, grad: Tensor, rows: int) -> Tensor:
 def _products(first: Tensor, second: Tensor, index: Tensor) -> Tensor:
     """Products (R, K) of each row of the first (R, C) with its K rows of the second (N, C)."""
     begins = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
-    with warnings.catch_warnings():  # torch calls its compressed rows "beta", and unchecked, once in each process
+    with (
+        warnings.catch_warnings()
+    ):  # torch calls its compressed rows "beta", and unchecked, once in each process
         warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
         places = torch.sparse_csr_tensor(
             begins,
