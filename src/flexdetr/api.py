@@ -210,7 +210,7 @@ class Detector:
             DataError: if the data cannot be used, or has no such split.
         """
         if self.runtime == "openvino":
-            other = self._on_openvino(device, precision, decoder_layers, queries)
+            other = self.on_openvino(device, precision, decoder_layers, queries)
             return other.evaluate(data, split, progress=progress, report=report)
         from flexdetr.engine.evaluate import evaluate_split
 
@@ -288,30 +288,22 @@ class Detector:
         Raises:
             ImageError: if a file cannot be read as an image.
         """
-        from flexdetr.data.images import pixels
         from flexdetr.deployed import items_of
         from flexdetr.engine.predict import detect_images
         from flexdetr.gathered import gathered
         from flexdetr.runtime.sources import as_film
 
+        options: dict[str, Any] = {"decoder_layers": decoder_layers, "queries": queries}
+        options |= {"device": device, "precision": precision}
         if slice is not None:
-            sliced = {
-                "device": device,
-                "precision": precision,
-                "decoder_layers": decoder_layers,
-                "queries": queries,
-            }
-            return SlicedDetector(self, slice).predict(source, threshold, **sliced)
+            return SlicedDetector(self, slice).predict(source, threshold, **options)
         film = as_film(source)
         if film is not None:
-            options: dict[str, Any] = {"decoder_layers": decoder_layers, "queries": queries}
-            return gathered(
-                self.predict_many([film], threshold, device=device, precision=precision, **options)
-            )
+            return gathered(self.predict_many([film], threshold, **options))
         pictures = source if isinstance(source, list) else [source]
         lowest = limits(threshold, self.metadata.thresholds, self.classes.names)
         if self.runtime == "openvino":
-            other = self._on_openvino(device, precision, decoder_layers, queries, items_of(pictures))
+            other = self.on_openvino(**options, items=items_of(pictures))
             there = other.predict(pictures, threshold)
             return there if isinstance(source, list) else there[0]
         found = list(
@@ -321,10 +313,7 @@ class Detector:
                 classes=self.classes,
                 size=self.config.image_size,
                 threshold=lowest,
-                device=device,
-                precision=precision,
-                decoder_layers=decoder_layers,
-                queries=queries,
+                **options,
             )
         )
         return found if isinstance(source, list) else found[0]
@@ -349,7 +338,6 @@ class Detector:
             ExplainError: if the head has no queries that attend to places, like the dense ones.
             ImageError: if a file cannot be read as an image.
         """
-        from flexdetr.data.images import pixels
         from flexdetr.engine.explain import explain
 
         return explain(
@@ -391,12 +379,11 @@ class Detector:
 
         listed = list(items)
         limits(threshold, self.metadata.thresholds, self.classes.names)  # answers before any work
-        if self.runtime == "openvino":
-            other = self._on_openvino(device, precision, decoder_layers, queries, listed)
-            yield from other.predict_many(listed, threshold, look=look)
-            return
         options: dict[str, Any] = {"device": device, "precision": precision}
         options |= {"decoder_layers": decoder_layers, "queries": queries}
+        if self.runtime == "openvino":
+            yield from self.on_openvino(**options, items=listed).predict_many(listed, threshold, look=look)
+            return
         reader = partial(pixels, form=self.form) if look is None else look
         for picture in read(listed, reader, whole=not self.form.photographic):
             if isinstance(picture, Unreadable):
@@ -436,32 +423,37 @@ class Detector:
         """
         if self.runtime == "openvino":
             listed = list(items)
-            return self._on_openvino(device, precision, items=listed).computation(items=listed)
+            return self.on_openvino(device, precision, items=listed).computation(items=listed)
         from flexdetr.engine.device import choose_device, choose_precision, computation
 
         place = choose_device(device)
         return computation(place, choose_precision(precision, place))
 
-    def _on_openvino(
+    def on_openvino(
         self,
         device: str,
         precision: str,
         decoder_layers: int | None = None,
         queries: int | None = None,
         items: Sequence[Item] = (),
+        threads: int | None = None,
     ) -> ArtifactDetector:
-        """The detector on OpenVINO; converted again only where a weight, or what is asked for, has changed."""
+        """The detector on OpenVINO; converted again only where a weight, or what is asked for, has changed.
+
+        Raises:
+            ConfigError: if it cannot be computed there.
+            DriftError: if OpenVINO does not find what the model finds.
+        """
         from flexdetr.engine.device import check_openvino
         from flexdetr.export.converted import convert
         from flexdetr.export.writing import ExportSource
         from flexdetr.model.fingerprint import fingerprint
 
         asked = check_openvino(device, precision)
-        key = (fingerprint(self.model), asked, decoder_layers, queries)
+        options = {"decoder_layers": decoder_layers, "queries": queries, "threads": threads}
+        key = (fingerprint(self.model), asked, *options.values())
         if self._converted is None or self._converted[0] != key:
-            subject = ExportSource(self.model, self.config, self.classes, self.metadata)
-            options = {"decoder_layers": decoder_layers, "queries": queries}
-            self._converted = (key, convert(subject, items, precision=asked, **options))
+            self._converted = (key, convert(ExportSource.of(self), items, precision=asked, **options))
         return self._converted[1]
 
     def deploy_form(self) -> DetectionModel:
@@ -492,8 +484,7 @@ class Detector:
         """
         from flexdetr.export.make import ExportSource, export
 
-        subject = ExportSource(self.model, self.config, self.classes, self.metadata)
-        return export(subject, format, out or Path(f"{self.config.model}-{format}"), **options)
+        return export(ExportSource.of(self), format, out or Path(f"{self.config.model}-{format}"), **options)
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` checkpoint with classes, configuration and provenance inside."""

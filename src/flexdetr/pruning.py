@@ -161,7 +161,7 @@ def prune(
     dataset = read_for_training(data, config)
     val = dataset.with_classes(whole.classes).split("val")
     # On the CPU, where it is measured; the caller's model may be anywhere.
-    model = ExportSource(whole.model, whole.config, whole.classes, whole.metadata).apart().model
+    model = ExportSource.of(whole).apart().model
     bundles = find_bundles(model)
     if not bundles:
         raise PruneError(f"{whole.config.model}: no channels were found that can be taken away")
@@ -193,7 +193,7 @@ def prune(
     part = config.backbone.name if module is None else copy.deepcopy(module)
     tuned = Detector.from_checkpoint(run.best, backbone=part)
     stages.append(_stage("fine-tuned", tuned.model, choice.milliseconds, score, config))
-    convert(ExportSource(tuned.model, tuned.config, tuned.classes, tuned.metadata), (), precision="fp32")
+    convert(ExportSource.of(tuned), (), precision="fp32")
     pruned = Pruned(tuned, run, target, choice.share, proof, tuple(stages), clock.how)
     with replacing(run.folder / FILE) as temporary:
         temporary.write_text(json.dumps(pruned.to_json(), indent=1), encoding="utf-8")

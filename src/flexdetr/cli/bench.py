@@ -220,12 +220,7 @@ def subject_of(
     from flexdetr.deployed import ArtifactDetector
 
     if not isinstance(detector, ArtifactDetector) and detector.runtime == "openvino":
-        from flexdetr.engine.device import check_openvino
-        from flexdetr.export.converted import convert
-        from flexdetr.export.writing import ExportSource
-
-        subject = ExportSource(detector.model, detector.config, detector.classes, detector.metadata)
-        detector = convert(subject, (), precision=check_openvino(*place), threads=threads)
+        detector = detector.on_openvino(*place, threads=threads)
     if isinstance(detector, ArtifactDetector):
         return _of_artifact(name, detector, place)
     return _of_model(name, detector, place)

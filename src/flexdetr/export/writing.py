@@ -87,6 +87,11 @@ class ExportSource:
     classes: Classes
     metadata: Metadata
 
+    @classmethod
+    def of(cls, detector: Any) -> Self:  # noqa: ANN401 - a Detector, which stands above
+        """A detector as it is at the moment."""
+        return cls(detector.model, detector.config, detector.classes, detector.metadata)
+
     def apart(self) -> Self:
         """The same detector with a copy of the model, in float32 on the CPU and in evaluation mode.
 
