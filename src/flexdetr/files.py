@@ -45,6 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text through ``replacing``."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _rename(temporary: Path, path: Path) -> None:
     """On Windows a file cannot be replaced while someone looks at it, as virus scanners do for a moment."""
     for _ in range(_RENAMES if sys.platform == "win32" else 0):

@@ -26,7 +26,7 @@ from flexdetr.engine.evaluate import evaluate_split
 from flexdetr.export import latency
 from flexdetr.export.converted import convert
 from flexdetr.export.writing import ExportSource
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.frozen import FrozenMapping
 from flexdetr.metrics.coco_map import Metrics
 from flexdetr.model.bundles import EXACT, Bundle, deviation, find_bundles, remove_channels
@@ -195,8 +195,7 @@ def prune(
     stages.append(_stage("fine-tuned", tuned.model, choice.milliseconds, score, config))
     convert(ExportSource.of(tuned), (), precision="fp32")
     pruned = Pruned(tuned, run, target, choice.share, proof, tuple(stages), clock.how)
-    with replacing(run.folder / FILE) as temporary:
-        temporary.write_text(json.dumps(pruned.to_json(), indent=1), encoding="utf-8")
+    write_whole(run.folder / FILE, json.dumps(pruned.to_json(), indent=1))
     return pruned
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from flexdetr.cluster.buckets import is_bucket, listed, read_bytes
-from flexdetr.files import replacing
+from flexdetr.files import replacing, write_whole
 from flexdetr.runtime.sources import Item, Missing, Unreadable, find
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def begin(out: Path, partitions: Sequence[Partition], seal: str, threshold: Thre
     elif out.exists() and any(out.glob("part-*.parquet")):
         raise PartitionError(f"{out} holds Parquet files of something else: choose another --out")
     else:
-        with replacing(file) as draft:
-            draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps(content) + "\n")
     return [one for one in partitions if not one.file(out).exists()]
 
 

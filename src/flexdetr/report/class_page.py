@@ -13,7 +13,7 @@ from PIL import Image
 
 from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.metrics.classification import Answers, answers_of, confusion
 from flexdetr.report.charts import matrix
 from flexdetr.report.make import ReportContent, calibration_chart, configuration_and_machine, run_sections
@@ -55,8 +55,7 @@ def write_class_report(path: Path, subject: ReportContent) -> dict[str, float]:
         "Data": _data(subject.splits or {"evaluated": subject.records}, names),
         **configuration_and_machine(subject),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
+    write_whole(path, page(subject.title, subject.lead, sections))
     return {}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from flexdetr import __version__
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.metrics.calibration import Ranked, calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, pooled, rank_detections
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
@@ -125,8 +125,7 @@ def write_report(path: Path, subject: ReportContent) -> dict[str, float]:
         "Data": _data(subject),
         **configuration_and_machine(subject),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(page(subject.title, subject.lead, sections), encoding="utf-8")
+    write_whole(path, page(subject.title, subject.lead, sections))
     return best
 
 

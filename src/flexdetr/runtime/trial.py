@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import cpu_features
@@ -184,8 +184,7 @@ def _remembered(path: Path) -> Verdict | None:
 def _remember(path: Path, verdict: Verdict) -> None:
     content = {"passed": verdict.passed, "reason": verdict.reason}
     try:
-        with replacing(path) as draft:
-            draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(content) + "\n")
     except OSError as error:
         _log.warning(
             "a trial's verdict is not kept: %s cannot be written (%s)", path, error.strerror or error

@@ -19,8 +19,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from flexdetr.files import replacing
 from flexdetr.files import sha256 as sha256_of
+from flexdetr.files import write_whole
 from flexdetr.progress import progress_bar
 from flexdetr.weights.container import WeightsError, sniff
 
@@ -115,8 +115,7 @@ def _check(url: str, found: str, published: str | None, place: Path) -> None:
             f"{url} is another file than the one fetched before: its sha256 is {found}, and was {former}; if it was "
             f"published again, delete {_note(place)} to take it"
         )
-    with replacing(_note(place)) as draft:
-        draft.write_text(f"{found}  {place.name}\n", encoding="utf-8")
+    write_whole(_note(place), f"{found}  {place.name}\n")
 
 
 def unchanged(place: Path) -> Path:
