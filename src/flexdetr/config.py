@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -323,6 +323,11 @@ class Config(Part):
     def task(self) -> str:
         """What the model does with a picture, a key of ``flexdetr.tasks.TASKS``: the head says it."""
         return HEADS[self.head.name].task
+
+    def having(self, **sections: Mapping[str, object]) -> Self:
+        """A copy with other values in its sections, like ``having(train={"epochs": 3})``; they are not checked."""
+        changed = {name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        return self.model_copy(update=changed)
 
     @field_validator("log", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from flexdetr.ablate.plan import BASE, Plan, as_yaml, budgeted, changes_text, co
 from flexdetr.ablate.runs import Job, Result
 from flexdetr.ablate.table import Row, rows, to_csv, to_markdown
 from flexdetr.config import Config, ConfigError
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.loss.criterion import build_criterion
 from flexdetr.model.detector import DetectionModel
 from flexdetr.weights.skeleton import without_draws
@@ -131,8 +131,7 @@ def _write(
         (MARKDOWN, to_markdown(title, table, notes)),
         (PAGE, page(title, table, notes, curves, text)),
     ):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        write_whole(folder / name, content)
     return Ablation(folder, table, notes, missing)
 
 

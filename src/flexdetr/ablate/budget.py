@@ -6,13 +6,14 @@ import csv
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from flexdetr.ablate.records import EPOCHS, Epochs, read_record
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import fit
 from flexdetr.engine.recipe import derive
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
+from flexdetr.weights.store import read_metadata
 from flexdetr.weights.trained import TrainedParts
 
 _log = logging.getLogger(__name__)
@@ -37,9 +38,11 @@ def epochs_within(
         ConfigError: if not even one fits.
     """
     fitting = 0
+    # The recipe asks for a number of images; how often it evaluates does not depend on it.
+    batch = {"batch_size": None} if config.train.batch_size == "auto" else {}
     for epochs in range(1, min(_MOST_EPOCHS, int(60 * minutes / max(epoch_seconds, 1e-3))) + 1):
-        planned = config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
-        every = derive(_with_batch(planned), images, TrainedParts(), 1.0).config.train.eval_every or 1
+        planned = config.having(train={"epochs": epochs, **batch})
+        every = derive(planned, images, TrainedParts(), 1.0).config.train.eval_every or 1
         if epochs * epoch_seconds + -(-epochs // every) * evaluation_seconds <= 60 * minutes:
             fitting = epochs
     if not fitting:
@@ -86,31 +89,15 @@ def measured_epochs(
     if entry is None or entry.model_dump(include=set(settings)) != settings:
         if not measure:
             raise ConfigError(f"{path} does not say how many epochs of {name} fit: no run has been made")
-        changes = {"epochs": 1, "augment_from": 0.0}
-        trial = config.model_copy(update={"train": config.train.model_copy(update=changes)})
+        trial = config.having(train={"epochs": 1, "augment_from": 0.0})
         with TemporaryDirectory(prefix="flexdetr-budget-") as scratch:
             run = fit.train(data, trial, out=Path(scratch) / name, quiet=quiet)
             with (run.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
                 training = float(next(csv.DictReader(file))["seconds"])
-            images = int(_training(run)["images"])
+            images = int(read_metadata(run.last).training["images"])
         rest = run.seconds - training
         epochs = epochs_within(minutes, training, rest, config, images)
         entry = Epochs(**settings, epoch_seconds=training, evaluation_seconds=rest, epochs=epochs)
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(EPOCHS.dump_json({**known, name: entry}, indent=1))
+        write_whole(path, EPOCHS.dump_json({**known, name: entry}, indent=1).decode())
         _log.info("%s: %d epochs fit into %g minutes", name, entry.epochs, minutes)
     return entry.epochs
-
-
-def _training(run: fit.Run) -> dict[str, Any]:
-    from flexdetr.weights.store import read_metadata
-
-    return dict(read_metadata(run.last).training)
-
-
-def _with_batch(config: Config) -> Config:
-    """The recipe asks for a number of images; how often it evaluates does not depend on it."""
-    if config.train.batch_size != "auto":
-        return config
-    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": None})})

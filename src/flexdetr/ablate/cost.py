@@ -19,7 +19,7 @@ from flexdetr.api import Detector
 from flexdetr.data.check import read_as
 from flexdetr.data.record_pixels import read_record as pixels_of
 from flexdetr.engine.predict import detect_images
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.metrics.latency import alternate
 from flexdetr.model.detector import SECTIONS
 from flexdetr.model.fuse import fuse
@@ -86,8 +86,7 @@ def costs(jobs: Mapping[str, Job], folder: Path, *, again: bool = False) -> Cost
             for name in detectors
         }
         known = CostsFile(machine=machine(), variants=rows)
-        with replacing(path) as temporary:
-            temporary.write_text(known.model_dump_json(indent=1), encoding="utf-8")
+        write_whole(path, known.model_dump_json(indent=1))
     found = {name: Cost(*(getattr(known.variants[name], key) for key in Cost._fields)) for name in jobs}
     return Costs(found, known.machine)
 

@@ -90,18 +90,38 @@ def read_plan(path: str | Path) -> Plan:
         ConfigError: if the file cannot be read, a key or value is wrong, with the nearest right one, or it names
             code that nobody has allowed.
     """
+    plan = read_checked(Plan, path, {"": Plan, "budget": Budget})
+    refuse_unallowed([plan.base, *plan.variants.values()], path)
+    return plan
+
+
+def read_checked(kind: type[_Kind], path: str | Path, sections: Mapping[str, type[Part]]) -> _Kind:
+    """A plan of some kind from its file; ``sections`` are those whose keys are known, the whole file's under ""."""
     values = read_yaml(path)
     values.setdefault("title", Path(path).stem.replace("_", " ").capitalize())
-    for section, known, prefix in ((values, Plan, ""), (values.get("budget"), Budget, "budget.")):
-        for key in section if isinstance(section, Mapping) else ():
-            if key not in known.model_fields:
-                names = [prefix + name for name in known.model_fields]
+    for section, part in sections.items():
+        given, prefix = (values.get(section), f"{section}.") if section else (values, "")
+        for key in given if isinstance(given, Mapping) else ():
+            if key not in part.model_fields:
+                names = [prefix + name for name in part.model_fields]
                 raise ConfigError(f"{path}: {nearest(prefix + str(key), names, 'key')}")
-    plan = checked(Plan, values, path)
-    for changes in (plan.base, *plan.variants.values()):
-        if (reason := first_objection(nested(changes), path)) is not None:
+    return checked(kind, values, path)
+
+
+def refuse_unallowed(changes: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Refuse code that changes name as a backbone, and that nobody has allowed; raises ``ConfigError``."""
+    for one in changes:
+        if (reason := first_objection(nested(one), path)) is not None:
             raise ConfigError(reason)
-    return plan
+
+
+def resolved(values: dict[str, Any], what: str) -> Config:
+    """The configuration of nested values that name a preset; ``what`` start from it."""
+    model = values.pop("model", None)
+    if model is None:
+        raise ConfigError(f"base.model says which preset the {what} start from, like flexdetr_nano")
+    # "auto" could give them different starts, and the comparison would be of the weights.
+    return resolve(str(model), **{"weights": "none", **values})
 
 
 def changed(plan: Plan, overrides: Iterable[str] = (), only: Iterable[str] = (), **changes: Any) -> Plan:  # noqa: ANN401
@@ -138,11 +158,7 @@ def configurations(plan: Plan) -> dict[str, Config]:
     for name, changes in {BASE: {}, **plan.variants}.items():
         values = merge(base, nested(changes))
         try:
-            model = values.pop("model", None)
-            if model is None:
-                raise ConfigError("base.model says which preset the runs start from, like flexdetr_nano")
-            # "auto" could give variants different starts, and the comparison would judge those.
-            built[name] = resolve(str(model), **{"weights": "none", **values})
+            built[name] = resolved(values, "runs")
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
         for key, place in _PLANS_OWN.items():
@@ -155,10 +171,8 @@ def configurations(plan: Plan) -> dict[str, Config]:
 
 def budgeted(config: Config, seed: int, epochs: int | None) -> Config:
     """A run's configuration: with its seed, and with its number of epochs where there is one."""
-    changes: dict[str, Any] = {"seed": seed}
-    if epochs is not None:
-        changes["train"] = config.train.model_copy(update={"epochs": epochs})
-    return config.model_copy(update=changes)
+    seeded = config.model_copy(update={"seed": seed})
+    return seeded if epochs is None else seeded.having(train={"epochs": epochs})
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from flexdetr.config import Config, ConfigError, build
 from flexdetr.data.dataset import SPLITS, DataError, fingerprint
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.tasks import task
 from flexdetr.weights.store import read_metadata
@@ -203,5 +203,4 @@ def _write(job: Job, result: Result | None) -> None:
     values = None
     if result is not None:  # JSON has no nan
         values = {key: None if value != value else value for key, value in asdict(result).items()}
-    with replacing(job.folder / RECORD) as temporary:
-        temporary.write_text(json.dumps({**_facts(job), "result": values}, indent=1), encoding="utf-8")
+    write_whole(job.folder / RECORD, json.dumps({**_facts(job), "result": values}, indent=1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +21,12 @@ from flexdetr.ablate.records import SEARCH, CandidateRecord, SearchRecord, read_
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
 from flexdetr.ablate.statistics import Interval, interval
-from flexdetr.ablate.table import interval_text
+from flexdetr.ablate.table import as_csv, as_markdown, interval_text
 from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read
 from flexdetr.export import latency
 from flexdetr.export.errors import ExportError
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.model.detector import DetectionModel
 from flexdetr.report.charts import Dot, scatter
 from flexdetr.report.page import folded, page
@@ -267,8 +265,7 @@ class _Searching:
         return {key: self.plan.space[key][trial.params[key]] for key in self.plan.space}
 
     def _keep(self) -> None:
-        with replacing(self.folder / FILE) as temporary:
-            temporary.write_text(self.record.model_dump_json(indent=1), encoding="utf-8")
+        write_whole(self.folder / FILE, self.record.model_dump_json(indent=1))
 
     def _of(self, name: str) -> CandidateRecord:
         return self.record.candidates[0 if name == _name(0) else int(name[1:])]
@@ -305,7 +302,11 @@ class _Searching:
         ]
         below = f"ms per image on OpenVINO in {self.plan.precision}"
         text = as_yaml(self.plan)
-        markdown = to_markdown(title, rows, notes)
+        markdown = as_markdown(title, HEADS, map(cells, rows), notes)
+        numbers = [
+            [row.name, row.on_front, row.milliseconds, row.epochs, *row.ap[:3], row.changes, row.refused]
+            for row in rows
+        ]
         sections = {
             "AP against latency": scatter(
                 points, title="Candidates of the last rung", across=below, up="AP", joined=on_front
@@ -315,12 +316,11 @@ class _Searching:
         }
         for name, content in (
             ("plan.yaml", text),
-            (CSV, to_csv(rows)),
+            (CSV, as_csv(_COLUMNS, numbers)),
             (MARKDOWN, markdown),
             (PAGE, page(title, "The line joins those that no other beats.", sections)),
         ):
-            with replacing(self.folder / name) as temporary:
-                temporary.write_text(content, encoding="utf-8")
+            write_whole(self.folder / name, content)
         return Search(self.folder, rows, notes)
 
     def _notes(self) -> tuple[str, ...]:
@@ -339,6 +339,7 @@ def _name(place: int) -> str:
 
 
 HEADS: Final = ("candidate", "front", "ms", "epochs", "AP", "changes")
+_COLUMNS: Final = (*HEADS[:4], "ap_mean", "ap_low", "ap_high", "changes", "refused")
 
 
 def cells(row: Candidate) -> tuple[str, ...]:
@@ -353,23 +354,3 @@ def cells(row: Candidate) -> tuple[str, ...]:
         interval_text(row.ap),
         changes,
     )
-
-
-def to_markdown(title: str, rows: Sequence[Candidate], notes: Sequence[str]) -> str:
-    """A heading, the table, and the notes under it."""
-    lines = [f"# {title}", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells(row))} |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
-
-
-def to_csv(rows: Sequence[Candidate]) -> str:
-    """All numbers at full precision; those that do not exist are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("candidate", "front", "ms", "epochs", "ap_mean", "ap_low", "ap_high", "changes", "refused")
-    )
-    for row in rows:
-        values = [row.name, row.on_front, row.milliseconds, row.epochs, *row.ap[:3], row.changes, row.refused]
-        writer.writerow("" if value != value else value for value in values)
-    return text.getvalue()

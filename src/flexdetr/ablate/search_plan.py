@@ -8,10 +8,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from flexdetr.ablate.plan import Seeds, checked, nested
-from flexdetr.config import Config, ConfigError, Part, merge, nearest, read_yaml
-from flexdetr.foreign_code import first_objection
-from flexdetr.presets import resolve
+from flexdetr.ablate.plan import Seeds, nested, read_checked, refuse_unallowed, resolved
+from flexdetr.config import Config, Part, merge
 
 _OWN: Final = {"seed": "seeds", "train.epochs": "epochs"}
 
@@ -81,19 +79,11 @@ def read_search_plan(path: str | Path) -> SearchPlan:
         ConfigError: if the file cannot be read, a key or value is wrong, with the nearest right one, or it names
             code as a backbone that nobody has allowed.
     """
-    values = read_yaml(path)
-    values.setdefault("title", Path(path).stem.replace("_", " ").capitalize())
-    for key in values:
-        if key not in SearchPlan.model_fields:
-            raise ConfigError(f"{path}: {nearest(str(key), list(SearchPlan.model_fields), 'key')}")
-    plan = checked(SearchPlan, values, path)
-    named = [nested(plan.base), *(nested({key: one}) for key, values in plan.space.items() for one in values)]
-    for changes in named:
-        if (reason := first_objection(changes, path)) is not None:
-            raise ConfigError(reason)
-    for key, choices in plan.space.items():
-        for value in choices:
-            candidate_config(plan, {key: value})  # a wrong key or value is told before any work
+    plan = read_checked(SearchPlan, path, {"": SearchPlan})
+    choices = [{key: one} for key, values in plan.space.items() for one in values]
+    refuse_unallowed([plan.base, *choices], path)
+    for choice in choices:
+        candidate_config(plan, choice)  # a wrong key or value is told before any work
     return plan
 
 
@@ -107,9 +97,4 @@ def candidate_config(plan: SearchPlan, choices: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: if the values do not fit, or do not fit together.
     """
-    values = merge(nested(plan.base), nested(choices))
-    model = values.pop("model", None)
-    if model is None:
-        raise ConfigError("base.model says which preset the candidates start from, like flexdetr_nano")
-    # Where one part has trained weights and another has none, the comparison would be of the weights.
-    return resolve(str(model), **{"weights": "none", **values})
+    return resolved(merge(nested(plan.base), nested(choices)), "candidates")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,11 +109,25 @@ COLUMNS: Final = (
 )
 
 
-def to_csv(table: Sequence[Row]) -> str:
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """All numbers at full precision; those that do not exist are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
+    writer.writerows(["" if value is None or value != value else value for value in row] for row in rows)
+    return text.getvalue()
+
+
+def as_markdown(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]) -> str:
+    """A heading, a table, and the notes under it."""
+    lines = [f"# {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def to_csv(table: Sequence[Row]) -> str:
+    """See ``as_csv``."""
+    lines = []
     for row in table:
         numbers = [
             *row.ap[:3],
@@ -123,9 +137,8 @@ def to_csv(table: Sequence[Row]) -> str:
         ]
         cost = row.cost or (None,) * len(Cost._fields)
         values = [row.name, row.changes, " ".join(map(str, row.seeds)), row.epochs or None, *numbers]
-        values += [row.verdict, *cost, row.minutes, "; ".join(row.failures)]
-        writer.writerow("" if value is None or value != value else value for value in values)
-    return text.getvalue()
+        lines.append([*values, row.verdict, *cost, row.minutes, "; ".join(row.failures)])
+    return as_csv(COLUMNS, lines)
 
 
 _NONE = Interval(math.nan, math.nan, math.nan, 0)
@@ -171,10 +184,7 @@ def interval_text(value: Interval, *, signed: bool = False) -> str:
 
 
 def to_markdown(title: str, table: Sequence[Row], notes: Sequence[str]) -> str:
-    """A heading, the table, and the notes under it."""
-    lines = [f"# {title}", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells(row))} |" for row in table]
-    lines += ["", *(f"- {note}" for note in notes)]
-    lines += [f"- {row.name}: {row.changes}" for row in table]
-    lines += [f"- {row.name}, {failure}" for row in table for failure in row.failures]
-    return "\n".join(lines) + "\n"
+    """See ``as_markdown``; what each variant changes, and what failed, stand behind the notes."""
+    changes = [f"{row.name}: {row.changes}" for row in table]
+    failures = [f"{row.name}, {failure}" for row in table for failure in row.failures]
+    return as_markdown(title, HEADS, map(cells, table), [*notes, *changes, *failures])

@@ -176,9 +176,7 @@ def resume(
     if (reason := first_objection(config.model_dump(), folder / "config.yaml", typed)) is not None:
         raise ConfigError(reason)
     if device is not None:
-        config = config.model_copy(
-            update={"train": config.train.model_copy(update={"device": device, "processes": None})}
-        )
+        config = config.having(train={"device": device, "processes": None})
     if wanted_processes(config) > 1 and not among_others():
         _refuse_callbacks(callbacks, config)
         return launch.resume(folder, config, data=data, quiet=quiet, device=device)

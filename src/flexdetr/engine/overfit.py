@@ -131,12 +131,7 @@ def _plain(config: Config, starting: StartingDetector, images: int) -> Config:
         "processes": None,
     }
     data = {"flip": 0.0, "multi_scale": False, "workers": 0, "repeat_threshold": None, "tiles": None}
-    return config.model_copy(
-        update={
-            "train": config.train.model_copy(update=train),
-            "data": config.data.model_copy(update=data),
-        }
-    )
+    return config.having(train=train, data=data)
 
 
 def _step(run: Trainer, batch: Batch, number: int) -> float:

@@ -118,13 +118,8 @@ def derive(
     why = f"{num_images} images are {'few' if few else 'many'}"
     settle(data_changes, "mosaic", data.mosaic, 0.5, why)
     settle(data_changes, "mixup", data.mixup, 0.0 if few else 0.3, why)
-    filled = config.model_copy(
-        update={
-            "train": train.model_copy(update=train_changes),
-            "data": data.model_copy(update=data_changes),
-            "loss": loss.model_copy(update=loss_changes),
-            "backbone": part.model_copy(update={"lr_mult": slower}),
-        }
+    filled = config.having(
+        train=train_changes, data=data_changes, loss=loss_changes, backbone={"lr_mult": slower}
     )
     return Recipe(filled, steps_per_epoch, tuple(reasons))
 

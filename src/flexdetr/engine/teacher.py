@@ -207,8 +207,7 @@ def with_absolute_teacher(config: Config) -> Config:
     name = config.distill.teacher
     if name is None or name in PRESETS or name in BACKBONES or not Path(name).exists():
         return config
-    changed = config.distill.model_copy(update={"teacher": str(Path(name).resolve())})
-    return config.model_copy(update={"distill": changed})
+    return config.having(distill={"teacher": str(Path(name).resolve())})
 
 
 def with_teacher(metadata: Metadata, teacher: Teacher) -> Metadata:
