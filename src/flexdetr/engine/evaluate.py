@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from flexdetr.classes import Classes
 from flexdetr.config import Config, to_yaml
@@ -19,6 +17,7 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
+from flexdetr.metrics.gathering import FoundByImage, FoundInImage
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import most
 from flexdetr.model.size import num_parameters
@@ -26,7 +25,6 @@ from flexdetr.report.make import ReportContent, cost
 from flexdetr.tasks import DEFAULT, Score, task
 
 _ALONE = Ranks()
-ArraysByImage = dict[int | str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
 
 
 @torch.inference_mode()
@@ -39,7 +37,7 @@ def detect(
     decoder_layers: int | None = None,
     queries: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> ArraysByImage:
+) -> FoundByImage:
     """The detections of every image, before any threshold.
 
     Args:
@@ -55,7 +53,7 @@ def detect(
         ``{image id: (boxes xyxy in pixels (K, 4), clipped to the image, scores (K,), head indices (K,))}``.
     """
     model.eval().to(device)
-    found: ArraysByImage = {}
+    found: dict[int | str, FoundInImage] = {}
     for batch in batches:
         images = model.normalise(batch.images.to(device, non_blocking=True))
         with arithmetic(device), autocast(device, dtype):
@@ -156,6 +154,6 @@ def evaluate(
     return ranks.from_first(cast("Score", metrics))
 
 
-def found_by_all(found: ArraysByImage, ranks: Ranks) -> ArraysByImage:
+def found_by_all(found: FoundByImage, ranks: Ranks) -> FoundByImage:
     """Every rank's detections together."""
     return {image_id: entry for part in ranks.gathered(found) for image_id, entry in part.items()}

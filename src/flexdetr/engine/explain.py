@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -160,12 +160,10 @@ def _noting(layers: Sequence[DeformableAttention], noted: list[Places]) -> Itera
             )
         )
 
-    handles = [layer.register_forward_hook(note) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(note))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _queries(prediction: Prediction, found: Detections) -> NDArray[np.int64]:

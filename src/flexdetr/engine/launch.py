@@ -73,7 +73,7 @@ def train(
             store.save(
                 weights,
                 starting.model.state_dict(),
-                replace(starting.metadata, config=_plain(starting.config)),
+                replace(starting.metadata, config=starting.config.model_dump(mode="json")),
             )
             task["starting"] = {
                 "file": str(weights),
@@ -141,10 +141,6 @@ def resume(
     with tempfile.TemporaryDirectory(prefix="flexdetr-") as place:
         task = {"resume": str(folder), "data": moved, "device": device, "quiet": quiet}
         return _run(task, config, Path(place), folder)
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json")
 
 
 def _run(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:

@@ -19,6 +19,7 @@ from flexdetr.engine.recipe import phase
 from flexdetr.files import replacing
 from flexdetr.runtime.arrays import shown
 from flexdetr.runtime.detections import Detections
+from flexdetr.weights.load_report import some_of
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
@@ -107,7 +108,9 @@ def label_warnings(classes: Classes, counts: Sequence[LabelCount]) -> list[str]:
     found = []
     absent = [name for name, number in zip(classes.names, objects, strict=True) if not number]
     if absent:
-        found.append(f"no training object of {_some(absent)}: a class that is never shown is never found")
+        found.append(
+            f"no training object of {some_of(absent, _SHOWN)}: a class that is never shown is never found"
+        )
     most = int(objects.argmax())
     rare = [
         f"{classes.names[index]} ({objects[index]})"
@@ -117,8 +120,8 @@ def label_warnings(classes: Classes, counts: Sequence[LabelCount]) -> list[str]:
     if rare:
         found.append(
             f"strong imbalance: {classes.names[most]} has {objects[most]} training objects, and less than "
-            f"1/{_IMBALANCE} of that have {_some(rare)}; label more images that show these, show them more often "
-            "(data.repeat_threshold), or expect a low AP of them"
+            f"1/{_IMBALANCE} of that have {some_of(rare, _SHOWN)}; label more images that show these, show them more "
+            "often (data.repeat_threshold), or expect a low AP of them"
         )
     return found
 
@@ -240,8 +243,3 @@ def needed_bytes(run: Trainer) -> int:
 
 def _megabytes(number: int) -> str:
     return f"{number / 1e6:,.0f} MB ({number} bytes)"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -18,8 +18,9 @@ from torch import Tensor
 from flexdetr.config import to_yaml
 from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
-from flexdetr.engine.evaluate import ArraysByImage, detect, found_by_all
-from flexdetr.files import replacing
+from flexdetr.engine.evaluate import detect, found_by_all
+from flexdetr.files import write_whole
+from flexdetr.metrics.gathering import FoundByImage
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import num_parameters
@@ -51,8 +52,8 @@ def report_progress(run: Trainer) -> None:
         {"Training": training_charts(run.folder / "metrics.csv")},
         refresh=_RENEWED,
     )
-    with run_state.trying_to_write(path, "the run goes on without it"), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with run_state.trying_to_write(path, "the run goes on without it"):
+        write_whole(path, text)
 
 
 def report_run(run: Trainer, metrics: Score) -> None:
@@ -94,7 +95,7 @@ def _load(file: Path, model: DetectionModel) -> tuple[State, store.Metadata]:
 
 
 def _write(
-    run: Trainer, metrics: Score, found: ArraysByImage, seconds: float, state: State, metadata: store.Metadata
+    run: Trainer, metrics: Score, found: FoundByImage, seconds: float, state: State, metadata: store.Metadata
 ) -> None:
     best = run.folder / "best.safetensors"
     subject = ReportContent(

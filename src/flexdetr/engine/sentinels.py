@@ -17,6 +17,7 @@ from flexdetr.engine.state import trying_to_write
 from flexdetr.loss.criterion import Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.model.outputs import Output
+from flexdetr.weights.load_report import some_of
 
 _log = logging.getLogger(__name__)
 
@@ -200,7 +201,4 @@ def smaller_parts(parts: int, images: int, *, waits_for_ranks: bool) -> int:
 
 
 def _some(names: Sequence[str], otherwise: str) -> str:
-    if not names:
-        return otherwise
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return some_of(names, _SHOWN) if names else otherwise

@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import state as run_state
 from flexdetr.engine.tracker_table import TRACKERS
-from flexdetr.files import replacing
+from flexdetr.files import write_whole
 from flexdetr.part_table import load_part
 
 _log = logging.getLogger(__name__)
@@ -185,9 +184,7 @@ class Trackers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.end("done" if kind is None else "failed" if issubclass(kind, Exception) else "stopped")
 
     def write(self, row: Mapping[str, float | int]) -> None:
@@ -253,9 +250,8 @@ def open_trackers(config: Config, folder: Path, *, epochs: int) -> Trackers:
                 f"log={name} cannot be opened: {_reason(error)}; fix that, or leave {name} out of log"
             ) from error
     if trackers:
-        with replacing(file) as temporary:
-            places = {name: tracker.place for name, tracker in trackers.items()}
-            temporary.write_text(json.dumps(places, indent=2), encoding="utf-8")
+        places = {name: tracker.place for name, tracker in trackers.items()}
+        write_whole(file, json.dumps(places, indent=2))
     return Trackers(trackers)
 
 

@@ -232,8 +232,5 @@ def _scores(model: DetectionModel, instead: Tensor | None) -> Iterator[list[Tens
         seen.append(output)
         return instead
 
-    handle = model.head.get_submodule(model.head.selector).register_forward_hook(watch)
-    try:
+    with model.head.get_submodule(model.head.selector).register_forward_hook(watch):
         yield seen
-    finally:
-        handle.remove()

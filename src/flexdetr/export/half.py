@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -84,14 +85,12 @@ def beyond_half(form: DeployForm, pictures: Iterable[tuple[Tensor, ...]]) -> dic
     def hook(path: str) -> Any:  # noqa: ANN401 - torch's own type for hooks is not public
         return lambda _module, _inputs, output: watch(path, output)
 
-    handles = [part.register_forward_hook(hook(path)) for path, part in form.detector.named_modules() if path]
-    try:
-        with torch.inference_mode():
-            for inputs in pictures:
-                form(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for path, part in form.detector.named_modules():
+            if path:
+                hooks.enter_context(part.register_forward_hook(hook(path)))
+        for inputs in pictures:
+            form(*inputs)
     weights = {
         path: max(float(weight.abs().max()) for weight in layer.parameters(recurse=False))
         for path, layer in leaves(form.detector)

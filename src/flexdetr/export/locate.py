@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,7 +86,8 @@ def first_departure(
         place = search(len(order), lambda chosen: errors([order[i] for i in chosen]), limit)
         if place is not None:
             index, error = place
-            kind = type(_inner(form.get_submodule(order[index]))).__name__
+            layer = form.get_submodule(order[index])
+            kind = type(getattr(layer, "inner", layer)).__name__
             return Departure(order[index].removeprefix("detector."), kind, error)
     return None
 
@@ -147,26 +148,12 @@ def _watched(form: DeployForm, seen: Callable[[str, Tensor], None]) -> Iterator[
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _module, _inputs, output: seen(name, output) if isinstance(output, Tensor) else None
 
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in form.named_modules()
-        if name == "preprocess"
-        or (name and not any(True for _ in module.children()) and _has_weights(module))
-    ]
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    return getattr(module, "inner", module)
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, module in form.named_modules():
+            layer = name and not any(True for _ in module.children())
+            if name == "preprocess" or (layer and any(True for _ in module.parameters(recurse=False))):
+                hooks.enter_context(module.register_forward_hook(hook(name)))
+        yield
 
 
 def _same_queries(

@@ -126,13 +126,9 @@ class Reference:
         head = self.model.head
         if not head.selector:
             return False
-        handle = head.get_submodule(head.selector).register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output)
-        )
-        try:
+        selector = head.get_submodule(head.selector)
+        with selector.register_forward_hook(lambda _module, _inputs, output: seen.append(output)):
             self.predict(image)
-        finally:
-            handle.remove()
         best = seen[0][0].amax(-1).sort(descending=True).values
         count = self.queries or head.queries
         return len(best) > count and float(best[count - 1] - best[count]) < TIE
