@@ -28,10 +28,7 @@ Predict = Callable[[NDArray[np.uint8]], Detections]
 def accuracies(folder: Path, reference: Reference, pictures: Pictures) -> tuple[Accuracy, ...]:
     """A row for the whole model where less of it is exported, one for what is exported, one for the artifact.
 
-    Args:
-        folder: the artifact.
-        reference: the model as it is exported.
-        pictures: without labels there is no AP, only the agreement with the whole model.
+    Without labels there is no AP, only the agreement with the whole model.
     """
     head = reference.model.head
     depth, count = reference.decoder_layers or head.eval_layers, reference.queries or head.queries
@@ -72,14 +69,7 @@ def accuracy_in(precision: Precision, folder: Path, classes: Classes, records: S
 
 
 def score_of(predict: Predict, records: Sequence[Record], classes: Classes, kind: str) -> dict[str, Any]:
-    """What something finds in labelled pictures, as fields of ``Accuracy``; None if nothing counts.
-
-    Args:
-        predict: what finds it.
-        records: the pictures.
-        classes: of the model.
-        kind: its task.
-    """
+    """What something finds in labelled pictures, as fields of ``Accuracy``; None if nothing counts."""
     if not records:
         return {"ap": None, "ap50": None}
     found = {}

@@ -25,14 +25,7 @@ from flexdetr.runtime.board import DECODE, ENCODE, outputs_of
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
     """Write ``encode.onnx``, ``decode.onnx`` and ``host.py``; of a dense head ``encode.onnx``, ``host.py``, ``nms.py``.
 
-    Args:
-        form: the float32 deploy form; its options name the target.
-        folder: where to write.
-        precision: "fp32"; boards' toolchains make their own integers of it.
-        float32: not used.
-
-    Returns:
-        Names of the files.
+    See ``formats.Writer``; the form's options name the target.
 
     Raises:
         ExportError: if the model cannot be expressed, or needs operations that the target does not take.
@@ -81,13 +74,7 @@ def read_values(
 ) -> list[NDArray[np.floating]]:
     """Run the written graphs and read values inside them.
 
-    Args:
-        path: of either.
-        names: as ``layers`` gives them.
-        feeds: ``images`` (1, H, W, 3) uint8.
-
-    Returns:
-        The values, float32.
+    See ``formats.Writer``.
     """
     planes = np.ascontiguousarray(feeds["images"].transpose(0, 3, 1, 2), np.float32)
     outputs = _outputs(path)

@@ -92,11 +92,7 @@ def _encode(detector: DetectionModel, shapes: Shapes) -> Encode:
 
 
 def probes_of(path: Path) -> Probes:
-    """Where to look inside the head of a written artifact.
-
-    Args:
-        path: of any of its files.
-    """
+    """Where to look inside the head of a written artifact."""
     made = open_artifact(path, verify=False).metadata.made
     section = current_sections(made["config"])["head"]
     return head_class(section.get("name", DEFAULT)).probes(made["decoder_layers"])

@@ -38,17 +38,7 @@ class PairWriter:
     def write(self, form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
         """Write the graphs and the numpy code beside them; all of it is in float32.
 
-        Args:
-            form: the float32 deploy form.
-            folder: where to write.
-            precision: "fp32".
-            float32: not used.
-
-        Returns:
-            Names of the files.
-
-        Raises:
-            ExportError: if the toolchain cannot express the model.
+        See ``formats.Writer``.
         """
         del precision, float32  # everything
         return write_pair(form, folder, self.names, self.save, plain_norms=False)
@@ -62,13 +52,7 @@ class PairWriter:
     ) -> list[NDArray[np.floating]]:
         """Run the graphs and give some of their outputs.
 
-        Args:
-            path: of either graph.
-            names: as ``layers`` gives them.
-            feeds: ``images`` (1, H, W, 3) uint8.
-
-        Returns:
-            The values, float32.
+        See ``formats.Writer``.
         """
         artifact = open_artifact(path, verify=False)
         answers = self.open_runtime(artifact).run(feeds["images"][0])

@@ -61,13 +61,6 @@ def calibration_of(
 ) -> CalibrationPictures:
     """Pictures of the training split, spread evenly over it; of another if there is none.
 
-    Args:
-        data: folder of the data set.
-        classes: of the detector.
-        config: of the detector.
-        raw: whether the graph takes pictures alone.
-        count: how many, at most.
-
     Raises:
         DataError: if the data cannot be used.
         ExportError: if ``count`` is not positive.

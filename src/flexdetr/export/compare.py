@@ -14,14 +14,7 @@ from flexdetr.runtime.parity import Tolerance
 def explain(
     reference: Sequence[Detections], answers: Sequence[Detections], tolerance: Tolerance, num_classes: int
 ) -> str | None:
-    """A mistake around the network that turns the one answer into the other, in words; None if none does.
-
-    Args:
-        reference: the PyTorch model's detections, a picture each, with the sizes of the pictures.
-        answers: the artifact's.
-        tolerance: how equal is equal.
-        num_classes: C.
-    """
+    """A mistake around the network that turns the one answer into the other, in words; None if none does."""
     lowest = floors(reference, tolerance.floor)
     for shift in range(1, num_classes):
         moved = [_relabelled(one, shift, num_classes) for one in reference]

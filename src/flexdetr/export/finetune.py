@@ -90,12 +90,7 @@ class RoundedInput:
 
 @contextmanager
 def rounding(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
-    """Let layers of a model round their weights and inputs; afterwards the model is in float again.
-
-    Args:
-        model: the model.
-        layers: paths of convolutions and linear layers.
-    """
+    """Let layers of a model round their weights and inputs; afterwards the model is in float again."""
     parts = [model.get_submodule(path) for path in layers]
     hooks = [part.register_forward_pre_hook(RoundedInput()) for part in parts]
     for part in parts:

@@ -24,7 +24,20 @@ class Writer(Protocol):
     """What the module of a format offers."""
 
     def write(self, form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
-        """Write the model's files, the main one first, and give their names."""
+        """Write the model's files.
+
+        Args:
+            form: the float32 deploy form.
+            folder: where to write.
+            precision: "fp32" or "fp16", as far as the format has it.
+            float32: paths or kinds of layers that stay in float32 in half precision.
+
+        Returns:
+            Names of the files, the main one first.
+
+        Raises:
+            ExportError: if the format cannot express the model.
+        """
         ...
 
     def layers(self, path: Path) -> dict[str, str]:
@@ -34,7 +47,7 @@ class Writer(Protocol):
     def read_values(
         self, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
     ) -> list[NDArray[np.floating]]:
-        """Run a written file and read values inside it."""
+        """Run a written file on its inputs, by name, and read values inside it, named as by ``layers``, in float32."""
         ...
 
 
@@ -44,7 +57,17 @@ class Quantiser(Protocol):
     def quantise(
         self, path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]
     ) -> None:
-        """Bring a written float32 file to int8, in its place; ``kept`` stays in float beyond the rule."""
+        """Bring a written float32 file to int8, in its place.
+
+        Args:
+            path: the file.
+            form: the float32 form that it was written from.
+            calibration: pictures to measure ranges on.
+            kept: parts of the detector that stay in float beyond the rule.
+
+        Raises:
+            ExportError: if NNCF cannot quantise the graph.
+        """
         ...
 
 

@@ -56,12 +56,7 @@ def compiled(
 ) -> Callable[[Picture], object]:
     """A function from a picture to what a detector's graph answers: resizing and network.
 
-    Args:
-        model: the detector.
-        config: the detector's: what size and which pixels the network sees.
-        data: in int8, ranges are measured on its training pictures.
-        precision: what is computed in.
-        threads: of the CPU; 0 leaves them to OpenVINO.
+    In int8, ranges are measured on training pictures of ``data``; ``threads`` 0 leaves them to OpenVINO.
 
     Raises:
         ExportError: if the architecture cannot be written for OpenVINO.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +16,11 @@ from torch import Tensor, nn
 from flexdetr.export.prepare import HEAD, DeployForm
 from flexdetr.model.heads.base import Probes
 
+if TYPE_CHECKING:
+    from flexdetr.export.formats import Writer
+
 # Values of so many layers are read at a time: reading all of a large network's would take gigabytes.
 PROBES = 12
-
-Values = Sequence[NDArray[np.floating]]
-
-
-class View(Protocol):
-    """How the values inside a written graph are read; each format's module has these two functions."""
-
-    def layers(self, path: Path) -> dict[str, str]:
-        """Module path -> name of a value."""
-        ...
-
-    def read_values(self, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Values:
-        """The values of these names."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -54,14 +43,14 @@ class Departure:
 
 
 def first_departure(
-    form: DeployForm, path: Path, view: View, feeds: Mapping[str, NDArray[Any]], limits: Sequence[float]
+    form: DeployForm, path: Path, writer: Writer, feeds: Mapping[str, NDArray[Any]], limits: Sequence[float]
 ) -> Departure | None:
     """Search a written graph for the first layer that departs from the float32 form.
 
     Args:
         form: the float32 form.
         path: the written file.
-        view: the format's module.
+        writer: the format's module.
         feeds: the graph's inputs for a picture on which it is wrong.
         limits: relative differences that count as a departure, largest first: an outright mistake is to be found
             before the slow growth of rounding.
@@ -70,7 +59,7 @@ def first_departure(
         The layer; None where every layer agrees, so that the mistake lies between or behind the layers.
     """
     inputs = tuple(torch.tensor(feed) for feed in feeds.values())
-    places = view.layers(path)
+    places = writer.layers(path)
     order = [name for name in _order(form, inputs) if name in places]
     probes = form.detector.head.probes(form.options.decoder_layers or form.detector.head.trained_layers)
     selected = f"{HEAD}.{probes.content}"
@@ -78,7 +67,9 @@ def first_departure(
     def errors(names: Sequence[str]) -> list[float]:
         asked = list(dict.fromkeys([*names, *([selected] if selected in places else [])]))
         expected = _values(form, inputs, asked)
-        found = dict(zip(asked, view.read_values(path, [places[name] for name in asked], feeds), strict=True))
+        found = dict(
+            zip(asked, writer.read_values(path, [places[name] for name in asked], feeds), strict=True)
+        )
         same = _same_queries(expected.get(selected), found.get(selected))
         return [_difference(*_aligned(name, expected[name], found[name], same, probes)) for name in names]
 

@@ -30,17 +30,7 @@ _LAYER = "layer"
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
     """Write ``model.onnx``.
 
-    Args:
-        form: the float32 deploy form.
-        folder: where to write.
-        precision: "fp32" or "fp16", which computes in half precision.
-        float32: paths or kinds of layers that stay in float32 then.
-
-    Returns:
-        Names of the files.
-
-    Raises:
-        ExportError: if the model cannot be expressed.
+    See ``formats.Writer``; fp16 computes in half precision.
     """
     names = ("images",) if form.options.raw else ("images", "sizes")
     program = draw(in_half(form, float32) if precision == "fp16" else form)
@@ -117,14 +107,7 @@ def _path(node: onnx.NodeProto) -> str:
 def quantise(path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, as QuantizeLinear and DequantizeLinear, in its place.
 
-    Args:
-        path: the file.
-        form: the float32 form that it was written from.
-        calibration: pictures to measure ranges on.
-        kept: parts of the detector that stay in float beyond the rule.
-
-    Raises:
-        ExportError: if NNCF cannot quantise the graph.
+    See ``formats.Quantiser``.
     """
     from flexdetr.export.quantize import quantise as quantise_graph
 
@@ -155,13 +138,7 @@ def read_values(
 ) -> list[NDArray[np.floating]]:
     """Run a written graph and read values inside it.
 
-    Args:
-        path: the file.
-        names: names of values, as ``layers`` gives them.
-        feeds: the graph's inputs.
-
-    Returns:
-        The values, float32.
+    See ``formats.Writer``.
     """
     import onnxruntime
 

@@ -32,18 +32,7 @@ _WORTH_HALVING = 64
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
     """Write ``model.xml`` and ``model.bin``, converted directly from the PyTorch module.
 
-    Args:
-        form: the float32 deploy form.
-        folder: where to write.
-        precision: "fp32", or "fp16", which stores weights in half precision; what is computed in is the runtime's
-            choice.
-        float32: paths or kinds of layers whose weights stay in float32 then.
-
-    Returns:
-        Names of the files.
-
-    Raises:
-        ExportError: if the model cannot be expressed.
+    See ``formats.Writer``; fp16 stores weights in half precision, and what is computed in is the runtime's choice.
     """
     if precision == "fp16":
         form, _ = store_in_half(form, float32)
@@ -167,14 +156,7 @@ def owners(graph: openvino.Model) -> dict[str, str]:
 def quantise(path: Path, form: DeployForm, calibration: CalibrationPictures, kept: Collection[str]) -> None:
     """Bring a written float32 file to int8, in its place.
 
-    Args:
-        path: the file.
-        form: the float32 form that it was written from.
-        calibration: pictures to measure ranges on.
-        kept: parts of the detector that stay in float beyond the rule.
-
-    Raises:
-        ExportError: if NNCF cannot quantise the graph.
+    See ``formats.Quantiser``.
     """
     from flexdetr.export.quantize import quantise as quantise_graph
 
@@ -201,13 +183,7 @@ def read_values(
 ) -> list[NDArray[np.floating]]:
     """Run a written graph and read values inside it.
 
-    Args:
-        path: the file.
-        names: names of operations, as ``layers`` gives them, or of outputs.
-        feeds: the graph's inputs.
-
-    Returns:
-        The values, float32.
+    See ``formats.Writer``; a name may be an output's, too.
     """
     core = shared_core()
     graph = core.read_model(path)

@@ -154,10 +154,6 @@ class DeployForm(nn.Module):
 def prepare(model: DetectionModel, options: Options) -> DeployForm:
     """The form of a model that is exported; the model is left as it is.
 
-    Args:
-        model: the detector, in whatever mode.
-        options: what to export.
-
     Raises:
         ExportError: if the options do not fit the model.
     """

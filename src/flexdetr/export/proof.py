@@ -84,12 +84,6 @@ class _Case:
 def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictures) -> Proof:
     """Run a written artifact beside the model, in the precision that it was written in.
 
-    Args:
-        folder: the artifact.
-        form: the float32 form that it was written from.
-        reference: the model.
-        pictures: what to run on.
-
     Returns:
         The proof, passed or not; where it is not, with the culprit.
 
@@ -123,13 +117,6 @@ def prove_in(
     precision: Precision, folder: Path, form: DeployForm, reference: Reference, pictures: Pictures
 ) -> Proven:
     """Run an artifact beside the model in a precision that its runtime may choose.
-
-    Args:
-        precision: to compute in.
-        folder: the artifact, which was proven in the precision that it was written in.
-        form: the float32 form that it was written from.
-        reference: the model.
-        pictures: what to run on.
 
     Returns:
         The proof, passed or not. Rounding of every layer a little has no culprit: what is told is the first case that

@@ -56,13 +56,6 @@ def pictures_of(
 ) -> Pictures:
     """Pictures of a data set's validation split (or test, or training); drawn ones without data.
 
-    Args:
-        data: folder, or None.
-        classes: of the detector.
-        config: of the detector.
-        count: pictures to compare detections on.
-        scored: labelled pictures to take the AP on, at most.
-
     Raises:
         DataError: if the data cannot be used.
         ImageError: if a picture cannot be read.

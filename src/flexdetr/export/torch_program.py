@@ -22,17 +22,7 @@ MODEL = "model.pt2"
 def write(form: DeployForm, folder: Path, precision: str, float32: Collection[str]) -> list[str]:
     """Write ``model.pt2``, a program for ``torch.export.load``.
 
-    Args:
-        form: the float32 deploy form.
-        folder: where to write.
-        precision: "fp32" or "fp16", which computes in half precision.
-        float32: paths or kinds of layers that stay in float32 then.
-
-    Returns:
-        Names of the files.
-
-    Raises:
-        ExportError: if torch.export cannot follow the model.
+    See ``formats.Writer``; fp16 computes in half precision.
     """
     program = draw(in_half(form, float32) if precision == "fp16" else form)
     with quiet():
@@ -57,13 +47,7 @@ def read_values(
 ) -> list[NDArray[np.floating]]:
     """Run a written graph and read values inside it.
 
-    Args:
-        path: the file.
-        names: names of nodes, as ``layers`` gives them, or of outputs.
-        feeds: the graph's inputs, in the order of the program.
-
-    Returns:
-        The values, float32.
+    See ``formats.Writer``; a name may be an output's, too.
     """
     program = read_program(path)
     outputs = ("logits", "boxes") if len(feeds) == 1 else ("boxes", "scores", "labels")

@@ -73,14 +73,7 @@ class DriftError(ExportError):
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported.
-
-    Attributes:
-        model: the detector as it was trained.
-        config: its configuration.
-        classes: of its head.
-        metadata: what its checkpoint carries.
-    """
+    """What is exported."""
 
     model: DetectionModel
     config: Config

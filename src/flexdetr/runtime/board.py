@@ -79,10 +79,6 @@ class BoardRuntime:
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graphs.
 
-        Args:
-            images: (B, H, W, 3) uint8 RGB in the network's size.
-            sizes: not used: the graphs answer fractions.
-
         Returns:
             Logits (B, Q, C) and cxcywh boxes (B, Q, 4) as fractions.
 

@@ -34,7 +34,7 @@ class Runtime(Protocol):
         ...
 
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
-        """(B, H, W, 3) uint8 RGB and (B, 2) original sizes -> the outputs that the metadata names."""
+        """(B, H, W, C) uint8 and (B, 2) original sizes, None for those of the pictures -> the metadata's outputs."""
         ...
 
 

@@ -76,10 +76,6 @@ class OnnxRuntime:
     def infer(self, images: object, sizes: object = None) -> tuple[NDArray[Any], ...]:
         """Run the graph.
 
-        Args:
-            images: (B, H, W, 3) uint8 RGB, see the artifact's ``input``.
-            sizes: (B, 2) height and width of the original pictures; None takes those of ``images``.
-
         Returns:
             The outputs in the order of the artifact's ``outputs.names``.
 

@@ -32,7 +32,7 @@ class Probes(NamedTuple):
 
 
 class Head(Protocol):
-    """From the encoder's levels to an answer; an ``nn.Module``.
+    """From the encoder's levels to an answer; an ``nn.Module``, built as ``build_head`` says.
 
     Attributes:
         strides: of the levels that it takes, finest first.
@@ -61,7 +61,16 @@ class Head(Protocol):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Encoder levels (B, D_l, h, w), finest first, to predictions.
+        """Predictions of encoder levels.
+
+        Args:
+            levels: (B, D_l, h, w), finest first.
+            targets: objects, in training only; a head with denoising draws its queries from them.
+            decoder_layers: layers to run, at inference only; None runs the configured number.
+            queries: queries to select; None selects the configured number, and a head without queries takes no other.
+
+        Returns:
+            All predictions in training mode, only the final one in evaluation mode.
 
         Raises:
             ValueError: if ``decoder_layers`` or ``queries`` is not available.

@@ -30,13 +30,7 @@ class Queries(NamedTuple):
 
 
 def with_denoising(selected: Selection, denoising: Denoising | None, targets: Targets | None) -> Queries:
-    """Selected queries, behind denoising queries where there are targets to draw them from.
-
-    Args:
-        selected: the queries.
-        denoising: draws more; None if there is nothing to draw: at inference, or by configuration.
-        targets: objects of the batch.
-    """
+    """Selected queries, behind denoising queries where there are targets to draw them from."""
     content, box_logits, _ = selected
     if denoising is None or targets is None:
         return Queries(content, box_logits)

@@ -104,11 +104,7 @@ def select(
 def layer_count(asked: int | None, *, default: int, trained: int, training: bool) -> int:
     """Decoder layers to run.
 
-    Args:
-        asked: by the caller, at inference only; None takes the default.
-        default: layers that run at inference.
-        trained: layers that there are.
-        training: all layers run, because all are supervised.
+    They are asked for at inference only: training runs all, because all are supervised.
 
     Raises:
         ValueError: if there are not so many.

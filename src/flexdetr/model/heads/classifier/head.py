@@ -19,14 +19,7 @@ _WHOLE = (0.5, 0.5, 1.0, 1.0)
 
 
 class ClassifierHead(nn.Module):
-    """The mean of the coarsest level, and a linear layer; see the options for what may stand between.
-
-    Args:
-        options: the head's section of the configuration.
-        channels: of each of the encoder's levels, finest first.
-        strides: of those levels, finest first.
-        num_classes: C.
-    """
+    """The mean of the coarsest level, and a linear layer; see the options for what may stand between."""
 
     def __init__(
         self, options: ClassifierOptions, channels: Sequence[int], strides: Sequence[int], num_classes: int
@@ -63,20 +56,7 @@ class ClassifierHead(nn.Module):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Classify.
-
-        Args:
-            levels: encoder levels (B, D_l, h, w), finest first; the last one is looked at.
-            targets: not used.
-            decoder_layers: 1 or None; there is one.
-            queries: 1 or None; there is one.
-
-        Returns:
-            Logits (B, 1, C), before the softmax; the boxes (B, 1, 4) are the whole picture.
-
-        Raises:
-            ValueError: if ``decoder_layers`` or ``queries`` asks for something else.
-        """
+        """Classify by the coarsest level: logits (B, 1, C), before the softmax; the box is the whole picture."""
         if decoder_layers not in (None, 1) or queries not in (None, 1):
             raise ValueError("a classifier has no decoder layers or queries to choose from")
         x = self.features(levels[-1]).mean((2, 3), keepdim=True)

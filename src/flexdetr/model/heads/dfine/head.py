@@ -42,12 +42,6 @@ class DFINEHead(nn.Module):
     """Chooses the best encoder tokens as queries; each layer adds to the logits of where their boxes' edges are.
 
     The first layer also gives a plain box, from which the distances of all layers are measured.
-
-    Args:
-        options: the head's section of the configuration.
-        channels: of the encoder's levels.
-        strides: of those levels, finest first.
-        num_classes: C.
     """
 
     def __init__(
@@ -182,20 +176,7 @@ class DFINEHead(nn.Module):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Detect.
-
-        Args:
-            levels: encoder levels (B, D, h, w), finest first.
-            targets: objects, in training only; denoising queries are drawn from them.
-            decoder_layers: layers to run, at inference only; None runs the configured number.
-            queries: queries to select; None selects the configured number.
-
-        Returns:
-            All predictions in training mode, only the final one in evaluation mode.
-
-        Raises:
-            ValueError: if ``decoder_layers`` or ``queries`` is not available.
-        """
+        """Detect; see ``Head``."""
         count = layer_count(
             decoder_layers, default=self.eval_layers, trained=len(self.layers), training=self.training
         )

@@ -20,10 +20,6 @@ class TargetGate(nn.Module):
 
     It stands in for a residual sum and its norm, so that a query can let go of what it looked at before its box
     moved (D-FINE, arXiv 2410.13842, section A.1). Both weights are a half at the start.
-
-    Args:
-        width: D.
-        norm: of the weighted sum.
     """
 
     def __init__(self, width: int, norm: nn.Module) -> None:
@@ -93,11 +89,6 @@ class QualityEstimator(nn.Module):
     """How well a box is known, from how peaked the distributions of its edges are (D-FINE's LQE).
 
     The largest shares of each edge's distribution, and their mean, become one number that is added to every class.
-
-    Args:
-        activation: between the linear layers.
-        top: shares of an edge that are looked at.
-        hidden: channels between the linear layers.
     """
 
     def __init__(self, activation: type[nn.Module], top: int = 4, hidden: int = 64) -> None:
@@ -115,13 +106,7 @@ class QualityEstimator(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """Class logits of a layer: a linear layer of the query, and the quality of its box.
-
-    Args:
-        width: D.
-        num_classes: C.
-        activation: of the quality estimator.
-    """
+    """Class logits of a layer: a linear layer of the query, and the quality of its box."""
 
     def __init__(self, width: int, num_classes: int, activation: type[nn.Module]) -> None:
         super().__init__()

@@ -66,14 +66,7 @@ class DecoderLayer(nn.Module):
 
 
 class RTDETRHead(nn.Module):
-    """Chooses the best encoder tokens as queries and refines their boxes layer by layer.
-
-    Args:
-        options: the head's section of the configuration.
-        channels: of each of the encoder's levels, finest first.
-        strides: of those levels, finest first.
-        num_classes: C.
-    """
+    """Chooses the best encoder tokens as queries and refines their boxes layer by layer."""
 
     def __init__(
         self, options: RTDETROptions, channels: Sequence[int], strides: Sequence[int], num_classes: int
@@ -187,20 +180,7 @@ class RTDETRHead(nn.Module):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Detect.
-
-        Args:
-            levels: encoder levels (B, D, h, w), finest first.
-            targets: objects, in training only; denoising queries are drawn from them.
-            decoder_layers: layers to run, at inference only; None runs the configured number.
-            queries: queries to select; None selects the configured number.
-
-        Returns:
-            All predictions in training mode, only the final one in evaluation mode.
-
-        Raises:
-            ValueError: if ``decoder_layers`` or ``queries`` is not available.
-        """
+        """Detect; see ``Head``."""
         count = layer_count(
             decoder_layers, default=self.eval_layers, trained=len(self.layers), training=self.training
         )

@@ -29,12 +29,6 @@ _EXPECTED, _IMAGE = 5, 640
 class YOLOv8Head(nn.Module):
     """Two branches per level: distributions of distances, and class logits.
 
-    Args:
-        options: the head's section of the configuration.
-        channels: of each of the encoder's levels, finest first.
-        strides: of those levels, finest first.
-        num_classes: C.
-
     Attributes:
         limits: what boxes are chosen by; may be changed between predictions.
     """
@@ -77,20 +71,9 @@ class YOLOv8Head(nn.Module):
         decoder_layers: int | None = None,
         queries: int | None = None,
     ) -> Output:
-        """Detect.
+        """Detect: logits and boxes of all cells, level after level, rows first.
 
-        Args:
-            levels: encoder levels (B, D_l, h, w), finest first.
-            targets: not used.
-            decoder_layers: 1 or None; there is one.
-            queries: None, or the configured number of detections.
-
-        Returns:
-            Logits and boxes of all cells, level after level, rows first; in training with their distributions, and the
-            cells as reference.
-
-        Raises:
-            ValueError: if ``decoder_layers`` or ``queries`` asks for something else.
+        In training they come with their distributions, and the cells as reference.
         """
         if decoder_layers not in (None, 1):
             raise ValueError(f"head=yolov8 has no decoder layers to choose from; got {decoder_layers}")
