@@ -20,14 +20,7 @@ _TRAIN: Final = TrainConfig(batch_size=32, clip=5.0, augment_from=0.0, flat=0.0,
 def classifier(
     name: str, backbone: BackboneConfig, head: ClassifierOptions, encoder: EncoderConfig = _STRAIGHT
 ) -> Config:
-    """A classifier on a backbone.
-
-    Args:
-        name: of the preset.
-        backbone: whose coarsest level is pooled.
-        head: layers between the pooling and the classes.
-        encoder: says which level that is.
-    """
+    """A classifier on a backbone."""
     return Config(
         model=name,
         image_size=(224, 224),

@@ -73,11 +73,6 @@ def parse_size(value: int | str) -> tuple[int, int]:
 def parse_names(value: object, known: Collection[str], what: str) -> object:
     """``"a,b"``, ``["a", "b"]`` or None as a tuple of known names, each once; what is none of these stays as it is.
 
-    Args:
-        value: what was given.
-        known: the names that there are.
-        what: they name.
-
     Raises:
         ValueError: for an unknown name, with the nearest known one.
     """

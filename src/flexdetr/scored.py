@@ -35,12 +35,7 @@ def score_answers(
 ) -> tuple[Score, FoundByImage]:
     """Score what ``predict_many`` gave for a split.
 
-    Args:
-        answers: one for each record, in their order, of every score.
-        records: of the split, with the detector's classes.
-        classes: of the detector.
-        progress: told how many images of how many are done.
-        kind: the detector's task.
+    ``answers`` are one for each record, in their order, of every score.
 
     Returns:
         The numbers, and by image id what they were counted from: boxes_xyxy, scores and head indices.

@@ -68,14 +68,7 @@ def measured_epochs(
     That epoch has the strongest augmentation that the run will have from its first step on, and it starts the loader:
     both make it slow, so that a run stays within its budget.
 
-    Args:
-        name: the variant's.
-        config: the variant's.
-        data: the data set.
-        minutes: for each run.
-        folder: of the ablation.
-        measure: False only takes what is known.
-        quiet: show no progress.
+    Without ``measure`` only what is known is taken.
 
     Raises:
         ConfigError: if not even one epoch fits, or nothing is known and nothing may be measured; or where what

@@ -24,12 +24,7 @@ def page(
 ) -> str:
     """The whole page.
 
-    Args:
-        title: its heading.
-        table: the rows.
-        notes: how the numbers came about, one sentence or two each.
-        curves: (epoch, AP) points by variant.
-        plan: the plan as YAML.
+    ``curves`` are (epoch, AP) points by variant, ``plan`` is YAML.
     """
     failures = [f"{row.name}, {failure}" for row in table for failure in row.failures]
     lead = "Variants of one base, trained alike with several seeds; intervals are of 95 %."

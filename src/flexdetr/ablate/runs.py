@@ -30,15 +30,7 @@ RECORD: Final = "ablation.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the plan.
-
-    Attributes:
-        variant: the variant's name.
-        config: the run's configuration, with its seed.
-        folder: where it writes.
-        data: the data set's folder or file.
-        split: whose images score it.
-    """
+    """One run of the plan."""
 
     variant: str
     config: Config

@@ -31,14 +31,6 @@ def predict_classes(
 ) -> None:
     """Write and show what pictures were taken for.
 
-    Args:
-        classifier: what tells.
-        items: the pictures.
-        missing: names of what was not found, and the reasons.
-        out: where the files go.
-        options: of ``Classifier.predict_many``.
-        as_json: show one JSON document.
-
     Raises:
         Exit: with status 1 where something could not be read.
     """

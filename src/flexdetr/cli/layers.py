@@ -20,12 +20,7 @@ def bench_layers(
 ) -> None:
     """Profile artifacts on OpenVINO, and measure the machine's rates beside them.
 
-    Args:
-        files: artifacts.
-        threads: of the CPU; None takes what OpenVINO chooses.
-        precision: as ``predict`` takes it.
-        rounds: calls, of which the least time of each layer counts.
-        as_json: one document instead of tables.
+    The least time of each layer in ``rounds`` calls counts.
 
     Raises:
         UsageError: for something else than artifacts.
@@ -76,14 +71,7 @@ def show_rates(rates: Rates) -> None:
 
 
 def show_profile(name: str, what: str, profile: Profile, rates: Rates) -> None:
-    """The tables of one graph.
-
-    Args:
-        name: of the file.
-        what: computes.
-        profile: of the graph.
-        rates: of the machine.
-    """
+    """The tables of one graph."""
     total = _spent(profile.layers)
     gflops = sum(layer.gflops for layer in profile.layers)
     answers.show(f"{name}, {what}: {profile.milliseconds:.2f} ms a call, {gflops:.3f} GFLOPs")

@@ -41,17 +41,7 @@ PartitionSize = Annotated[
 
 @dataclass(frozen=True)
 class RayRun:
-    """What is to be found.
-
-    Attributes:
-        file: the artifact.
-        sources: as they were typed.
-        out: the folder of the partitions.
-        threshold: lowest score to keep.
-        address: of the cluster.
-        actors: how many.
-        size: pictures of a partition.
-    """
+    """What is to be found."""
 
     file: str
     sources: list[str]

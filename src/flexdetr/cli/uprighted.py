@@ -39,13 +39,7 @@ def set_upright(
 ) -> None:
     """Write the documents upright, and show what was done.
 
-    Args:
-        classifier: one of the task orientation.
-        sources: files and folders.
-        out: the folder to write to.
-        threshold: pages whose orientation is less certain are left as they lie.
-        options: of ``Classifier.predict``.
-        as_json: show one JSON document.
+    Pages whose orientation is less certain than ``threshold`` are left as they lie.
 
     Raises:
         UsageError: if the model is of another task, or pages would be overwritten.

@@ -102,12 +102,6 @@ def plan(sources: Sequence[str], size: int = SIZE, *, leave_out: Path | None = N
 def begin(out: Path, partitions: Sequence[Partition], seal: str, threshold: Threshold) -> list[Partition]:
     """Make the folder, or go on in it.
 
-    Args:
-        out: the folder.
-        partitions: all of them.
-        seal: of the artifact.
-        threshold: lowest score that is kept.
-
     Returns:
         Those that are still to be found.
 
@@ -139,12 +133,6 @@ def write(
     detector: ArtifactDetector, partition: Partition, out: Path, threshold: Threshold
 ) -> Mapping[str, int]:
     """Find what is in a partition, and write its file: it is there whole, or not at all.
-
-    Args:
-        detector: finds it.
-        partition: the pictures.
-        out: the folder.
-        threshold: lowest score to keep.
 
     Returns:
         How many pictures were answered, how many could not be read, and how many objects were found.

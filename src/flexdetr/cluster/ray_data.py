@@ -28,11 +28,7 @@ class ClusterError(RuntimeError):
 class Finder:
     """What an actor holds: a detector from an artifact, on one core.
 
-    Args:
-        artifact: its folder, on every machine in the same place.
-        out: the folder of the partitions, which every machine sees.
-        threshold: lowest score to keep.
-        threads: of the CPU.
+    The artifact and the folder ``out`` are in the same places on every machine.
     """
 
     def __init__(self, artifact: str, out: str, threshold: Threshold, threads: int) -> None:
@@ -120,14 +116,7 @@ def find_all(
     Ray hands a partition to whichever actor is free, and no more than that are in work: what waits is names. An actor
     that dies is begun again, and so is its partition, of which nothing was written.
 
-    Args:
-        partitions: those to find.
-        artifact: the detector's folder.
-        out: where they are written.
-        threshold: lowest score to keep.
-        address: see ``connected``.
-        actors: how many; None takes as many as the cluster has cores for.
-        threads: cores of each actor.
+    Without ``actors``, there are as many as the cluster has cores for; ``threads`` are cores of each.
 
     Yields:
         For each partition its number, and what ``partitions.write`` counts.

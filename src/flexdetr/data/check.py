@@ -86,13 +86,7 @@ def check(
 ) -> CheckReport:
     """Reads a data set as training would, decodes every image, and lists what is wrong.
 
-    Args:
-        root: the folder, or a file inside it.
-        val_fraction: as in ``detect.read``.
-        seed: as in ``detect.read``.
-        progress: told how many images of how many were decoded.
-        kind: the task that the data is for.
-        form: what the pictures have to become.
+    ``val_fraction`` and ``seed`` are as in ``detect.read``; ``form`` is what the pictures have to become.
 
     Raises:
         UnrecognisedDataError: if no data set is found.

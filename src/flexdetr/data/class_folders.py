@@ -31,11 +31,7 @@ def read(root: str | Path, *, val_fraction: float | None = 0.15, seed: int = 0) 
     Classes are the folders' names in alphabetical order (numbers by their size), with ids 0, 1, 2 ... Pictures may lie
     in folders below a class's. Each record has one box, which is the whole picture; a model is shown its middle.
 
-    Args:
-        root: the folder.
-        val_fraction: share of the training pictures taken for validation if there is no such split; None leaves the
-            splits as they are.
-        seed: decides which.
+    ``val_fraction`` and ``seed`` are as in ``detect.read``.
 
     Returns:
         the data set; files that cannot be read are among its ``defects``, not in its splits.

@@ -247,11 +247,6 @@ def cut_validation(
 ) -> tuple[dict[str, tuple[Record, ...]], list[str]]:
     """``splits`` with a validation split; where it is missing, some training images become it.
 
-    Args:
-        splits: what the format's own convention gave.
-        fraction: share of the training images to take.
-        seed: decides which.
-
     Returns:
         the splits in the order train, val, test, and notes that say what was done.
     """

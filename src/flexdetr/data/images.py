@@ -117,10 +117,6 @@ def read_image(path: str | Path, form: PixelForm = RGB) -> NDArray[np.uint8]:
     range; of several frames the first is taken. Colours become their luma where the form is grey. Of .npy, and of TIFF
     where the form asks for other channels or a range of values, the numbers are taken as they are stored.
 
-    Args:
-        path: the file.
-        form: what the picture becomes.
-
     Returns:
         (H, W, ``form.channels``) uint8.
 
@@ -192,10 +188,6 @@ def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def verify(path: Path, form: PixelForm = RGB) -> str | None:
     """Decodes the whole file at the smallest scale that its format allows.
-
-    Args:
-        path: the file.
-        form: what the picture has to become.
 
     Returns:
         what is odd about the range of its values, with the brightest one: most of it would be black or white. None

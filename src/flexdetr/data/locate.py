@@ -34,9 +34,6 @@ class Tree:
     What is looked for is first taken literally. If nothing is there, the longest end of the written path that
     exists somewhere below the root counts, whatever the case of its letters; backslashes separate, percent signs are
     decoded. The answer depends on no order of files, and folders are read once.
-
-    Args:
-        root: the data set's folder.
     """
 
     def __init__(self, root: Path) -> None:

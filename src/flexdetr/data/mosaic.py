@@ -84,13 +84,7 @@ def _tile(
 
 
 def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
-    """Both samples laid over each other in about equal parts, with the objects of both.
-
-    Args:
-        first: one sample.
-        second: another one of the same size.
-        rng: where the random numbers come from.
-    """
+    """Both samples, of one size, laid over each other in about equal parts, with the objects of both."""
     share = round(256 * rng.uniform(*_BLEND))
     blend = first.image.astype(np.uint16) * np.uint16(share) + second.image * np.uint16(256 - share)
     return Sample(

@@ -27,13 +27,7 @@ class FontError(ValueError):
 
 @dataclass(frozen=True)
 class Face:
-    """A font's file for one script.
-
-    Attributes:
-        script: what is written with it.
-        file: path of the file.
-        number: of the font in its file.
-    """
+    """A font's file for one script."""
 
     script: Script
     file: str

@@ -121,12 +121,7 @@ class Statistics:
 
 
 def statistics(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> Statistics:
-    """Count a data set, and compare its images with each other.
-
-    Args:
-        dataset: as it was read.
-        progress: told how many images of how many were looked at.
-    """
+    """Count a data set, and compare its images with each other."""
     every = [(split, record) for split, records in dataset.splits.items() for record in records]
     records = [record for _, record in every]
     kept = [record.boxes_xyxy[~record.iscrowd].astype(np.float64) for record in records]

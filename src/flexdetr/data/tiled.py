@@ -62,10 +62,7 @@ def _tiles(record: Record, config: DataConfig) -> Iterator[Record]:
 def part(record: Record, tile: Tile, least_visible: float) -> Record:
     """What of a record lies in a tile.
 
-    Args:
-        record: a whole image.
-        tile: in its pixels.
-        least_visible: of an object's area, for it to be one of the tile's.
+    An object is the tile's from the share ``least_visible`` of its area on.
     """
     corner = np.array([tile.left, tile.top] * 2, np.float32)
     limits = np.array([tile.right - tile.left, tile.bottom - tile.top] * 2, np.float32)

@@ -80,11 +80,7 @@ def build_companions(
 ) -> Companions:
     """The companions that a configuration asks for.
 
-    Args:
-        config: the run's.
-        model: the detector.
-        classes: of its head.
-        teacher: what ``config.distill`` names, on the model's device.
+    The teacher, which ``config.distill`` names, is on the model's device.
 
     Raises:
         ConfigError: if one does not fit.

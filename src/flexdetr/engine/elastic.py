@@ -17,13 +17,7 @@ _COUNT: Final = "TORCHELASTIC_RESTART_COUNT"
 
 
 def launch_mark(data: str | Path, config: Config, environment: Mapping[str, str] = os.environ) -> str | None:
-    """What a run's states carry, by which a restarted process knows them for its own; None without torchrun.
-
-    Args:
-        data: as it was given.
-        config: as it was asked for.
-        environment: variables.
-    """
+    """What a run's states carry, by which a restarted process knows them for its own; None without torchrun."""
     if _RUN not in environment:
         return None
     told = [environment[_RUN], str(Path(data).resolve()), config.model_dump(mode="json")]
@@ -32,11 +26,6 @@ def launch_mark(data: str | Path, config: Config, environment: Mapping[str, str]
 
 def goes_on(folder: Path, mark: str | None, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a folder's state is of the run that this process was begun again for.
-
-    Args:
-        folder: of the run.
-        mark: see ``launch_mark``.
-        environment: variables.
 
     Raises:
         StateError: if no state in the folder can be read.

@@ -40,14 +40,7 @@ def detect(
 ) -> FoundByImage:
     """The detections of every image, before any threshold.
 
-    Args:
-        model: the detector, moved to ``device`` and put in evaluation mode.
-        batches: batches of an evaluation loader.
-        device: where to compute.
-        dtype: autocast's type.
-        decoder_layers: layers to run; None runs the configured number.
-        queries: queries to select; None selects the configured number.
-        progress: told how many images are done.
+    The model is moved to ``device`` and put in evaluation mode; None runs the configured layers and queries.
 
     Returns:
         ``{image id: (boxes xyxy in pixels (K, 4), clipped to the image, scores (K,), head indices (K,))}``.

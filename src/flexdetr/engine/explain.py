@@ -90,14 +90,7 @@ def explain(
 ) -> Explanation:
     """Find objects, and note where their queries look.
 
-    Args:
-        model: the detector.
-        image: (H, W, 3) uint8 RGB.
-        classes: of the model's head.
-        size: (height, width) that the network sees.
-        threshold: lowest score to keep, or one for each class.
-        device: where to compute.
-        precision: as for ``detect_images``.
+    See ``Detector.explain``; ``image`` is (H, W, 3) uint8 RGB, ``size`` the (height, width) that the network sees.
 
     Raises:
         ExplainError: if the head has no queries that attend to places.

@@ -93,11 +93,6 @@ def _stage_decays(model: DetectionModel, decay: float) -> dict[str, float]:
 def freeze(model: DetectionModel, config: Config, parts: TrainedParts) -> None:
     """Keep the backbone's parts that the configuration names as they are; what starts from random weights learns.
 
-    Args:
-        model: the detector, changed in place.
-        config: the run's configuration.
-        parts: what starts from trained weights.
-
     Raises:
         ConfigError: if the backbone does not have the parts.
     """

@@ -32,16 +32,7 @@ def detect_images(
 ) -> Iterator[Detections]:
     """The objects of each image, one image at a time.
 
-    Args:
-        model: the detector.
-        images: (H, W, 3) uint8 RGB arrays of any size.
-        classes: of the model's head.
-        size: (height, width) that the network sees.
-        threshold: lowest score to keep, or one for each class.
-        device: where to compute.
-        precision: "auto", "fp32", "bf16" or "fp16"; see ``choose_precision``.
-        decoder_layers: layers to run; None runs the configured number.
-        queries: queries to select; None selects the configured number.
+    See ``Detector.predict``; ``size`` is the (height, width) that the network sees.
 
     Yields:
         Detections in pixels of each original image.
@@ -74,13 +65,7 @@ def run_network(
 ) -> Prediction:
     """What the network answers for one image, without post-processing.
 
-    Args:
-        model: the detector, in evaluation mode and on the device.
-        planes: (3, H, W) uint8 RGB in the network's size.
-        place: where to compute.
-        precision: as ``detect_images`` takes it.
-        decoder_layers: layers to run; None runs the configured number.
-        queries: queries to select; None selects the configured number.
+    The model is in evaluation mode and on ``place``; ``planes`` are (3, H, W) uint8 RGB in the network's size.
 
     Returns:
         The prediction for a batch of this image.

@@ -68,13 +68,7 @@ def rebuilt(
 def _carried_over(
     starting: StartingDetector, former: StartingDetector, *, backbone: bool
 ) -> tuple[StartingDetector, set[str]]:
-    """The detector with all weights of another one that have their place and shape in it; names of the trained ones.
-
-    Args:
-        starting: is changed.
-        former: where the weights come from.
-        backbone: whether the backbone's are among them.
-    """
+    """The detector with all weights of another one that have their place and shape in it; names of the trained ones."""
     old, new = former.model.state_dict(), starting.model.state_dict()
     if backbone:
         old |= widened(old, former.config, starting.model, "the detector")

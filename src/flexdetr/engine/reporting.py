@@ -60,10 +60,6 @@ def report_run(run: Trainer, metrics: Score) -> None:
     """Write a finished run's report, and the best thresholds into its best checkpoint; all ranks call it.
 
     Each detects its share of the validation images; the first one then writes, however long that takes.
-
-    Args:
-        run: the run.
-        metrics: of the best checkpoint.
     """
     # Not built from the file, which cannot name a backbone of the user's own.
     model = copy.deepcopy(run.ema.model)
@@ -136,11 +132,6 @@ def runs_beside(
     best: Path, metadata: store.Metadata, score_of: Callable[[Mapping[str, Any]], Score]
 ) -> list[tuple[object, ...]]:
     """What the runs in the same folder reached that have the same classes, this one among them; the best first.
-
-    Args:
-        best: this run's checkpoint.
-        metadata: of it.
-        score_of: reads the score that a checkpoint carries.
 
     Returns:
         Rows of a table, the first one its header; nothing if there is no other run.

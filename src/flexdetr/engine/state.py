@@ -73,10 +73,6 @@ def random_state_kept() -> Iterator[None]:
 def save(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the state; the one before stays beside it, so that a torn file never ends a run.
 
-    Args:
-        folder: the run's folder.
-        content: tensors and plain data.
-
     Raises:
         StateError: if the disk is full or cannot be written; the former state is still there.
     """

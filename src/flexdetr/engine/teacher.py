@@ -109,12 +109,6 @@ def make_teaching(
 ) -> FeatureTeaching | AnswerTeaching | ClassTeaching:
     """What a teacher adds to the training of a detector or a classifier.
 
-    Args:
-        config: the run's.
-        classes: of the student.
-        model: the student.
-        teacher: see ``find_teacher``.
-
     Raises:
         ConfigError: if the teacher does not fit the run.
     """

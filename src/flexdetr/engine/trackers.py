@@ -171,11 +171,7 @@ def check_installed(names: tuple[str, ...]) -> None:
 
 
 class Trackers:
-    """The open trackers of a run, or none. One that fails is reported and closed; the training goes on.
-
-    Args:
-        trackers: by name.
-    """
+    """The open trackers of a run, or none. One that fails is reported and closed; the training goes on."""
 
     def __init__(self, trackers: Mapping[str, Tracker] | None = None) -> None:
         self.open = dict(trackers or {})

@@ -111,9 +111,6 @@ class LocalizationDistillation:
     means over both kinds are weighted with the square roots of their numbers, which are always those of the matching
     queries, also in denoising layers, as in the published code. A mean has no number of objects to be divided by: it
     counts with the objects of its batch, so that micro-batches share it out like the other terms.
-
-    Args:
-        weight: of the term.
     """
 
     def __init__(self, weight: float) -> None:

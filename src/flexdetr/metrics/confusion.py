@@ -111,11 +111,7 @@ def rank_detections(
 ) -> dict[str, Ranking]:
     """Tell right detections from wrong ones, class by class, by COCO's matching.
 
-    Args:
-        ground_truth: the labelled images.
-        detections: by image id, boxes_xyxy (N, 4) in pixels, scores (N,) and head indices (N,).
-        classes: the classes of the head.
-        iou: IoU from which on an object counts as found.
+    An object counts as found from IoU ``iou`` on.
 
     Returns:
         A ranking for each class name.
@@ -152,12 +148,7 @@ def confusion_matrix(
     is then matched regardless of class: a confusion. The rest are missed objects and false alarms. Detections
     inside a crowd of their class are left out.
 
-    Args:
-        ground_truth: the labelled images.
-        detections: by image id, boxes_xyxy (N, 4) in pixels, scores (N,) and head indices (N,).
-        classes: the classes of the head.
-        threshold: score from which on a detection counts; one number, or one for each class.
-        iou: IoU from which on an object counts as found.
+    A detection counts from ``threshold`` on, one number or one for each class; an object is found from IoU ``iou`` on.
 
     Raises:
         ValueError: if detections do not fit the labelled images (see ``gather``), or there are neither one

@@ -18,6 +18,7 @@ class DetectionsError(ValueError):
     """Detections that cannot be scored; the message names the image and what is wrong."""
 
 
+# boxes_xyxy (N, 4) in pixels, scores (N,) and head indices (N,) of what was found.
 FoundInImage = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]
 FoundByImage = Mapping[int | str, FoundInImage]
 
@@ -26,11 +27,6 @@ def gather(
     ground_truth: Sequence[Record], detections: FoundByImage, num_classes: int
 ) -> tuple[Objects, AllDetections, int]:
     """Flat arrays of all objects and all detections.
-
-    Args:
-        ground_truth: the labelled images.
-        detections: by image id, boxes_xyxy (N, 4) in pixels, scores (N,) and head indices (N,).
-        num_classes: classes of the head.
 
     Returns:
         The objects, the detections, and the number of images by which their groups were formed.

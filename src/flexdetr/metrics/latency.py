@@ -136,13 +136,6 @@ def measure(
 ) -> list[Timing]:
     """Time detectors in alternation, so that a slow minute hits all alike.
 
-    Args:
-        subjects: what to time.
-        pictures: files, taken by turns.
-        rounds: calls of each.
-        warmup: calls of each before the first that counts.
-        announce: told how many rounds of how many are done.
-
     Raises:
         LatencyError: without pictures, subjects or rounds.
     """

@@ -14,10 +14,6 @@ _LEFT, _WIDTH, _ROW, _TOP = 220, 560, 46, 56
 def plot(timings: Sequence[Timing], title: str) -> str:
     """The medians of the stages stacked, with a line from the end-to-end median to its 99th percentile.
 
-    Args:
-        timings: what was measured.
-        title: above the bars.
-
     Returns:
         An SVG document.
     """

@@ -129,15 +129,7 @@ class ConvBNAct(nn.Module):
 
 
 class LightConvBNAct(nn.Module):
-    """PP-HGNetV2's light layer: a 1x1 ConvBNAct without activation, then a depthwise one with it.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: of the depthwise convolution.
-        act: activation of the depthwise part.
-        use_lab: end with a LearnableAffineBlock.
-    """
+    """PP-HGNetV2's light layer: a 1x1 ConvBNAct without activation, then a depthwise one with it."""
 
     def __init__(
         self,
@@ -159,13 +151,7 @@ class LightConvBNAct(nn.Module):
 
 
 class ConvAct(nn.Module):
-    """Deploy form of ConvBNAct: a biased convolution, the activation, and the rest of the affine block.
-
-    Args:
-        conv: the convolution, with bias.
-        act: the activation.
-        lab: applied last.
-    """
+    """Deploy form of ConvBNAct: a biased convolution, the activation, and the rest of the affine block."""
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module, lab: nn.Module) -> None:
         super().__init__()
@@ -244,13 +230,6 @@ def fuse_conv(weight: Tensor, bias: Tensor, like: nn.Conv2d, act: nn.Module, lab
 
     A positive scale commutes with the ReLU, ``s * relu(x) = relu(s * x)``, and goes into the kernel. The
     shift follows the activation and stays: the next convolution's zero padding would lack it.
-
-    Args:
-        weight: folded kernel.
-        bias: folded bias.
-        like: the convolution that gives stride, padding and groups.
-        act: activation of the training form.
-        lab: LearnableAffineBlock or the identity.
 
     Returns:
         A plain convolution where nothing follows it, else a ConvAct.

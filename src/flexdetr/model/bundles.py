@@ -68,9 +68,6 @@ class Bundle(NamedTuple):
 def find_bundles(model: DetectionModel) -> tuple[Bundle, ...]:
     """The bundles of backbone and encoder, each of which was tried: what is left computes the same without it.
 
-    Args:
-        model: the detector; stays as it is.
-
     Raises:
         ModuleNotFoundError: if torch-pruning is not installed.
     """

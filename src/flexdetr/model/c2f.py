@@ -16,12 +16,7 @@ _Part = TypeVar("_Part", bound=nn.Module)
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions, beside an identity where there is a shortcut.
-
-    Args:
-        channels: of input and output.
-        shortcut: add the input to the output.
-    """
+    """Two 3x3 convolutions, beside an identity where there is a shortcut."""
 
     def __init__(self, channels: int, shortcut: bool) -> None:
         super().__init__()

@@ -10,11 +10,7 @@ from flexdetr.model.fusion import Fusion, blocks_of
 
 
 class RepVggBlock(nn.Module):
-    """SiLU(3x3 + 1x1), each with its own norm, no identity branch; folds to one 3x3 convolution.
-
-    Args:
-        channels: of input and output.
-    """
+    """SiLU(3x3 + 1x1), each with its own norm, no identity branch; folds to one 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,11 +58,6 @@ class CSPSplitLayer(nn.Module):
     """One 1x1 convolution whose second half goes through RepVGG blocks and is added to the first.
 
     DEIMv2's form (2509.20787) of ``CSPRepLayer``, which computes the two halves by a convolution each.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        blocks: number of RepVGG blocks.
     """
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:

@@ -53,9 +53,6 @@ class Denoising(nn.Module):
     def forward(self, targets: Targets) -> tuple[Tensor, Tensor, DenoisingPlan] | None:
         """Denoising queries for a batch.
 
-        Args:
-            targets: the objects of B images.
-
         Returns:
             Embeddings (B, Qdn, D), box logits (B, Qdn, 4) and the layout; None if the batch has no object.
         """

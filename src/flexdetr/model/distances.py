@@ -49,11 +49,7 @@ def boxes_at(reference: Tensor, distances: Tensor, reg_scale: float) -> Tensor:
 
 
 class LargestShares(nn.Module):
-    """The largest values of each row, in falling order.
-
-    Args:
-        count: how many.
-    """
+    """The largest values of each row, in falling order."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

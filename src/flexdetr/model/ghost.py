@@ -37,11 +37,7 @@ class GhostConv(nn.Module):
 
 
 class GhostBlock(nn.Module):
-    """Two ghost convolutions beside an identity; the second has no activation.
-
-    Args:
-        channels: of input and output.
-    """
+    """Two ghost convolutions beside an identity; the second has no activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,14 +50,7 @@ class GhostBlock(nn.Module):
 
 
 class GhostLayer(nn.Module):
-    """RT-DETR's fusion block with ghost convolutions in the place of its dense ones.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        hidden: channels of the two branches.
-        blocks: ghost blocks of the first branch.
-    """
+    """RT-DETR's fusion block with ghost convolutions in the place of its dense ones."""
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int) -> None:
         super().__init__()

@@ -11,11 +11,7 @@ from flexdetr.model.blocks import ConvBNAct
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling, fast: three chained 5x5 max pools, concatenated between two 1x1 convolutions.
-
-    Args:
-        channels: of input and output.
-    """
+    """Spatial pyramid pooling, fast: three chained 5x5 max pools, concatenated between two 1x1 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -21,10 +21,6 @@ Widths = Mapping[str, tuple[int, ...]]
 def narrow(model: nn.Module, widths: Widths) -> None:
     """Make layers narrower, in place; of their weights the first ones stay, to be loaded over.
 
-    Args:
-        model: as its parts build it.
-        widths: see this module.
-
     Raises:
         ConfigError: if a layer does not exist, has no channels to take, or is narrower already.
     """

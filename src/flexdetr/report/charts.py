@@ -17,13 +17,7 @@ _Scale = Callable[[float], float]
 
 
 class Line(NamedTuple):
-    """One curve of a chart; points that are not finite are left out.
-
-    Attributes:
-        name: in the legend.
-        x: values along.
-        y: values up.
-    """
+    """One curve of a chart; points that are not finite are left out."""
 
     name: str
     x: Sequence[float]
@@ -42,14 +36,7 @@ def line_chart(
 ) -> str:
     """Curves over one pair of axes, with a legend below.
 
-    Args:
-        lines: the curves.
-        title: what the chart shows.
-        across: name of the x axis.
-        up: name of the y axis.
-        x_range: ends of the x axis; None takes the data's.
-        y_range: ends of the y axis; None takes the data's.
-        dots: mark each point.
+    ``across`` and ``up`` name the axes, which without their ranges end with the data; ``dots`` marks each point.
     """
     points = [[(x, y) for x, y in zip(one.x, one.y, strict=True) if _finite(x, y)] for one in lines]
     every = [point for own in points for point in own]
@@ -76,12 +63,7 @@ def line_chart(
 class Dot(NamedTuple):
     """A named point of a scatter.
 
-    Attributes:
-        name: beside it.
-        x: its place along.
-        y: its place up.
-        low: end of an interval of ``y``; nan if there is none.
-        high: the other end.
+    ``low`` and ``high`` are the ends of an interval of ``y``; nan if there is none.
     """
 
     name: str
@@ -94,12 +76,7 @@ class Dot(NamedTuple):
 def scatter(points: Sequence[Dot], *, title: str, across: str, up: str, joined: Sequence[str] = ()) -> str:
     """Named points, each with its interval; nothing if there is none.
 
-    Args:
-        points: those that are not finite are left out.
-        title: what the chart shows.
-        across: name of the x axis, which begins at 0.
-        up: name of the y axis.
-        joined: names of points to join by a line, in its order.
+    Those that are not finite are left out; x begins at 0. ``joined`` are names to join by a line, in its order.
     """
     shown = [one for one in points if _finite(one.x, one.y)]
     if not shown:
@@ -180,12 +157,7 @@ def interval_chart(rows: Sequence[Spread], *, title: str, across: str) -> str:
 
 
 class Bar(NamedTuple):
-    """One bar of a chart.
-
-    Attributes:
-        name: beside it.
-        number: its length.
-    """
+    """One bar of a chart."""
 
     name: str
     number: int
@@ -221,12 +193,7 @@ def matrix(
 ) -> str:
     """A table of counts, darker if a row has more of its objects.
 
-    Args:
-        names: of rows and columns.
-        counts: row by row; of a confusion matrix rows are the truth, columns the answers.
-        title: what it shows.
-        corner: what stands in its first cell.
-        shares: also show each count as a share of its row.
+    ``corner`` stands in its first cell; ``shares`` also shows each count as a share of its row.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = []

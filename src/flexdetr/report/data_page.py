@@ -44,12 +44,7 @@ _COUNTS = (0, 1, 2, 3, 5, 10, 20, 50, 100, float("inf"))
 
 
 def statistics_page(found: Statistics, doubtful: Mapping[str, str] | None = None) -> str:
-    """The page of ``flexdetr data stats``: one HTML file without scripts.
-
-    Args:
-        found: the numbers.
-        doubtful: sections on labels that a detector disagrees with, HTML by heading.
-    """
+    """The page of ``flexdetr data stats``: one HTML file without scripts."""
     dataset = found.dataset
     objects = len(found.sides)
     numbers = {

@@ -127,12 +127,7 @@ class Suppression(BaseModel):
 
 
 class File(BaseModel):
-    """One of the artifact's files.
-
-    Attributes:
-        sha256: of its content, in hexadecimal.
-        bytes: its size.
-    """
+    """One of the artifact's files."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -121,14 +121,7 @@ def floors(reference: Sequence[Detections], floor: float) -> list[float]:
 def drift(
     case: str, reference: Sequence[Detections], answers: Sequence[Detections], tolerance: Tolerance
 ) -> Drift:
-    """The drift over some pictures.
-
-    Args:
-        case: what was run.
-        reference: the PyTorch model's detections, a picture each.
-        answers: the artifact's.
-        tolerance: what passes.
-    """
+    """The drift over some pictures."""
     lowest = floors(reference, tolerance.floor)
     pairs = [
         pair(one, other, floor, tolerance.score)

@@ -63,13 +63,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 def resize_planes(
     image: NDArray[np.uint8], size: tuple[int, int], reducing_gap: float | None = None
 ) -> NDArray[np.uint8]:
-    """(H, W, C) uint8 at (width, height) ``size``, each channel for itself, as Pillow resizes colours.
-
-    Args:
-        image: the picture.
-        size: the result's.
-        reducing_gap: see Pillow's ``Image.resize``.
-    """
+    """(H, W, C) uint8 at (width, height) ``size``, each channel for itself, as Pillow's ``resize`` does colours."""
     if (image.shape[1], image.shape[0]) == size:
         return image
     how = Image.Resampling.BILINEAR

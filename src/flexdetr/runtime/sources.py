@@ -54,11 +54,7 @@ class Camera(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A source that leads to no image.
-
-    Attributes:
-        reason: one sentence.
-    """
+    """A source that leads to no image."""
 
     reason: str
 

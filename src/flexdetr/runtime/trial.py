@@ -40,12 +40,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an artifact may be computed in a precision here.
-
-    Attributes:
-        passed: whether it may.
-        reason: why, for a log line.
-    """
+    """Whether an artifact may be computed in a precision here."""
 
     passed: bool
     reason: str

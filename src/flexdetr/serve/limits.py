@@ -27,11 +27,7 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request that is answered with a 4xx or 5xx status and one sentence.
-
-    Attributes:
-        status: of HTTP.
-    """
+    """A request that is answered with a 4xx or 5xx status and one sentence."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -13,11 +13,7 @@ from flexdetr.weights.store import Metadata
 
 
 def with_ancestor(loaded: Loaded) -> Metadata:
-    """A checkpoint's metadata with the checkpoint itself as the nearest ancestor.
-
-    Args:
-        loaded: what training starts from.
-    """
+    """A checkpoint's metadata with the checkpoint itself as the nearest ancestor."""
     path = Path(loaded.report.file)
     nearest, *others = loaded.metadata.provenance or [{}]
     if loaded.report.title == KINDS["flexdetr"] or not nearest:  # ours lists its ancestors, not itself

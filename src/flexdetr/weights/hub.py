@@ -95,12 +95,7 @@ def push(
 ) -> str:
     """Share a detector: ``model.safetensors`` and a model card. ``flexdetr.load("hf://user/name")`` takes it back.
 
-    Args:
-        repository: "user/name"; made where it does not exist.
-        state: the detector's state dict.
-        metadata: what travels with it.
-        private: make a private repository.
-        message: of the commit.
+    See ``Detector.push_to_hub``; ``message`` is the commit's.
 
     Returns:
         The address of the repository.

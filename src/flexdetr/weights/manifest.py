@@ -135,12 +135,7 @@ def _from_package(size: str, file: str, sha256: str) -> PublishedWeights:
 
 
 def from_timm(name: str, tagged: str) -> PublishedWeights:
-    """The entry of a file that timm publishes on the hub.
-
-    Args:
-        name: our name of the backbone.
-        tagged: timm's name of the model, with the tag of its weights.
-    """
+    """The entry of a file that timm publishes on the hub."""
     return PublishedWeights(
         name, f"timm--{tagged}.safetensors", hub=f"timm/{tagged}", source="timm's model table"
     )

@@ -43,11 +43,6 @@ def rename(
 ) -> Renamed:
     """Apply the first rule that fits the start of each name; the rest of the name stays.
 
-    Args:
-        tensors: a checkpoint's tensors.
-        table: the dialect's rules, in order.
-        reason: why tensors are left out whose rule has no target.
-
     Raises:
         WeightsError: if two tensors get one name.
     """

@@ -48,10 +48,7 @@ def without_draws() -> TorchFunctionMode:
 def skeleton(config: Config, num_classes: int, backbone: nn.Module | None = None) -> DetectionModel:
     """A detector whose weights hold nothing yet; every one must be loaded before it is used.
 
-    Args:
-        config: the whole configuration.
-        num_classes: C, classes of the heads.
-        backbone: a module of the user's in place of the configured one.
+    ``backbone`` is a module of the user's in place of the configured one.
 
     Raises:
         ConfigError: if a part is unknown or does not fit.

@@ -174,11 +174,6 @@ def save(path: str | Path, state: Mapping[str, Tensor], metadata: Metadata) -> P
 
     Tensors are stored contiguous and on their own (two names of one tensor become two copies).
 
-    Args:
-        path: file to write; its folder is made where it is missing.
-        state: tensors by module path, on any device.
-        metadata: what travels with them.
-
     Returns:
         The path.
 

@@ -128,13 +128,7 @@ def describe(config: Config, head: DFINEOptions) -> dict[str, Any]:
 
 
 def constants(config: Config, head: DFINEOptions, layers: int) -> dict[str, Tensor]:
-    """Tensors that a file of transformers' holds and that our head derives.
-
-    Args:
-        config: of the detector.
-        head: its head's section.
-        layers: decoder layers that are written.
-    """
+    """Tensors that a file of transformers' holds and that our head derives."""
     import torch
 
     points = points_of_levels(head.points, config.encoder.strides)

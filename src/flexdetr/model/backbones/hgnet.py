@@ -40,13 +40,7 @@ class HGBlock(nn.Module):
 
 
 class HGStage(nn.Module):
-    """A learnable down-sampling (a depthwise convolution without activation), then blocks.
-
-    Args:
-        channels: of the input.
-        downsample: halve the size first.
-        blocks: in order.
-    """
+    """A learnable down-sampling (a depthwise convolution without activation), then blocks."""
 
     def __init__(self, channels: int, downsample: bool, blocks: Iterable[nn.Module]) -> None:
         super().__init__()

@@ -14,13 +14,7 @@ from flexdetr.model.blocks import ConvBNAct
 
 
 class Shortcut(nn.Module):
-    """The projection beside a stage's first block: an average pool where the stage halves the size, then 1x1.
-
-    Args:
-        channels: of the input.
-        out: channels of the output.
-        stride: 1 or 2.
-    """
+    """The projection beside a stage's first block: an average pool where the stage halves the size, then 1x1."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
