@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,12 @@ def nearest(word: str, known: Iterable[str], what: str = "name") -> str:
     if near:
         return f"unknown {what} {shown(word)}; did you mean {' or '.join(repr(name) for name in near)}?"
     return f"unknown {what} {shown(word)}; known: {', '.join(choices)}"
+
+
+def some_of(names: Sequence[object], count: int = 4) -> str:
+    """The first of some names, and how many more there are."""
+    first = ", ".join(map(str, names[:count]))
+    return first if len(names) <= count else f"{first} and {len(names) - count} more"
 
 
 def one_of(table: Collection[str]) -> AfterValidator:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexdetr.boxes import cxcywh_to_xyxy
 from flexdetr.config import DataConfig
-from flexdetr.data.batches import Planner, SampleMaker, fractions, sizes_around
+from flexdetr.data.batches import Planner, SampleMaker, assemble_batch, fractions, sizes_around
 
 
 def _planner(count=100, batch_size=8, **changes):
@@ -106,7 +106,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(records, phase):
 def test_batch_is_what_the_model_takes(records, phase):
     maker = SampleMaker(records, DataConfig(mixup=0.3), (64, 96), 0)
     plan = dataclasses.replace(_planner(len(records), 11).epoch(0, phase)[0], size=(64, 96))
-    batch = maker.batch(plan, forget=True)
+    batch = assemble_batch(maker, plan, forget=True)
     assert batch.images.shape == (11, 3, 64, 96)
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -125,7 +125,7 @@ def test_batch_is_what_the_model_takes(records, phase):
 def test_plain_targets_are_the_records(records):
     maker = SampleMaker(records, DataConfig(flip=0), (64, 64), 0)
     plan = _planner(len(records), 11, image_size=(64, 64)).epoch(0, "plain")[0]
-    batch = maker.batch(plan, forget=False)
+    batch = assemble_batch(maker, plan)
     for index, boxes, labels in zip(plan.indices, batch.targets.boxes, batch.targets.labels, strict=True):
         record = records[index]
         expected = fractions(record.boxes_xyxy, (record.height, record.width))
@@ -137,7 +137,7 @@ def test_crowds_are_no_targets(records):
     crowded = [dataclasses.replace(record, iscrowd=np.ones(len(record), dtype=bool)) for record in records]
     maker = SampleMaker(crowded, DataConfig(), (64, 64), 0)
     for phase in ("plain", "strong", "mosaic"):
-        assert maker.batch(_planner(11, 11).epoch(0, phase)[0], forget=False).targets.num_objects == 0
+        assert assemble_batch(maker, _planner(11, 11).epoch(0, phase)[0]).targets.num_objects == 0
 
 
 def test_large_images_are_kept_small(records):

@@ -21,6 +21,7 @@ from flexdetr.data.sampling import draw, epoch_length, turns
 from flexdetr.data.transforms import Sample, plain, strong
 from flexdetr.data.user_transforms import UserTransforms
 from flexdetr.model.outputs import Targets
+from flexdetr.tasks import Samples
 
 Phase = Literal["mosaic", "strong", "plain"]
 
@@ -176,38 +177,28 @@ class BatchSample(NamedTuple):
 
 
 def assemble_batch(
-    plan: BatchPlan,
-    source: RecordImages,
-    make: Callable[[int, int], BatchSample],
-    *,
-    forget: bool,
-    observe: Callable[[int], None] | None,
+    maker: Samples, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
 ) -> Batch:
     """The planned batch of any task's samples.
 
-    Args:
-        plan: what to make.
-        source: the records that the plan's indices count, with their images.
-        make: the place in the batch and the record's index -> the sample.
-        forget: drop the decoded images afterwards.
-        observe: told the record that is worked on.
+    With ``forget`` the decoded images are dropped afterwards; ``observe`` is told the record that is worked on.
     """
     height, width = plan.size
-    channels = source.records[0].form.channels
+    channels = maker.records[0].form.channels
     images = torch.empty((len(plan.indices), height, width, channels), dtype=torch.uint8)
     labels, boxes, shares = [], [], []
     for slot, index in enumerate(plan.indices):
         if observe is not None:
             observe(index)
-        made = make(slot, index)
+        made = maker.make(plan, slot, index)
         images[slot].numpy()[...] = made.image
         labels.append(made.labels)
         boxes.append(made.boxes)
         if made.shares is not None:
             shares.append(made.shares)
     if forget:
-        source.kept.clear()
-    records = [source.records[index] for index in plan.indices]
+        maker.images.kept.clear()
+    records = [maker.records[index] for index in plan.indices]
     ids = [record.image_id for record in records]
     sizes = torch.tensor([[record.height, record.width] for record in records], dtype=torch.int64)
     targets = Targets(labels, boxes, list(ids), shares=shares or None)
@@ -251,18 +242,12 @@ class SampleMaker:
         self.transforms = None if config.transforms is None else UserTransforms(config.transforms)
         self.images = RecordImages(records, image_size)
 
-    def batch(
-        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
-    ) -> Batch:
-        """The planned batch; see ``assemble_batch``."""
-
-        def make(slot: int, index: int) -> BatchSample:
-            partners = plan.partners_of(slot, len(self.records))
-            sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
-            boxes = fractions(sample.boxes_xyxy, plan.size)
-            return BatchSample(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
-
-        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
+    def make(self, plan: BatchPlan, slot: int, index: int) -> BatchSample:
+        """See ``flexdetr.tasks.Samples``."""
+        partners = plan.partners_of(slot, len(self.records))
+        sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
+        boxes = fractions(sample.boxes_xyxy, plan.size)
+        return BatchSample(sample.image, torch.from_numpy(sample.labels), torch.from_numpy(boxes))
 
     def sample(
         self,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexdetr.classes import Classes
+from flexdetr.config_values import some_of
 from flexdetr.data import detect
 from flexdetr.data.dataset import (
     DataError,
@@ -121,10 +122,9 @@ def _check_classes(root: Path, splits: dict[str, list[Path]], names: list[str]) 
             "like it"
         )
     if empty:
-        shown = ", ".join(str(folder) for folder in empty[:_SHOWN])
-        more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
         raise DataError(
-            f"{len(empty)} class folders hold no pictures: {shown}{more}; put some into them, or take the folders away"
+            f"{len(empty)} class folders hold no pictures: {some_of(empty, _SHOWN)}; put some into them, or take the "
+            "folders away"
         )
     if len(names) < 2:
         raise DataError(

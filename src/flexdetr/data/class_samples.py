@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, assemble_batch
+from flexdetr.data.batches import BatchPlan, BatchSample, Phase
 from flexdetr.data.dataset import Record
 from flexdetr.data.degraded import degraded
 from flexdetr.data.kept import RecordImages
@@ -79,18 +79,12 @@ class ClassSamples:
         self.records: Sequence[Record] = records
         self.config, self.seed = config, seed
 
-    def batch(
-        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
-    ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
-
-        def make(slot: int, index: int) -> BatchSample:
-            partners = plan.partners_of(slot, len(self.records))
-            sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
-            shares = torch.tensor(sample.shares, dtype=torch.float32)
-            return BatchSample(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
-
-        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
+    def make(self, plan: BatchPlan, slot: int, index: int) -> BatchSample:
+        """See ``flexdetr.tasks.Samples``."""
+        partners = plan.partners_of(slot, len(self.records))
+        sample = self.sample(index, plan.epoch, plan.phase, plan.size, partners, plan.turn(slot))
+        shares = torch.tensor(sample.shares, dtype=torch.float32)
+        return BatchSample(sample.image, torch.tensor(sample.labels), whole(len(sample.labels)), shares)
 
     def sample(
         self,

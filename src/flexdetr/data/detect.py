@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from flexdetr.config_values import some_of
 from flexdetr.data import coco, foreign_formats, voc, voc_layout, yolo, yolo_yaml
 from flexdetr.data.dataset import SPLITS, DataError, Dataset, Record, UnrecognisedDataError, cut_validation
 from flexdetr.data.locate import Tree
@@ -135,11 +136,7 @@ def _around(given: Path) -> Path | None:
 
 
 def _refuse_classes(tree: Tree) -> None:
-    """Answer a classifier's data: folders of pictures that are not labelled one by one.
-
-    Raises:
-        UnrecognisedDataError: with what learns from it.
-    """
+    """Answer a classifier's data: folders of pictures that are not labelled one by one."""
     from flexdetr.data.class_folders import class_folders  # which asks here for what it does not read
 
     names = sorted({folder.name for folder in class_folders(tree.root)})
@@ -157,7 +154,7 @@ def _refuse_classes(tree: Tree) -> None:
 
 def _unrecognised(tree: Tree) -> str:
     found = sorted(path.name + ("/" if path.is_dir() else "") for path in tree.root.iterdir())
-    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    shown = some_of(found, 8)
     labels = sum(path.suffix.lower() == ".txt" for path in tree.files)
     hint = foreign_formats.hint(tree.files)
     deeper = min((path for path in tree.files if path.name.lower() == "data.yaml"), default=None)

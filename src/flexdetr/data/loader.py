@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from flexdetr.config import Config
-from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, fractions
+from flexdetr.data.batches import Batch, BatchPlan, Phase, Planner, assemble_batch, fractions
 from flexdetr.data.dataset import Record
 from flexdetr.data.images import ImageError
 from flexdetr.data.record_pixels import read_record
 from flexdetr.data.sampling import repeat_factors, samples_of_an_epoch
 from flexdetr.data.user_transforms import TransformError
 from flexdetr.model.outputs import Targets
+from flexdetr.runtime.cpu import cores
 from flexdetr.runtime.pool import Pool, Work
 from flexdetr.runtime.process import prepare
 from flexdetr.tasks import Samples, task
@@ -54,8 +55,7 @@ def default_workers(processes: int = 1) -> int:
     Args:
         processes: training processes that share the machine.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // max(1, processes) - 1))
+    return max(1, min(_MOST_WORKERS, cores() // max(1, processes) - 1))
 
 
 def start_method() -> str:
@@ -290,7 +290,7 @@ class _Samples(Dataset[Made]):
             self.seen[slot] = index
 
         try:
-            return self.maker.batch(plan, forget=not self.cached, observe=observe)
+            return assemble_batch(self.maker, plan, forget=not self.cached, observe=observe)
         except (ImageError, TransformError) as error:
             return error.with_traceback(None)
         except Exception as error:

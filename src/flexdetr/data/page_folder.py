@@ -33,14 +33,7 @@ _PROBED: Final = 64  # pixels at which pages of PDF files are drawn for their sh
 
 @dataclass(frozen=True)
 class _Page:
-    """One page.
-
-    Attributes:
-        path: its file.
-        number: in the file, from 0.
-        of_many: the file has others.
-        size: (width, height) as stored.
-    """
+    """One page."""
 
     path: Path
     number: int

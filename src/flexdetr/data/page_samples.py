@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexdetr.config import ConfigError, DataConfig
-from flexdetr.data.batches import Batch, BatchPlan, BatchSample, Phase, assemble_batch
+from flexdetr.data.batches import BatchPlan, BatchSample, Phase
 from flexdetr.data.class_samples import whole
 from flexdetr.data.dataset import Record
 from flexdetr.data.kept import RecordImages
@@ -51,16 +51,10 @@ class PageSamples:
         self.records: Sequence[Record] = records
         self.config, self.seed = config, seed
 
-    def batch(
-        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
-    ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
-
-        def make(_slot: int, index: int) -> BatchSample:
-            page = self.sample(index, plan.epoch, plan.phase, plan.size)
-            return BatchSample(page, torch.from_numpy(self.records[index].labels), whole(1))
-
-        return assemble_batch(plan, self.images, make, forget=forget, observe=observe)
+    def make(self, plan: BatchPlan, slot: int, index: int) -> BatchSample:  # noqa: ARG002 - as others
+        """See ``flexdetr.tasks.Samples``."""
+        page = self.sample(index, plan.epoch, plan.phase, plan.size)
+        return BatchSample(page, torch.from_numpy(self.records[index].labels), whole(1))
 
     def sample(self, index: int, epoch: int, phase: Phase, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One sample, (height, width, 3) of exactly ``size``."""

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from flexdetr.config_values import some_of
 from flexdetr.data.dataset import Defect
 from flexdetr.data.locate import Tree, place_of
 from flexdetr.data.values import number
@@ -74,8 +75,7 @@ def _warning(tree: Tree, kind: str, paths: Sequence[Path]) -> Defect:
         counts = Counter(path.suffix.lower() for path in paths)
         named = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(counts.items()))
     else:
-        named = ", ".join(path.relative_to(tree.root).as_posix() for path in paths[:_SHOWN])
-        named += f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+        named = some_of([path.relative_to(tree.root).as_posix() for path in paths], _SHOWN)
     what = _GROUPS[kind]
     if len(paths) == 1:
         what = what.replace("files", "file", 1).replace("images are", "image is").replace("were", "was", 1)

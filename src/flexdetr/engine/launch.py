@@ -32,6 +32,7 @@ from flexdetr.engine.sentinels import MemoryExhaustedError
 from flexdetr.engine.stop import Interrupted, handling
 from flexdetr.foreign_code import allowed, named
 from flexdetr.model.backbones.wrapped import PROBE_SIZE
+from flexdetr.runtime.cpu import cores
 from flexdetr.tasks import task as task_of
 from flexdetr.weights import store
 
@@ -84,11 +85,7 @@ def train(
 
 
 def _check_remade(starting: StartingDetector, count: int) -> None:
-    """Refuse a backbone that the processes cannot make again: they have its name, and not the object.
-
-    Raises:
-        ConfigError: with the reason, and what to do.
-    """
+    """Refuse a backbone that the processes cannot make again: they have its name, and not the object."""
     from flexdetr.engine.checkpoint import blank
 
     part = starting.config.backbone
@@ -177,9 +174,8 @@ def _start(task: dict[str, Any], config: Config, place: Path, out: Path) -> Run:
 
 def _start_rank(rank: int, count: int, place: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
     """One process, with what torchrun would have told it; only the first one speaks to the terminal."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {
-        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        "OMP_NUM_THREADS": str(max(1, cores() // count)),
         **os.environ,
         LAUNCHER: str(os.getpid()),
         # Modules are found where they are here.
@@ -225,11 +221,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _check_devices(config: Config, count: int) -> None:
-    """Refuse what the workers would refuse one by one.
-
-    Raises:
-        ConfigError: if there are fewer GPUs than processes.
-    """
+    """Refuse what the workers would refuse one by one."""
     device = config.train.device
     if device == "mps" and count > 1:
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flexdetr.config_values import some_of
 from flexdetr.data.check import LabelCount, count_labels, crowd_warnings, shared_images
 from flexdetr.draw import annotate, contact_sheet
 from flexdetr.engine import state as run_state
@@ -19,7 +20,6 @@ from flexdetr.engine.recipe import phase
 from flexdetr.files import replacing
 from flexdetr.runtime.arrays import shown
 from flexdetr.runtime.detections import Detections
-from flexdetr.weights.load_report import some_of
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes

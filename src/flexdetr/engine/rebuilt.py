@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from flexdetr.config import Config
+from flexdetr.config_values import some_of
 from flexdetr.engine.checkpoint import StartingDetector, blank, with_weights
 from flexdetr.model.detector import SECTIONS
 from flexdetr.presets import changed
 from flexdetr.weights.input_channels import widened
-from flexdetr.weights.load_report import some_of
 from flexdetr.weights.skeleton import set_norm_eps
 
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flexdetr.config_values import some_of
 from flexdetr.data.loader import Batch
 from flexdetr.engine.distributed import Ranks
 from flexdetr.engine.state import trying_to_write
 from flexdetr.loss.criterion import Losses
 from flexdetr.loss.matcher import NonFiniteError
 from flexdetr.model.outputs import Output
-from flexdetr.weights.load_report import some_of
 
 _log = logging.getLogger(__name__)
 

@@ -149,11 +149,7 @@ def make_teaching(
 
 
 def _check_task(config: Config, theirs: Config) -> None:
-    """Refuse a teacher whose answers are of another kind.
-
-    Raises:
-        ConfigError: with the kind that is needed.
-    """
+    """Refuse a teacher whose answers are of another kind."""
     if theirs.task != config.task:
         ours, other = (TASKS[one.task].noun for one in (config, theirs))
         raise ConfigError(
@@ -163,11 +159,7 @@ def _check_task(config: Config, theirs: Config) -> None:
 
 
 def _order(ours: Classes, theirs: Classes, name: str) -> list[int]:
-    """The teacher's index of each of our classes.
-
-    Raises:
-        ConfigError: if the classes are not the same.
-    """
+    """The teacher's index of each of our classes."""
     missing = [each for each in ours.names if each not in theirs.names]
     more = [each for each in theirs.names if each not in ours.names]
     if missing or more:

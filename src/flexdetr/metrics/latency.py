@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flexdetr.runtime.computation import Computation
-from flexdetr.runtime.cpu import cpu_features, processor
+from flexdetr.runtime.cpu import cores, cpu_features, processor
 
 _Item = TypeVar("_Item")
 STAGES = ("decode", "prepare", "infer", "finish")
@@ -216,7 +216,7 @@ def machine() -> dict[str, Any]:
     """Where this runs: timings mean nothing without it."""
     return {
         "cpu": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "units": list(cpu_features()),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

@@ -22,6 +22,11 @@ _TELLING: Final = (
 _BF16: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_features() -> tuple[str, ...]:
     """Features of this CPU that decide how networks are computed, as Linux names them; none where nobody knows them.
 

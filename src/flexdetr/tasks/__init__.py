@@ -18,7 +18,7 @@ exporting, proving and computing them elsewhere is the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
     from flexdetr.config import Config
-    from flexdetr.data.batches import Batch, BatchPlan
+    from flexdetr.data.batches import BatchPlan, BatchSample
     from flexdetr.data.dataset import Dataset, Record
     from flexdetr.data.kept import RecordImages
     from flexdetr.metrics.gathering import FoundByImage
@@ -129,10 +129,8 @@ class Samples(Protocol):
     records: Sequence[Record]
     images: RecordImages
 
-    def batch(
-        self, plan: BatchPlan, *, forget: bool = False, observe: Callable[[int], None] | None = None
-    ) -> Batch:
-        """The planned batch; see ``flexdetr.data.batches.assemble_batch``."""
+    def make(self, plan: BatchPlan, slot: int, index: int) -> BatchSample:
+        """The sample of a record in a place of a planned batch."""
         ...
 
 

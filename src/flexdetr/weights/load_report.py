@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flexdetr.config_values import some_of
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -54,9 +56,3 @@ class LoadReport:
             if names:
                 lines.append(f"  {what}: {some_of(names)}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
-
-
-def some_of(names: Sequence[str], count: int = 4) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(names[:count])
-    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

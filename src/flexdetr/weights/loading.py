@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flexdetr.classes import ClassError, Classes
 from flexdetr.classifiers import classifier_on
 from flexdetr.config import BackboneConfig, Config, ConfigError, build, merge
+from flexdetr.config_values import some_of
 from flexdetr.files import sha256
 from flexdetr.foreign_code import named, objection
 from flexdetr.presets import MODELS
@@ -20,7 +21,7 @@ from flexdetr.weights.classifier_names import head_values, norm_eps, published_c
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
 from flexdetr.weights.hub import local
-from flexdetr.weights.load_report import LoadReport, some_of
+from flexdetr.weights.load_report import LoadReport
 from flexdetr.weights.manifest import PublishedWeights
 from flexdetr.weights.published import fetch, preset_entry
 from flexdetr.weights.recognise import Source, recognise
