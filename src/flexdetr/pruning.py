@@ -206,11 +206,7 @@ def _check(
     threads: int,
     precision: latency.Computed,
 ) -> None:
-    """Refuse what no detector can be pruned to.
-
-    Raises:
-        ConfigError: with the value.
-    """
+    """Refuse what no detector can be pruned to."""
     if (target_ms is None) == (target_share is None):
         raise ConfigError(
             "say how fast it has to be: target_ms or target_share (--target-ms 15), one of them"
@@ -311,11 +307,7 @@ def _choose(
 
 
 def _proven(model: DetectionModel, bundles: Sequence[Bundle], share: float, images: torch.Tensor) -> float:
-    """How far the cut is from the whole network without what nobody reads any more, on (B, C, H, W) uint8 pictures.
-
-    Raises:
-        PruneError: if it is not the same function.
-    """
+    """How far the cut is from the whole network without what nobody reads any more, on (B, C, H, W) uint8 pictures."""
     found = deviation(copy.deepcopy(model).double(), bundles, share, model.normalise(images).double())
     if not found <= EXACT:
         raise PruneError(

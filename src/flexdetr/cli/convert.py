@@ -72,11 +72,7 @@ def convert(
 
 
 def _refuse_unknown_parts(file: Path) -> None:
-    """Refuse what transformers has no counterpart of before weights are read, where a file of ours says it.
-
-    Raises:
-        WeightsError: with the parts.
-    """
+    """Refuse what transformers has no counterpart of before weights are read, where a file of ours says it."""
     from flexdetr.config import build
     from flexdetr.weights.container import sniff
     from flexdetr.weights.header import read_header

@@ -176,11 +176,7 @@ DATA_VERBS: dict[str, Callable[..., Any]] = {
 
 
 def _read(data: Path, skip_bad: bool) -> Dataset:
-    """A data set with the splits that it has, none of which has an error unless errors are to be left out.
-
-    Raises:
-        DataError: if it has errors.
-    """
+    """A data set with the splits that it has, none of which has an error unless errors are to be left out."""
     from flexdetr.data.dataset import DataError
     from flexdetr.data.detect import read
 

@@ -324,11 +324,7 @@ def _show(results: Results, rows: Sequence[tuple[str, int, str]], *, as_json: bo
 
 
 def _check_explaining(file: str, tile: int | None, draw: str, *, explained: bool) -> None:
-    """Refuse ``--explain`` of what does not show where it looks, before any work.
-
-    Raises:
-        UsageError: with the reason.
-    """
+    """Refuse ``--explain`` of what does not show where it looks, before any work."""
     from flexdetr.runtime.artifact import is_artifact
 
     if not explained:
@@ -344,22 +340,14 @@ def _check_explaining(file: str, tile: int | None, draw: str, *, explained: bool
 
 
 def _refuse_unused(context: typer.Context, upright: Path | None, tile: int | None) -> None:
-    """Refuse options whose want of effect other options tell.
-
-    Raises:
-        UsageError: with what was asked for.
-    """
+    """Refuse options whose want of effect other options tell."""
     if upright is not None:
         unused.refuse_others(context, unused.OF_UPRIGHT, "not with --upright, which writes documents alone")
     unused.refuse_of_tiles(context, tile)
 
 
 def _refuse_of_frames(context: typer.Context, items: Sequence[Item]) -> None:
-    """Refuse options of films and streams where there is none among the sources.
-
-    Raises:
-        UsageError: with what was asked for.
-    """
+    """Refuse options of films and streams where there is none among the sources."""
     from flexdetr.runtime.addresses import Address
     from flexdetr.runtime.sources import may_give_many
 
@@ -371,11 +359,7 @@ def _refuse_of_frames(context: typer.Context, items: Sequence[Item]) -> None:
 
 
 def _refuse_of_classifier(context: typer.Context, file: str, formats: Sequence[str]) -> None:
-    """Refuse what a classifier does not do, and what its answers cannot be written as.
-
-    Raises:
-        UsageError: with what was asked for.
-    """
+    """Refuse what a classifier does not do, and what its answers cannot be written as."""
     wrong = [f"--format {one}" for one in formats if one not in ("csv", "jsonl")]
     unused.refuse(context, unused.OF_DETECTORS, f"only of detectors; {file} is a classifier", wrong)
 
@@ -387,11 +371,7 @@ def _explaining(
     *,
     explained: bool,
 ) -> Callable[[Any], Explanation] | None:
-    """What shows where the queries look in a picture; None if it is not asked for.
-
-    Raises:
-        ExplainError: if the detector has no such queries.
-    """
+    """What shows where the queries look in a picture; None if it is not asked for."""
     if not explained:
         return None
     from flexdetr.engine.explain import looking_layers
@@ -408,11 +388,7 @@ def _many(items: Sequence[Item]) -> bool:
 
 
 def _limit(text: str) -> Threshold:
-    """A score, or "auto".
-
-    Raises:
-        UsageError: if it is neither.
-    """
+    """A score, or "auto"."""
     if text == "auto":
         return "auto"
     try:

@@ -339,10 +339,7 @@ class Results:
     def _free_name(self, name: str, longest: int, suffix: str | None = None) -> str:
         """A file name that nothing in the folder has: folders may hold pictures of the same name.
 
-        Args:
-            name: as of ``Picture``.
-            longest: pixels of the longer side.
-            suffix: of the file; None is the picture's own where copies can be written as such.
+        ``name`` is a ``Picture``'s, ``longest`` its longer side in pixels; None keeps its suffix if copies have it.
         """
         name = file_name(name)
         file, stem = name.rpartition("#")[0], stem_of(name)

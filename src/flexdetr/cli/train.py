@@ -153,11 +153,7 @@ def _read(data: Path, config: Config) -> Dataset | None:
 
 
 def _check_task(config: Config, task: str | None) -> None:
-    """Refuse a model of another task than the one that was named.
-
-    Raises:
-        UsageError: with the models that there are.
-    """
+    """Refuse a model of another task than the one that was named."""
     if task in (None, config.task):
         return
     from flexdetr.presets import MODELS

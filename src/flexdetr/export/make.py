@@ -186,11 +186,7 @@ def _check_two_graphs(name: str, kind: Format, precision: str, *, dynamic_size: 
 
 
 def _training(data: str | Path, subject: ExportSource) -> tuple[Record, ...]:
-    """The training pictures of a data set.
-
-    Raises:
-        ExportError: if it has none.
-    """
+    """The training pictures of a data set."""
     dataset = read_as(subject.config, data, subject.classes)
     if not dataset.splits.get("train"):
         raise ExportError(f"qat fine-tunes on the training split, which {data} does not have")

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 USUAL = 0.5  # the threshold of a class of which nothing right was found
 _SHOWN_CLASSES = 12
 _SHOWN_MISTAKES = 12
-_SHOWN_RIGHT = 6  # right detections with the highest scores, and as many with the lowest
+_SHOWN_RIGHT = 6
+_POINTS = (
+    400  # of a curve, or a few more  # right detections with the highest scores, and as many with the lowest
+)
 _NO_LOSS = ("epoch", "seconds", "loss", "lr", "distill_weight")  # columns that are drawn apart or not
 _SCORES = ("ap", "ap50", "ap75", "top1", "top5")  # columns of metrics.csv that are drawn together
 _GALLERIES: dict[str, Kind] = {
@@ -228,7 +231,10 @@ def _curves(rankings: Mapping[str, Ranking]) -> str:
     for name in shown:
         one = rankings[name]
         at_each = one.at(np.unique(one.scores)) if len(one.scores) else one.at(grid)
-        precision_recall.append(_thinned(name, at_each.recall.tolist(), at_each.precision.tolist()))
+        step = max(1, len(at_each.recall) // _POINTS)
+        precision_recall.append(
+            Line(name, at_each.recall[::step].tolist(), at_each.precision[::step].tolist())
+        )
         curve = one.at(grid)
         f1.append(Line(name, grid.tolist(), curve.f1.tolist()))
     ends = (0.0, 1.0)
@@ -245,11 +251,6 @@ def _curves(rankings: Mapping[str, Ranking]) -> str:
             f1, title="F1 over the threshold", across="threshold", up="F1", x_range=ends, y_range=ends
         ),
     ) + (f"<p>The {len(shown)} classes with the most objects.</p>" if len(shown) < len(rankings) else "")
-
-
-def _thinned(name: str, x: list[float], y: list[float], most: int = 400) -> Line:
-    step = max(1, len(x) // most)
-    return Line(name, x[::step], y[::step])
 
 
 def _thresholds(rankings: Mapping[str, Ranking], best: Mapping[str, float], for_all: Ranking) -> str:

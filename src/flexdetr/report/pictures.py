@@ -9,7 +9,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flexdetr.data.images import ImageError
@@ -67,14 +66,11 @@ def cut_out(mistake: Mistake, record: Record) -> Image.Image:
     own = FOUND if mistake.kind == "right" else WRONG
     boxes = [(box, TRUTH) for box in record.boxes_xyxy] + [(mistake.box_xyxy, own)]
     for box, colour in boxes:
-        draw_box(pen, (np.asarray(box) - [left, top, left, top]) * scale, colour)
+        x0, y0, x1, y1 = ((np.asarray(box) - [left, top, left, top]) * scale).tolist()
+        pen.rectangle(
+            (x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2
+        )  # one without area is a dot
     return canvas
-
-
-def draw_box(pen: ImageDraw.ImageDraw, box_xyxy: NDArray[np.floating], colour: str, width: int = 2) -> None:
-    """A rectangle; one without area is still a dot."""
-    x0, y0, x1, y1 = (float(side) for side in box_xyxy)
-    pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
 
 
 def embedded(picture: Image.Image) -> str:
