@@ -152,27 +152,14 @@ class Classifier:
     ) -> ClassMetrics:
         """Top-1, top-5, and each class's recall and precision on a split of a data set.
 
-        Args:
-            data: as for ``train``, with classes of the same names.
-            split: "train", "val" or "test".
-            device: where to compute.
-            precision: as for ``Detector.evaluate``.
-            batch_size: pictures at a time.
-            progress: told how many pictures of how many are done.
-            report: a page to write: confusion, calibration, the worst mistakes in pictures.
+        See ``Detector.evaluate``.
 
         Raises:
             DataError: if the data cannot be used, or has no such split.
         """
-        options: dict[str, Any] = {
-            "device": device,
-            "batch_size": batch_size,
-            "progress": progress,
-            "report": report,
-        }
-        if precision is not None:
-            options["precision"] = precision
-        return cast("ClassMetrics", self._inner.evaluate(data, split, **options))
+        options = {**_options(device, precision), "batch_size": batch_size}
+        found = self._inner.evaluate(data, split, progress=progress, report=report, **options)
+        return cast("ClassMetrics", found)
 
     @overload
     def predict(
@@ -200,7 +187,7 @@ class Classifier:
         Raises:
             ImageError: if a file cannot be read as an image.
         """
-        options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
+        options = _options(device, precision)
         sources: list[Source] = source if isinstance(source, list) else [source]
         given: list[Source] = [self._look(one) for one in sources]
         found = [Classification.of(one) for one in self._inner.predict(given, 0.0, **options)]
@@ -211,15 +198,10 @@ class Classifier:
     ) -> Iterator[tuple[Picture, Classification] | Unreadable]:
         """What the pictures show that ``flexdetr.runtime.sources.find`` lists.
 
-        Args:
-            items: pictures, videos, cameras.
-            device: where to compute.
-            precision: as for ``predict``.
-
         Yields:
             In the order of the items, each picture with its classes, or why it could not be read.
         """
-        options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
+        options = _options(device, precision)
         for answer in self._inner.predict_many(items, 0.0, look=self._look, **options):
             yield (answer[0], Classification.of(answer[1])) if isinstance(answer, tuple) else answer
 
@@ -238,6 +220,11 @@ class Classifier:
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` checkpoint with classes, configuration and provenance inside."""
         return self._checkpoint.save(path)
+
+
+def _options(device: str, precision: str | None) -> dict[str, Any]:
+    """What a detector is asked with; without a precision, it takes its own."""
+    return {"device": device} if precision is None else {"device": device, "precision": precision}
 
 
 def load_detector(

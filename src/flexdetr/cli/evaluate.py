@@ -122,19 +122,14 @@ def evaluate(
             context, ["batch_size"], f"{file} is exported, and its runtime decides how many at a time"
         )
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None
-    loaded = load(file, runtime=runtime, **inference(decoder_layers, queries, score, iou, max_detections))
+    head = of_head(
+        eval_layers=decoder_layers, queries=queries, score=score, iou=iou, max_detections=max_detections
+    )
+    loaded = load(file, runtime=runtime, **head)
     detector = in_tiles(loaded, tile, overlap, merge)
-    options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    options = given(device=device, precision=precision, batch_size=batch_size, report=page)
     with answers.counting("evaluating") as show_count:
-        metrics = detector.evaluate(
-            data,
-            split,
-            device=device,
-            batch_size=batch_size,
-            progress=show_count,
-            report=page,
-            **options,
-        )
+        metrics = detector.evaluate(data, split, progress=show_count, **options)
     if as_json:
         answers.show_json({"file": file, "data": str(data), "split": split, **metrics.to_json()})
     else:
@@ -143,20 +138,11 @@ def evaluate(
         answers.note(f"report: {page}")
 
 
-def inference(
-    decoder_layers: int | None,
-    queries: int | None,
-    score: float | None,
-    iou: float | None,
-    max_detections: int | None,
-) -> dict[str, Any]:
-    """The changes of the configuration that these options stand for; none if none is given."""
-    given = {
-        "eval_layers": decoder_layers,
-        "queries": queries,
-        "score": score,
-        "iou": iou,
-        "max_detections": max_detections,
-    }
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return {"head": chosen} if chosen else {}
+def given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - of any kind
+    """The options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def of_head(**options: float | None) -> dict[str, Any]:
+    """The changes of the configuration that a head's options stand for; none if none is given."""
+    return {"head": chosen} if (chosen := given(**options)) else {}

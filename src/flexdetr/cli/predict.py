@@ -23,7 +23,8 @@ from flexdetr.cli.evaluate import (
     Queries,
     Runtime,
     Score,
-    inference,
+    given,
+    of_head,
 )
 from flexdetr.cli.frames import Draw, End, Every, Reconnect, Show, Start, Window, check_drawn, part_of
 from flexdetr.cli.rayed import Actors, Address, Engine, PartitionSize, RayRun, check_local, find_with_ray
@@ -121,6 +122,7 @@ def predict(
     from flexdetr.cli.classified import predict_classes
     from flexdetr.cli.pre_annotations import chosen
     from flexdetr.cli.results import Results, known_images, make_folder
+    from flexdetr.cli.uprighted import set_upright
     from flexdetr.loading import load
 
     # What can be refused is, before a model is loaded.
@@ -133,8 +135,9 @@ def predict(
     shard = None if share is None else shard_of(share)
     window = Window() if show else None
     _check_artifact(file)
+    options = given(device=device, precision=precision)
     if upright is not None:
-        _set_upright(file, sources, upright, limit, device, precision, runtime, as_json=as_json)
+        set_upright(file, runtime, sources, upright, limit, options, as_json=as_json)
         return
     if engine == "ray":
         find_with_ray(
@@ -159,10 +162,11 @@ def predict(
         missing, out = missing if shard.number == 0 else [], out / shard.name
         answers.note(f"share {shard.number} of {shard.total}: {len(items)} of {listed} sources, into {out}")
     new = make_folder(out)
-    options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
     try:
-        changes = inference(decoder_layers, queries, score, iou, max_detections)
-        loaded = load(file, runtime=runtime, **changes)
+        head = of_head(
+            eval_layers=decoder_layers, queries=queries, score=score, iou=iou, max_detections=max_detections
+        )
+        loaded = load(file, runtime=runtime, **head)
         if isinstance(loaded, Classifier):
             _refuse_of_classifier(context, file, asked)
             predict_classes(loaded, items, missing, out, options, as_json=as_json)
@@ -206,37 +210,6 @@ def _check_artifact(file: str) -> None:
 
     if is_artifact(file):
         open_artifact(file, verify=False)
-
-
-def _set_upright(
-    file: str,
-    sources: list[str],
-    upright: Path,
-    limit: Threshold,
-    device: str,
-    precision: str | None,
-    runtime: str,
-    *,
-    as_json: bool,
-) -> None:
-    """Write documents with their pages upright.
-
-    Raises:
-        UsageError: if the model is no classifier, or ``limit`` is no number.
-    """
-    from flexdetr.classifier import Classifier
-    from flexdetr.cli.uprighted import set_upright
-    from flexdetr.loading import load
-
-    if not isinstance(limit, float):
-        raise answers.UsageError("--upright takes a number as --threshold")
-    loaded = load(file, runtime=runtime)
-    if not isinstance(loaded, Classifier):
-        raise answers.UsageError(
-            f"--upright needs a model that was trained with --task orientation; {file} is a detector"
-        )
-    options: dict[str, Any] = {"device": device} | ({} if precision is None else {"precision": precision})
-    set_upright(loaded, sources, upright, limit, options, as_json=as_json)
 
 
 def _listed(sources: list[str], out: Path, part: Part) -> tuple[list[Item], list[tuple[str, str]]]:

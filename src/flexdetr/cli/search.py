@@ -9,6 +9,7 @@ import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, Json
+from flexdetr.cli.evaluate import given
 
 
 def search(
@@ -34,8 +35,7 @@ def search(
     from flexdetr.ablate.search_plan import read_search_plan
 
     plan = read_search_plan(plan_file)
-    changes = {"data": tuple(data) if data else None, "candidates": candidates}
-    plan = plan.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    plan = plan.model_copy(update=given(data=tuple(data) if data else None, candidates=candidates))
     from flexdetr.ablate.search import CSV, HEADS, MARKDOWN, PAGE, cells
     from flexdetr.ablate.search import search as run_plan
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexdetr.cli import answers
 from flexdetr.cli.describe import AllowCode, ConfigFile, Model, Set
-from flexdetr.cli.evaluate import one_of
+from flexdetr.cli.evaluate import given, one_of
 from flexdetr.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -90,14 +90,10 @@ def train(
     _allowed: AllowCode = None,
 ) -> None:
     """Train a detector or a classifier (a model NAME_cls) on a data set, or continue a run."""
-    options: dict[str, Any] = {
-        "image_size": image_size,
-        "weights": weights,
-        "weights_part": weights_part,
-        "seed": seed,
-        "train": _given(epochs=epochs, batch_size=batch_size, device=device, precision=precision),
-    }
-    options = {key: value for key, value in options.items() if value not in (None, {})}
+    schedule = given(epochs=epochs, batch_size=batch_size, device=device, precision=precision)
+    options = given(
+        image_size=image_size, weights=weights, weights_part=weights_part, seed=seed, train=schedule or None
+    )
     try:
         if resume is not None:
             others = options != ({"train": {"device": device}} if device else {})
@@ -189,10 +185,6 @@ def _show_overfit(result: Overfit) -> None:
     for hint in result.hints:
         answers.note(f"  {hint}")
     raise typer.Exit(1)
-
-
-def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - checked by the configuration
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from flexdetr.cli import answers
 if TYPE_CHECKING:
     from flexdetr.classifier import Classifier
     from flexdetr.runtime.classification import Classification
+    from flexdetr.runtime.thresholds import Threshold
 
 LINES = "pages.jsonl"
 _SHOWN = 1000  # rows of the table; of more pages the angles are counted
@@ -29,10 +30,11 @@ class _Document(NamedTuple):
 
 
 def set_upright(
-    classifier: Classifier,
+    file: str,
+    runtime: str,
     sources: Sequence[str],
     out: Path,
-    threshold: float,
+    threshold: Threshold,
     options: dict[str, Any],
     *,
     as_json: bool,
@@ -45,10 +47,19 @@ def set_upright(
         UsageError: if the model is of another task, or pages would be overwritten.
         Exit: with status 1 where something could not be read.
     """
-    if classifier.task != "orientation":
-        raise answers.UsageError(
-            f"--upright needs a model that was trained with --task orientation; this one tells {classifier.task}"
+    from flexdetr.classifier import Classifier
+    from flexdetr.loading import load
+
+    if not isinstance(threshold, float):
+        raise answers.UsageError("--upright takes a number as --threshold")
+    classifier = load(file, runtime=runtime)
+    if not isinstance(classifier, Classifier) or classifier.task != "orientation":
+        told = (
+            f"this one tells {classifier.task}"
+            if isinstance(classifier, Classifier)
+            else f"{file} is a detector"
         )
+        raise answers.UsageError(f"--upright needs a model that was trained with --task orientation; {told}")
     documents, failed = _found(sources, out)
     how = classifier.computation(**options)
     answers.note(f"computing with {how.describe()}")
