@@ -277,13 +277,7 @@ class ArtifactDetector:
     ) -> Iterator[Detections]:
         """Follow objects through a film: the Detections of each frame, with ``tracker_id`` (-1: no track yet).
 
-        Args:
-            frames: a film's path, or pictures in their order.
-            tracker: "bytetrack", "ocsort", "sort" or "cbiou".
-            **options: ``threshold`` (0.1: low scores hold tracks), ``frame_rate`` (30), and the tracker's own.
-
-        Raises:
-            TrackingError: if the film cannot be read, or there is no such tracker.
+        See ``Detector.track``.
         """
         from flexdetr.tracking import follow
 

@@ -109,13 +109,7 @@ class SlicedDetector:
     ) -> Metrics:
         """The 12 COCO numbers on a split of a data set, of what is found in tiles.
 
-        Args:
-            data: folder (or a file inside it) in COCO, VOC or YOLO format, with classes of the same names.
-            split: "train", "val" or "test".
-            batch_size: unused, for the same call as the detectors' own: a picture's tiles are computed together.
-            progress: told how many images of how many are done.
-            report: a page to write; see ``Detector.evaluate``.
-            **options: of the detector's ``predict``; ``precision`` is "fp32" unless it is named.
+        See ``Detector.evaluate``; the options are those of ``predict``, and ``precision`` is "fp32" unless it is named.
 
         Raises:
             DataError: if the data cannot be used, or has no such split.

@@ -25,14 +25,6 @@ def write_yolo(out: Path, lines: Lines, classes: Classes) -> Path:
     A file is called like the annotated copy of its picture, which is called like the picture itself, unless pictures of
     several folders share a name; a frame's like ``film-000012``. A picture without objects has an empty
     file. Scores are left out: tools take five columns.
-
-    Args:
-        out: the folder of the results.
-        lines: of ``detections.jsonl``.
-        classes: of the detector, whose order is that of the numbers.
-
-    Returns:
-        The folder.
     """
     folder = out / YOLO / "labels"
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,11 +48,7 @@ def write_yolo(out: Path, lines: Lines, classes: Classes) -> Path:
 
 
 def write_label_studio(out: Path, lines: Lines, classes: Classes) -> Path:  # noqa: ARG001 - as the others
-    """``label-studio.json``, a list of tasks with predictions; a picture's address is its path as it was given.
-
-    Returns:
-        The file.
-    """
+    """``label-studio.json``, a list of tasks with predictions; a picture's address is its path as it was given."""
     path = out / LABEL_STUDIO
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write("[")
@@ -73,11 +61,7 @@ def write_label_studio(out: Path, lines: Lines, classes: Classes) -> Path:  # no
 
 
 def write_cvat(out: Path, lines: Lines, classes: Classes) -> Path:
-    """``cvat.xml``, "CVAT for images 1.1"; pictures are called like their files, or by their paths where names repeat.
-
-    Returns:
-        The file.
-    """
+    """``cvat.xml``, "CVAT for images 1.1"; pictures have their files' names, or their paths where names repeat."""
     path = out / CVAT
     read = [line for _, line in _named(lines)]
     times = Counter(Path(line["file"]).name for line in read)

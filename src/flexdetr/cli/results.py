@@ -136,9 +136,6 @@ class Results:
             draw: write an annotated copy.
             film: write frames that have a rate into an annotated film, instead of a copy each.
 
-        Returns:
-            The line that was written.
-
         Raises:
             ResultsError: if the disk is full.
         """

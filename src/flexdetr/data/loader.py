@@ -147,9 +147,6 @@ class TrainingLoader:
             start_batch: how many batches to leave out, for an exact resume.
             following: the phase of the next epoch; its first batches are then made while this one's last are used.
 
-        Yields:
-            batches, in order.
-
         Raises:
             ImageError: if an image cannot be read.
             TransformError: if the user's transforms fail.

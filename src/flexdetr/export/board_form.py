@@ -114,9 +114,6 @@ def write_pair(
         names: of the files of the first and the second graph; a dense head has the first only.
         save: writes one: the graph, what to trace it with, and its file.
         plain_norms: spell layer norms out.
-
-    Returns:
-        Names of the files.
     """
     image = torch.rand(1, form.options.channels, *form.options.size) * 255
     if form.detector.head.limits is not None:

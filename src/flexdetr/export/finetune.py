@@ -127,9 +127,6 @@ def fine_tune(
         rate: the highest learning rate; it falls to zero along a cosine.
         announce: told how it goes.
 
-    Returns:
-        A new form, and how far it was from the teacher.
-
     Raises:
         ExportError: if it diverges.
     """

@@ -113,9 +113,6 @@ def rank_detections(
 
     An object counts as found from IoU ``iou`` on.
 
-    Returns:
-        A ranking for each class name.
-
     Raises:
         DetectionsError: if detections do not fit the labelled images; see ``gather``.
     """

@@ -66,8 +66,6 @@ class ConvBNAct(nn.Module):
     """Convolution without bias, batch norm, activation and (``use_lab``) affine block, in this order.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel_size: side of the kernel, or (height, width).
         stride: of the convolution.
         groups: of the convolution.

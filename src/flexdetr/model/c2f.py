@@ -34,8 +34,6 @@ class C2f(nn.Module):
     """A 1x1 convolution in two halves, bottlenecks in a row on the second one, and a 1x1 convolution of all pieces.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         hidden: channels of each half and of the bottlenecks; as published half of ``out_channels``.
         blocks: bottlenecks.
         shortcut: bottlenecks add their input; in a backbone they do, in a feature pyramid they do not.

@@ -34,8 +34,6 @@ class CSPRepLayer(nn.Module):
     """Two 1x1 branches, one of them through RepVGG blocks, summed.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         hidden: channels of the branches; where it differs from ``out_channels``, a 1x1 convolution follows the sum.
         blocks: number of RepVGG blocks.
     """

@@ -21,8 +21,6 @@ class Gelan(nn.Module):
     models, steps without the 3x3 convolution (not ``wide``).
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         split: channels of the first convolution, an even number.
         hidden: channels inside the steps.
         blocks: RepVGG blocks of each CSP layer.

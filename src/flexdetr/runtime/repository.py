@@ -42,9 +42,6 @@ def write(artifact: Artifact, layout: str, out: Path, name: str) -> Path:
         out: the repository; a model of this name must not be in it.
         name: of the model.
 
-    Returns:
-        The model's folder.
-
     Raises:
         ArtifactError: if the server does not run this format, or the model is there already.
     """

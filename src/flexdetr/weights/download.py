@@ -45,9 +45,6 @@ def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
         place: where the whole file is to be; ``place.part`` holds what has come so far.
         sha256: what the whole file must have; None checks its size, and that it is what came before, if it did.
 
-    Returns:
-        ``place``.
-
     Raises:
         NoAnswerError: if there is no connection, or the server has no such file.
         WeightsError: if what came is not the file.

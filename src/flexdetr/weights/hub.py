@@ -97,9 +97,6 @@ def push(
 
     See ``Detector.push_to_hub``; ``message`` is the commit's.
 
-    Returns:
-        The address of the repository.
-
     Raises:
         WeightsError: if the hub refuses, or cannot be reached.
     """

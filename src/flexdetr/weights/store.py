@@ -174,9 +174,6 @@ def save(path: str | Path, state: Mapping[str, Tensor], metadata: Metadata) -> P
 
     Tensors are stored contiguous and on their own (two names of one tensor become two copies).
 
-    Returns:
-        The path.
-
     Raises:
         WeightsError: if the disk is full or the place cannot be written; a former file is left as it was.
     """

@@ -31,8 +31,6 @@ class BranchedConv(nn.Module):
     """A sum of convolutions with their norms, a 1x1 one beside larger kernels, and a norm of the input.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel_size: odd side of the kernel.
         stride: of the convolutions.
         groups: of the convolutions.
