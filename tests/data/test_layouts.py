@@ -275,6 +275,11 @@ def test_formats_of_pillow_are_images_and_what_is_left_is_counted(put):
         ("train: train\nval: val", "{0}/{0}{1}.jpg", "{0}/labels/{0}{1}.txt"),
         ("train: train\nval: val", "{0}/{0}{1}.jpg", "{0}/{0}{1}.TXT"),
         ("train: images/train\nval: images/val", "images/{0}/{0}{1}.jpg", "images/{0}/{0}{1}.txt"),
+        (
+            "train: images/images/train\nval: images/images/val",
+            "images/images/{0}/{0}{1}.jpg",
+            "images/labels/{0}/{0}{1}.txt",
+        ),
         ("train: train/images\nval: val/images", "{0}/images/{0}{1}.jpg", "labels/{0}/{0}{1}.txt"),
         ("train: images/train\nval: images/val", "images/{0}/{0}{1}.jpg", "{0}/labels/{0}{1}.txt"),
         (

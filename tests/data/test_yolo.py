@@ -7,7 +7,6 @@ import pytest
 
 from flexdetr.data.dataset import DataError
 from flexdetr.data.detect import read
-from flexdetr.data.yolo import label_file
 
 YAML = "train: train/images\nval: valid/images\nnc: 2\nnames: [cat, dog]\n"
 
@@ -69,11 +68,6 @@ def test_class_outside_the_names_is_refused_with_line_and_range(tmp_path, write_
     assert "class id 2" in error.message
     assert "valid: 0 to 1" in error.message
     assert [record.image_id for record in dataset.splits["train"]] == ["b"]
-
-
-def test_label_file_is_below_the_last_folder_images(tmp_path):
-    assert label_file(tmp_path / "images" / "images" / "x.jpg") == tmp_path / "images" / "labels" / "x.txt"
-    assert label_file(tmp_path / "train" / "x.jpg") == tmp_path / "train" / "x.txt"
 
 
 @pytest.mark.parametrize(

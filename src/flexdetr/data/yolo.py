@@ -96,13 +96,11 @@ def _root(data: DataYaml) -> Path:
         return folder
 
 
-def label_file(image: Path) -> Path:
-    """Where the labels of an image are: ``labels`` in place of the last folder ``images``, otherwise beside it."""
-    return next(_conventional(image, image.parent.parts))
-
-
 def _conventional(image: Path, parts: tuple[str, ...], before: Path | None = None) -> Iterator[Path]:
-    """Places of a label file, likeliest first; ``parts`` are the folders around the image, below ``before``."""
+    """Places of a label file, likeliest first: ``labels`` for the last folder ``images``, ..., beside the image.
+
+    ``parts`` are the folders around the image, below ``before``.
+    """
     before = before or Path()
     for index in reversed(range(len(parts))):
         if parts[index] == "images":

@@ -1,8 +1,7 @@
 """The 12 COCO numbers and each class's own, equal to pycocotools'.
 
 Written in numpy rather than on an existing evaluator because those take every detection as a Python
-dictionary: for 5,000 images of 300 detections that alone costs more time and memory than everything done
-    here.
+dictionary: for 5,000 images of 300 detections that alone costs more time and memory than everything done here.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.gathering import DetectionsError, FoundByImage, gather, image_rows
+from flexdetr.metrics.gathering import FoundByImage, gather
 from flexdetr.metrics.matching import AllDetections, Objects, match, overlapping_pairs
 from flexdetr.runtime.computation import Computation
 
@@ -161,56 +160,10 @@ def evaluate(ground_truth: Sequence[Record], detections: FoundByImage, classes: 
             ``classes``, hold a NaN, or their arrays do not fit together; or if an image id occurs twice.
     """
     objects, found, num_images = gather(ground_truth, detections, len(classes))
-    return _evaluate(objects, found, num_images, list(classes.names))
+    return score(objects, found, num_images, list(classes.names))
 
 
-def evaluate_coco(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Metrics:
-    """Score a list of COCO results against a COCO annotation dictionary, as pycocotools does.
-
-    Args:
-        ground_truth: COCO's dictionary with ``images``, ``annotations`` and ``categories``.
-        detections: dictionaries with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
-            ``score``; those of categories that the annotations do not define are left out.
-
-    Returns:
-        The metrics; ``per_class`` is keyed by category name, or by id where the name is missing or used
-        twice.
-
-    Raises:
-        DetectionsError: if a detection names an unknown image or its box or score is not a number.
-    """
-    rows = image_rows([image["id"] for image in ground_truth["images"]])
-    names = _category_names(ground_truth["categories"])
-    columns = {category: column for column, category in enumerate(names)}
-    num_images = max(len(rows), 1)
-    labelled = [
-        one
-        for one in ground_truth["annotations"]
-        if one["image_id"] in rows and one["category_id"] in columns
-    ]
-    objects = Objects(
-        _groups(labelled, rows, columns),
-        np.array([one["bbox"] for one in labelled], np.float64).reshape(-1, 4),
-        np.array([one["area"] for one in labelled], np.float64),
-        np.array([bool(one.get("iscrowd", 0)) for one in labelled], np.bool_),
-    )
-    for one in detections:
-        if one["image_id"] not in rows:
-            raise DetectionsError(
-                f"a detection names image {one['image_id']!r}, which is not among the labelled images"
-            )
-    counted = [one for one in detections if one["category_id"] in columns]
-    found = AllDetections(
-        _groups(counted, rows, columns),
-        np.array([one["bbox"] for one in counted], np.float64).reshape(-1, 4),
-        np.array([one["score"] for one in counted], np.float64),
-    )
-    if np.isnan(found.boxes_xywh).any() or np.isnan(found.scores).any():
-        raise DetectionsError("the detections hold a NaN among their boxes or scores")
-    return _evaluate(objects, found, num_images, list(names.values()))
-
-
-def _evaluate(objects: Objects, found: AllDetections, num_images: int, names: list[str]) -> Metrics:
+def score(objects: Objects, found: AllDetections, num_images: int, names: list[str]) -> Metrics:
     """Match, and accumulate over classes and ranges of areas; -1 marks where no object counts, as in COCO."""
     objects, found = objects.sorted(), found.best(MAX_DETECTIONS[-1])
     pairs = overlapping_pairs(objects, found, float(IOU_THRESHOLDS[0]))
@@ -258,8 +211,7 @@ def _precision_at_recalls(false: NDArray[np.int64], count: int) -> NDArray[np.fl
 
     Args:
         false: (N,) for each right detection, best score first, how many wrong ones rank above it. The others
-            need no
-            entry: neither recall nor the best precision to come changes between two right detections.
+            need no entry: neither recall nor the best precision to come changes between two right detections.
         count: objects to find.
     """
     true = np.arange(1, len(false) + 1)
@@ -319,21 +271,3 @@ def _defined(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json_number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _category_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """The name of each category id, or the id itself where the name is missing or not its own."""
-    given = [one.get("name") for one in categories]
-    return {
-        one["id"]: name if name is not None and given.count(name) == 1 else str(one["id"])
-        for one, name in zip(categories, given, strict=True)
-    }
-
-
-def _groups(
-    entries: Sequence[Mapping[str, Any]], rows: dict[int | str, int], columns: dict[int, int]
-) -> NDArray[np.int64]:
-    """The group of each annotation or result."""
-    num_images = max(len(rows), 1)
-    groups = [columns[one["category_id"]] * num_images + rows[one["image_id"]] for one in entries]
-    return np.array(groups, np.int64)
