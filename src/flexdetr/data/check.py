@@ -199,23 +199,17 @@ def _digest(path: Path) -> str:
         return str(path)  # unreadable: listed as an error already
 
 
-def usable_records(
-    dataset: Dataset, split: str, *, skip_bad: bool, progress: Callable[[int], None] | None = None
-) -> tuple[Record, ...]:
+def usable_records(dataset: Dataset, split: str, *, skip_bad: bool) -> tuple[Record, ...]:
     """The records of a split, each image of which was decoded once.
 
-    Args:
-        dataset: as it was read.
-        split: "train", "val" or "test".
-        skip_bad: leave out what cannot be used, rather than refuse.
-        progress: told how many images more were checked.
+    ``skip_bad`` leaves out what cannot be used, rather than refuse.
 
     Raises:
         DataError: if the data set has no such split, or no image in it; without ``skip_bad`` also where some
             annotation or image of it cannot be used, naming the files.
     """
     odd: list[Defect] = []
-    bad = broken_images(dataset.splits.get(split, ()), progress, odd)
+    bad = broken_images(dataset.splits.get(split, ()), odd=odd)
     for defect in _summed(odd):
         _log.warning("%s", defect)
     _refuse(dataset, split, list(bad.values()), skip_bad=skip_bad)

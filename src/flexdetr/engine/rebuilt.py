@@ -71,7 +71,7 @@ def _carried_over(
     """The detector with all weights of another one that have their place and shape in it; names of the trained ones."""
     old, new = former.model.state_dict(), starting.model.state_dict()
     if backbone:
-        old |= widened(old, former.config, starting.model, "the detector")
+        old |= widened(old, former.config, starting.model)
     fits = {
         name: value
         for name, value in old.items()

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+_BINS = 10  # equal parts of the scores from 0 to 1
 _LOWEST = 0.05  # below, there are hundreds of detections per image that nobody uses
 
 
@@ -51,23 +52,18 @@ class Calibration:
     error: float
 
 
-def calibrate(rankings: Iterable[Ranked], *, bins: int = 10) -> Calibration:
-    """Calibration over all classes.
-
-    Args:
-        rankings: of each class; see ``rank_detections``.
-        bins: equal parts of the scores from 0 to 1.
-    """
+def calibrate(rankings: Iterable[Ranked]) -> Calibration:
+    """Calibration over all classes, of the ranking of each; see ``rank_detections``."""
     every = list(rankings)
     scores = np.concatenate([np.zeros(0), *(one.scores for one in every)])
     right = np.concatenate([np.zeros(0, bool), *(one.right for one in every)])
     right, scores = right[scores >= _LOWEST], scores[scores >= _LOWEST]
-    edges = np.linspace(0, 1, bins + 1)
-    places = np.clip(np.digitize(scores, edges) - 1, 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    nan = np.full(bins, np.nan)
-    means = np.divide(np.bincount(places, scores, bins), counts, out=nan.copy(), where=counts > 0)
-    shares = np.divide(np.bincount(places, right, bins), counts, out=nan.copy(), where=counts > 0)
+    edges = np.linspace(0, 1, _BINS + 1)
+    places = np.clip(np.digitize(scores, edges) - 1, 0, _BINS - 1)
+    counts = np.bincount(places, minlength=_BINS)
+    nan = np.full(_BINS, np.nan)
+    means = np.divide(np.bincount(places, scores, _BINS), counts, out=nan.copy(), where=counts > 0)
+    shares = np.divide(np.bincount(places, right, _BINS), counts, out=nan.copy(), where=counts > 0)
     total = counts.sum()
     filled = counts > 0
     error = float((np.abs(means - shares)[filled] * counts[filled]).sum() / total) if total else float("nan")

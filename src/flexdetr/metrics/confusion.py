@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flexdetr.metrics.gathering import FoundByImage, gather
-from flexdetr.metrics.matching import AllDetections, Objects, match, overlapping_pairs
+from flexdetr.metrics.matching import FOUND_IOU, AllDetections, Objects, match, overlapping_pairs
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
@@ -27,8 +27,7 @@ class Confusion:
     Attributes:
         names: the C classes.
         counts: (C + 1, C + 1) int64; row: the object's class, column: the detection's class. The last row
-            holds
-            detections if there is no object, the last column objects that were missed.
+            holds detections if there is no object, the last column objects that were missed.
     """
 
     names: tuple[str, ...]
@@ -107,18 +106,16 @@ def pooled(rankings: Iterable[Ranking]) -> Ranking:
 
 
 def rank_detections(
-    ground_truth: Sequence[Record], detections: FoundByImage, classes: Classes, *, iou: float = 0.5
+    ground_truth: Sequence[Record], detections: FoundByImage, classes: Classes
 ) -> dict[str, Ranking]:
-    """Tell right detections from wrong ones, class by class, by COCO's matching.
-
-    An object counts as found from IoU ``iou`` on.
+    """Tell right detections from wrong ones, class by class, by COCO's matching from IoU 0.5 on.
 
     Raises:
         DetectionsError: if detections do not fit the labelled images; see ``gather``.
     """
     objects, found, num_images = gather(ground_truth, detections, len(classes))
     objects, found = objects.sorted(), found.best(len(found.scores))
-    taken = _taken_objects(objects, found, iou)
+    taken = _taken_objects(objects, found)
     counts = np.ones(len(taken), bool)
     counts[taken >= 0] = ~objects.crowd[taken[taken >= 0]]
     of_found, of_object = found.groups // num_images, objects.groups // num_images
@@ -137,7 +134,6 @@ def confusion_matrix(
     classes: Classes,
     *,
     threshold: float | Sequence[float] = 0.5,
-    iou: float = 0.5,
 ) -> Confusion:
     """Count which classes are taken for which.
 
@@ -145,11 +141,10 @@ def confusion_matrix(
     is then matched regardless of class: a confusion. The rest are missed objects and false alarms. Detections
     inside a crowd of their class are left out.
 
-    A detection counts from ``threshold`` on, one number or one for each class; an object is found from IoU ``iou`` on.
+    A detection counts from ``threshold`` on, one number or one for each class; an object is found from IoU 0.5 on.
 
     Raises:
-        ValueError: if detections do not fit the labelled images (see ``gather``), or there are neither one
-            nor
+        ValueError: if detections do not fit the labelled images (see ``gather``), or there are neither one nor
             C thresholds.
     """
     thresholds = np.broadcast_to(np.asarray(threshold, np.float64), (len(classes),))
@@ -157,16 +152,14 @@ def confusion_matrix(
     kept = found.scores >= thresholds[found.groups // num_images]
     found = AllDetections(found.groups[kept], found.boxes_xywh[kept], found.scores[kept])
     objects, found = objects.sorted(), found.best(len(found.scores))
-    taken = _taken_objects(objects, found, iou)
+    taken = _taken_objects(objects, found)
     hit = taken[taken >= 0]
     right = hit[~objects.crowd[hit]]
     counts = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
     np.add.at(counts, (objects.groups[right] // num_images,) * 2, 1)
     missed = ~objects.crowd
     missed[right] = False
-    _count_confusions(
-        counts, objects, np.flatnonzero(missed), found, np.flatnonzero(taken < 0), num_images, iou
-    )
+    _count_confusions(counts, objects, np.flatnonzero(missed), found, np.flatnonzero(taken < 0), num_images)
     return Confusion(classes.names, counts)
 
 
@@ -177,7 +170,6 @@ def _count_confusions(
     found: AllDetections,
     wrong: NDArray[np.int64],
     num_images: int,
-    iou: float,
 ) -> None:
     """Match missed objects with wrong detections of any class, and count these and what remains of both."""
     object_labels, object_images = np.divmod(objects.groups[missed], num_images)
@@ -192,7 +184,6 @@ def _count_confusions(
             object_images[order], objects.boxes_xywh[missed], objects.areas[missed], objects.crowd[missed]
         ),
         AllDetections(found_images[by_score], found.boxes_xywh[wrong], found.scores[wrong]),
-        iou,
     )
     hit = taken >= 0
     np.add.at(counts, (object_labels[taken[hit]], found_labels[hit]), 1)
@@ -202,10 +193,10 @@ def _count_confusions(
     np.add.at(counts[:, -1], object_labels[alone], 1)
 
 
-def _taken_objects(objects: Objects, found: AllDetections, iou: float) -> NDArray[np.int64]:
+def _taken_objects(objects: Objects, found: AllDetections) -> NDArray[np.int64]:
     """(N,) the position of the object that each sorted detection takes, or -1."""
-    pairs = overlapping_pairs(objects, found, iou)
-    candidates, matched = match(pairs, objects, found, objects.crowd, np.array([iou]))
+    pairs = overlapping_pairs(objects, found, FOUND_IOU)
+    candidates, matched = match(pairs, objects, found, objects.crowd, np.array([FOUND_IOU]))
     taken = np.full(len(found.scores), -1, np.int64)
     taken[candidates] = matched[0]
     return taken

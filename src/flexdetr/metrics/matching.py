@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+FOUND_IOU = 0.5  # from which on an object counts as found, where there is one such limit
 PAIRS_AT_ONCE = 500_000  # bounds the memory of the IoU computation to about 100 MB
 
 

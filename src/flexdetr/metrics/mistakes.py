@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flexdetr.metrics.matching import FOUND_IOU
 from flexdetr.runtime.overlaps import iou_matrix
 
 if TYPE_CHECKING:
@@ -77,8 +78,6 @@ def find_mistakes(
     ground_truth: Sequence[Record],
     detections: FoundByImage,
     thresholds: Sequence[float],
-    *,
-    iou: float = 0.5,
 ) -> Mistakes:
     """Compare detections with objects, image by image, best score first.
 
@@ -86,7 +85,6 @@ def find_mistakes(
         ground_truth: the labelled images.
         detections: by image id, boxes_xyxy (N, 4), scores (N,) and head indices (N,).
         thresholds: lowest score that counts, for each class of the head.
-        iou: IoU from which on an object counts as found.
     """
     limits = np.asarray(thresholds, np.float64)
     all_found: list[Mistake] = []
@@ -96,7 +94,7 @@ def find_mistakes(
         boxes, scores, labels = map(np.asarray, detections.get(record.image_id, _NOTHING))
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= limits[labels[order]]]
-        found, mistakes = _compare(index, record, boxes[order], scores[order], labels[order], iou)
+        found, mistakes = _compare(index, record, boxes[order], scores[order], labels[order])
         kept += len(order)
         all_found += found
         wrong += mistakes
@@ -109,7 +107,6 @@ def _compare(
     boxes: NDArray[np.float32],
     scores: NDArray[np.floating],
     labels: NDArray[np.int64],
-    iou: float,
 ) -> tuple[list[Mistake], list[Mistake]]:
     """Detections that found an object, and mistakes."""
     overlaps = iou_matrix(boxes, record.boxes_xyxy)
@@ -117,7 +114,7 @@ def _compare(
     free = ~record.iscrowd
     taken_by = np.full(len(labels), -1)
     for place in range(len(labels)):
-        fits = np.where(same[place] & free & (overlaps[place] >= iou), overlaps[place], -1)
+        fits = np.where(same[place] & free & (overlaps[place] >= FOUND_IOU), overlaps[place], -1)
         if fits.size and fits.max() >= 0:
             taken_by[place] = int(fits.argmax())
             free[taken_by[place]] = False
@@ -125,7 +122,7 @@ def _compare(
     for place in np.flatnonzero(taken_by < 0).tolist():
         if (same[place] & record.iscrowd & (overlaps[place] > 0)).any():
             continue  # inside a crowd of its class nothing is wrong
-        kind, nearest = _explain(overlaps[place], same[place], free, iou)
+        kind, nearest = _explain(overlaps[place], same[place], free)
         other = record.boxes_xyxy[nearest] if nearest >= 0 else None
         share = float(overlaps[place][nearest]) if nearest >= 0 else 0.0
         mistakes.append(
@@ -151,16 +148,16 @@ def _compare(
 
 
 def _explain(
-    overlaps: NDArray[np.floating], same: NDArray[np.bool_], free: NDArray[np.bool_], iou: float
+    overlaps: NDArray[np.floating], same: NDArray[np.bool_], free: NDArray[np.bool_]
 ) -> tuple[Kind, int]:
     """The kind of a wrong detection and the object that it is about, -1 for none."""
     if not overlaps.size:
         return "false alarm", -1
     taken = np.where(same & ~free, overlaps, 0)
-    if taken.max() >= iou:
+    if taken.max() >= FOUND_IOU:
         return "duplicate", int(taken.argmax())
     confused = np.where(~same, overlaps, 0)
-    if confused.max() >= iou:
+    if confused.max() >= FOUND_IOU:
         return "wrong class", int(confused.argmax())
     own = np.where(same, overlaps, 0)
     if own.max() >= _NEAR:

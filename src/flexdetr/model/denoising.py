@@ -13,10 +13,10 @@ from flexdetr.model.outputs import DenoisingPlan, Noise, Targets
 _DRAWS = 10
 
 
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of fractions, kept finite by clipping both x and 1 - x at ``eps``."""
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """The logit of fractions, kept finite by clipping both x and 1 - x at 1e-5."""
     x = x.clamp(0, 1)
-    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
 class Denoising(nn.Module):

@@ -91,11 +91,10 @@ def push(
     metadata: Metadata,
     *,
     private: bool = False,
-    message: str = "Add a FlexDETR detector",
 ) -> str:
     """Share a detector: ``model.safetensors`` and a model card. ``flexdetr.load("hf://user/name")`` takes it back.
 
-    See ``Detector.push_to_hub``; ``message`` is the commit's.
+    See ``Detector.push_to_hub``.
 
     Raises:
         WeightsError: if the hub refuses, or cannot be reached.
@@ -112,7 +111,9 @@ def push(
 
         def upload() -> str:
             address = api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="Add a FlexDETR detector"
+            )
             return str(address)
 
         try:

@@ -48,9 +48,7 @@ def widened_tensors(
     }
 
 
-def widened(
-    state: Mapping[str, Tensor], theirs: Config, model: DetectionModel, name: str
-) -> dict[str, Tensor]:
+def widened(state: Mapping[str, Tensor], theirs: Config, model: DetectionModel) -> dict[str, Tensor]:
     """The same of tensors that are at hand.
 
     Raises:
@@ -58,7 +56,7 @@ def widened(
     """
     from flexdetr.model.input_layer import adapted_weight
 
-    if not _differ(theirs, model, name) or model.input_weight not in state:
+    if not _differ(theirs, model, "the detector") or model.input_weight not in state:
         return {}
     return {model.input_weight: adapted_weight(state[model.input_weight], model.channels)}
 

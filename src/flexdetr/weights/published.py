@@ -37,7 +37,7 @@ def fetch(entry: PublishedWeights) -> Path:
     try:
         if entry.url:
             return download(entry.url, place, sha256=entry.sha256)
-        return _from_hub(entry.hub, "model.safetensors", entry.revision, place)
+        return _from_hub(entry.hub, entry.revision, place)
     except NoAnswerError as error:
         raise UnreachedError(
             f"{entry.address} cannot be reached ({error}); fetch the file on another machine and place it at {place}"
@@ -108,10 +108,11 @@ def preset_entry(reference: str | Path) -> PublishedWeights | None:
     return None
 
 
-def _from_hub(repository: str, file: str, revision: str, place: Path) -> Path:
+def _from_hub(repository: str, revision: str, place: Path) -> Path:
     """From the hub's own cache, which timm and others share, else from its address."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
 
+    file = "model.safetensors"
     there = try_to_load_from_cache(repository, file, revision=revision)
     if isinstance(there, str):
         return Path(there)

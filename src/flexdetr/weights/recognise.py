@@ -57,7 +57,6 @@ _BRANCHES: Final = (
     (("module",), "raw"),
     ((), ""),
 )
-_WRAPPERS: Final = ("module.", "_orig_mod.")
 # transformers' lists of which tensor is in which shard.
 _INDICES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -192,7 +191,7 @@ class _Reader:
 
     def _of_module(self, path: Path, content: Value, root: Instance, branch: str) -> Source:
         module = ultralytics.module_tensors(root)
-        tensors = without_prefix(module.tensors, _WRAPPERS)
+        tensors = without_prefix(module.tensors)
         if not ultralytics.is_ultralytics(tensors):
             raise WeightsError(f"{path} holds a pickled {root.kind}, which is not an Ultralytics RT-DETR")
         source = self.of_state(path, tensors, branch, path.parent)
@@ -212,7 +211,7 @@ class _Reader:
 
     def of_state(self, path: Path, tensors: Mapping[str, Deferred], branch: str, folder: Path) -> Source:
         """A source from a state dict, by its keys alone."""
-        tensors = without_prefix(tensors, _WRAPPERS)
+        tensors = without_prefix(tensors)
         for kind, fits, build in _DIALECTS:
             if fits(tensors):
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -197,13 +197,13 @@ def _branch_deployed(state: dict[str, Deferred]) -> dict[str, Deferred]:
     return state
 
 
-def without_prefix(tensors: Mapping[str, Deferred], prefixes: Iterable[str]) -> dict[str, Deferred]:
+def without_prefix(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
     """Names without what wrappers put before all of them (``module.`` of DDP, ``_orig_mod.`` of torch.compile)."""
     names = dict(tensors)
     changing = True
     while changing and names:
         changing = False
-        for prefix in prefixes:
+        for prefix in ("module.", "_orig_mod."):
             if all(name.startswith(prefix) for name in names):
                 names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
                 changing = True

@@ -81,8 +81,7 @@ def build_backbone(
 
     Args:
         config: names a row of ``BACKBONES``, ``timm/NAME``, or ``my_pkg.my_mod:factory``; or a module of the
-            user's
-            (see ``custom_backbone``).
+            user's (see ``custom_backbone``).
         strides: of the levels that the encoder takes, ascending.
         inserts: names of attention inserts by the stride of the stage that they follow.
 

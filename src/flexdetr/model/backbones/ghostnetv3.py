@@ -275,7 +275,7 @@ def _shrink_initial_kernels(trunk: nn.Module) -> None:
             part.conv.weight /= math.sqrt(2)
 
 
-def divisible(channels: float, divisor: int = 4) -> int:
-    """The nearest multiple of ``divisor``, at least one of it, never below nine tenths of ``channels``."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def divisible(channels: float) -> int:
+    """The nearest multiple of four, at least that, never below nine tenths of ``channels``."""
+    rounded = max(4, int(channels + 2) // 4 * 4)
+    return rounded + 4 if rounded < 0.9 * channels else rounded

@@ -77,15 +77,13 @@ def timm_backbone(
         strides: of the wanted levels.
         inserts: names of attention inserts by stride.
         taps: "last" takes the last block of each stride where timm itself takes the first (the GhostNets);
-            "timm" does
-            as timm does.
+            "timm" does as timm does.
         **options: of the model, like ``img_size`` for those that work at one size only, or
         ``drop_path_rate``.
 
     Raises:
         ConfigError: if timm has no such model, it extracts no features, refuses an option or other image
-            sizes, or
-            its levels or the inserts do not fit.
+            sizes, or its levels or the inserts do not fit.
     """
     _check_model(model)
     if taps not in ("last", "timm"):

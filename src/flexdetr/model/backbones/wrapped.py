@@ -220,8 +220,7 @@ def probe_inserts(body: nn.Module, size: tuple[int, int]) -> None:
 
     Raises:
         ConfigError: if one does not, as a module may loop over its children or never be called itself; or
-            where
-            what it gets is no feature map.
+            where what it gets is no feature map.
     """
     runs = {name: 0 for name, _ in body.named_modules() if name.endswith(f".{_INSERT}")}
 
