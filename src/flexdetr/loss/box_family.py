@@ -77,10 +77,7 @@ def _siou(pair: Pair) -> Tensor:
 def _mpdiou(pair: Pair, *, image_width: float = 1.0, image_height: float = 1.0) -> Tensor:
     """1 - IoU + squared corner distances over the image's squared diagonal (MPDIoU, arXiv 2307.07662).
 
-    Args:
-        pair: boxes as fractions of the image.
-        image_width: only the ratio to ``image_height`` matters; 1 and 1 measure in fractions of the image.
-        image_height: see ``image_width``.
+    Only the ratio of ``image_width`` to ``image_height`` matters; 1 and 1 measure in fractions of the image.
     """
     # Both corners: (d -+ difference / 2)^2 summed is 2 d^2 + difference^2 / 2.
     horizontal = 2 * pair.dx.square() + (pair.width - pair.target_width).square() / 2
@@ -97,10 +94,7 @@ def _wiou_v1(pair: Pair) -> Tensor:
 def _wiou_v2(pair: Pair, *, mean: Tensor, gamma: float = 0.5) -> Tensor:
     """WIoU v1 times the relative IoU loss to the power gamma (Wise-IoU v2, arXiv 2301.10051).
 
-    Args:
-        pair: the boxes.
-        mean: () running mean of 1 - IoU.
-        gamma: strength of the focus on hard pairs.
+    ``mean`` () is the running mean of 1 - IoU, ``gamma`` the strength of the focus on hard pairs.
     """
     return ratio(1 - pair.iou.detach(), mean) ** gamma * _wiou_v1(pair)
 
@@ -108,11 +102,8 @@ def _wiou_v2(pair: Pair, *, mean: Tensor, gamma: float = 0.5) -> Tensor:
 def _wiou_v3(pair: Pair, *, mean: Tensor, alpha: float = 1.9, delta: float = 3.0) -> Tensor:
     """WIoU v1 times b / (delta alpha^(b - delta)): focus on ordinary pairs (Wise-IoU v3, arXiv 2301.10051).
 
-    Args:
-        pair: the boxes.
-        mean: () running mean of 1 - IoU; b = (1 - IoU) / mean.
-        alpha: the paper's 1.9 (the authors' code has 1.7).
-        delta: the paper's 3 (the authors' code has 2.7); where b = delta the factor is 1.
+    ``mean`` () is the running mean of 1 - IoU, b = (1 - IoU) / mean; where b = delta the factor is 1. The paper
+    has alpha 1.9 and delta 3, the authors' code 1.7 and 2.7.
     """
     outlier = ratio(1 - pair.iou.detach(), mean)
     return outlier / (delta * alpha ** (outlier - delta)) * _wiou_v1(pair)
@@ -121,9 +112,7 @@ def _wiou_v3(pair: Pair, *, mean: Tensor, alpha: float = 1.9, delta: float = 3.0
 def _shape_iou(pair: Pair, *, scale: float = 0.0) -> Tensor:
     """1 - IoU + distance and shape costs weighted by the target's shape (Shape-IoU, arXiv 2312.17663).
 
-    Args:
-        pair: the boxes.
-        scale: exponent of the target's sides, larger for data sets of small objects.
+    ``scale`` is the exponent of the target's sides, larger for data sets of small objects.
     """
     wide, high = pair.target_width**scale, pair.target_height**scale
     horizontal, vertical = ratio(2 * wide, wide + high), ratio(2 * high, wide + high)
@@ -139,9 +128,7 @@ def _piou_v1(pair: Pair) -> Tensor:
 def _piou_v2(pair: Pair, *, lam: float = 1.3) -> Tensor:
     """3 x exp(-x^2) PIoU v1, x = lam exp(-P) with gradient (PIoU v2, doi 10.1016/j.neunet.2023.11.041).
 
-    Args:
-        pair: the boxes.
-        lam: the paper's lambda, which sets the quality that gets the most attention.
+    ``lam`` is the paper's lambda, which sets the quality that gets the most attention.
     """
     attention = lam * torch.exp(-_edge_gap(pair))
     return 3 * attention * torch.exp(-attention.square()) * _piou_v1(pair)
@@ -150,9 +137,8 @@ def _piou_v2(pair: Pair, *, lam: float = 1.3) -> Tensor:
 def _nwd(pair: Pair, *, constant: float = 0.016) -> Tensor:
     """1 - exp(-W / constant), W the Wasserstein distance of Gaussian boxes (NWD, arXiv 2110.13389).
 
-    Args:
-        pair: the boxes.
-        constant: mean object size of the data in the boxes' unit; the paper's 12.8 pixels of 800 are 0.016.
+    ``constant`` is the mean object size of the data in the boxes' unit; the paper's 12.8 pixels of 800 are
+    0.016.
     """
     width, height = pair.width - pair.target_width, pair.height - pair.target_height
     squared = _centre_distance(pair) + (width.square() + height.square()) / 4

@@ -16,10 +16,6 @@ from flexdetr.model.outputs import Output, Targets
 class ClassificationCriterion(nn.Module):
     """Cross-entropy with label smoothing (arXiv 1512.00567, section 7); blended pictures have a share of each class.
 
-    Args:
-        options: of the classifier; its smoothing.
-        num_classes: C.
-
     Attributes:
         own_divisor: see ``Criterion``.
         class_weights: see ``Criterion``.
@@ -36,10 +32,8 @@ class ClassificationCriterion(nn.Module):
     def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:
         """The loss of a batch, a mean over pictures.
 
-        Args:
-            output: a classifier's answer.
-            targets: the batch's labels, on the output's device; every picture has as many.
-            num_boxes: labels of the whole step that the batch is a part of; None takes the batch's own.
+        ``targets`` have as many labels for every picture. ``num_boxes`` are those of the whole step that the
+        batch is a part of; None takes the batch's own.
 
         Raises:
             NonFiniteError: if logits are NaN or Inf.

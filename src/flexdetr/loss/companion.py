@@ -13,9 +13,7 @@ from flexdetr.model.outputs import Observed, Targets
 class Share(NamedTuple):
     """A micro-batch's place in its step.
 
-    Attributes:
-        objects: in the whole step, at least 1.
-        images: in the whole step.
+    Objects, at least 1, and images are those of the whole step.
     """
 
     objects: float

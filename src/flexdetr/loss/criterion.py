@@ -52,11 +52,8 @@ class Criterion(nn.Module):
 
     RT-DETR, arXiv 2304.08069, section 4.
 
-    Args:
-        config: which losses, with which weights; see ``LossConfig``.
-        num_classes: classes of the head.
-        terms: what the head adds.
-        unite: take box terms over the union of the layers' matches; see ``supervised_layers``.
+    ``terms`` are what the head adds; ``unite`` takes box terms over the union of the layers' matches, see
+    ``supervised_layers``.
 
     Attributes:
         own_divisor: whether the losses of a part of a step come with a share of the step's divisor.
@@ -230,10 +227,7 @@ def class_weights(weights: Mapping[str, float], classes: Classes) -> Tensor | No
 def build_criterion(config: LossConfig, options: HeadOptions, num_classes: int) -> Objective:
     """The loss of a head: an ``nn.Module`` that is called like ``Criterion``.
 
-    Args:
-        config: losses and costs.
-        options: the head's section of the configuration; its row of ``HEADS`` names the objective.
-        num_classes: C.
+    ``options`` are the head's section of the configuration; its row of ``HEADS`` names the objective.
 
     Raises:
         ConfigError: if a loss or one of its options is unknown.
@@ -248,9 +242,7 @@ _DERIVED = {"encoder_copies"}  # a run derives it for every head
 def refuse_query_losses(config: LossConfig, instead: str) -> None:
     """For heads whose own section names their losses: refuse a section ``loss``, that of heads with queries.
 
-    Args:
-        config: the section.
-        instead: a clause that says where this head's losses are.
+    ``instead`` is a clause that says where this head's losses are.
 
     Raises:
         ConfigError: if something in it was changed.

@@ -22,10 +22,6 @@ class DenseCriterion(nn.Module):
 
     All sums are divided by the sum of the target scores, at least 1 (TOOD, arXiv 2108.07755, section 3.3).
 
-    Args:
-        options: of the head; its losses and weights.
-        num_classes: C.
-
     Attributes:
         own_divisor: see ``Criterion``.
         class_weights: see ``Criterion``.

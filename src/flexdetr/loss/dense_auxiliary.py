@@ -29,11 +29,8 @@ class DenseAuxiliary(nn.Module):
     losses that is too late, so that here the divisor is the number of objects times the scores that an object was given
     in the steps before, on average.
 
-    Args:
-        channels: of each of the encoder's levels, finest first.
-        strides: of those levels, finest first.
-        num_classes: C.
-        weight: of all losses.
+    ``channels`` and ``strides`` are those of the encoder's levels, finest first; ``weight`` is that of all
+    losses.
 
     Attributes:
         scores: () the sum of target scores per object, a running mean over steps; it starts at 1.

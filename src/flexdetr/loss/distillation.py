@@ -124,11 +124,8 @@ class AnswerTeaching(nn.Module):
     same object is compared: scores of all classes by their Kullback-Leibler divergence, boxes by L1 and the box loss
     with the weights of ``LossConfig``.
 
-    Args:
-        teacher: (B, 3, H, W) uint8 RGB -> its predictions.
-        order: the teacher's class that is each of the student's.
-        config: costs and weights.
-        weight: of all these losses.
+    ``teacher`` gives predictions for (B, 3, H, W) uint8 RGB; ``order`` is the teacher's class that is each of
+    the student's.
     """
 
     def __init__(
@@ -201,11 +198,8 @@ class ClassTeaching(nn.Module):
     so that its gradient stays as large at any (arXiv 1503.02531, section 2); GhostNetV3 (arXiv 2404.11202, section 3.2)
     trains so.
 
-    Args:
-        teacher: (B, 3, H, W) uint8 RGB -> its prediction, logits (B, 1, T).
-        order: the teacher's class that is each of the student's.
-        temperature: of both.
-        weight: of the loss.
+    ``teacher`` gives a prediction, logits (B, 1, T), for (B, 3, H, W) uint8 RGB; ``order`` is the teacher's
+    class that is each of the student's, ``temperature`` that of both.
     """
 
     def __init__(

@@ -48,9 +48,7 @@ def distances_to(reference: Tensor, boxes: Tensor, reg_scale: float) -> Tensor:
 def between_bins(distances: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     """Between which two bins a distance lies, and how near it is to the upper one.
 
-    Args:
-        distances: (...).
-        bins: (reg_max + 1,) ascending distances.
+    ``bins`` are (reg_max + 1,) ascending distances.
 
     Returns:
         Index (...) int64 of the lower bin, at most reg_max - 1, and the share (...) in [0, 1] of the upper one;
@@ -150,10 +148,7 @@ class LocalizationDistillation:
 def objective(config: LossConfig, options: DFINEOptions, num_classes: int) -> Criterion:
     """D-FINE's loss: class, L1 and box terms over the union of matches, and both terms on distributions.
 
-    Args:
-        config: losses and costs.
-        options: the head's, which hold the weights of its own terms; a term of weight 0 is left out.
-        num_classes: C.
+    A term of weight 0 is left out.
     """
     bins = bin_distances(options.reg_max, options.up, options.reg_scale)
     terms: list[FineGrainedLocalization | LocalizationDistillation] = []

@@ -32,10 +32,8 @@ class NonFiniteError(FloatingPointError):
 def refuse_non_finite(finite: Tensor, targets: Targets, what: str) -> None:
     """Stop where a loss without matching costs would hide or spread NaN.
 
-    Args:
-        finite: (B,) bool, whether all of an image's answers are finite.
-        targets: of the batch, which name the images.
-        what: is wrong, with ``{}`` for the number of images, like "the logits of {} pictures".
+    ``finite`` (B,) says whether all of an image's answers are finite, ``what`` what is wrong, with ``{}`` for
+    the number of images, like "the logits of {} pictures".
 
     Raises:
         NonFiniteError: naming the first images.
@@ -70,9 +68,7 @@ class Matcher:
     -GIoU. WIoU v2 and v3 take 1 as their mean here, so that the same predictions are always matched in the
     same way.
 
-    Args:
-        config: costs and the name of the box loss; of ``box_options`` it takes those that fit
-            ``matcher_box``.
+    Of ``box_options`` it takes those that fit ``matcher_box``.
 
     Attributes:
         late: take the costs of the end of training instead (DEIMv2, arXiv 2509.20787): minus the score of the

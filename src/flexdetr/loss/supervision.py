@@ -129,11 +129,8 @@ def union(matches: Sequence[Match]) -> Match:
 def on_device(matches: Sequence[Match], starts: Sequence[int], device: torch.device) -> MatchedPairs:
     """The pairs of several layers in one transfer.
 
-    Args:
-        matches: of the layers.
-        starts: what is added to each layer's query indices: queries of the layers before, where layers are put side
-            by side, or zeros.
-        device: where to.
+    ``starts`` is added to each layer's query indices: queries of the layers before, where layers are put side
+    by side, or zeros.
     """
     rows = [match.queries + start for match, start in zip(matches, starts, strict=True)]
     columns = ([match.images for match in matches], rows, [match.objects for match in matches])
@@ -162,9 +159,7 @@ def labels(parts: Sequence[Part]) -> list[str]:
 def weighted(parts: Sequence[Part], boxes: Tensor | float) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The loss of all parts.
 
-    Args:
-        parts: what the terms gave.
-        boxes: the number of objects that sums are divided by.
+    Sums are divided by ``boxes``, the number of objects.
 
     Returns:
         The sum, and each part's share without gradient by its label.

@@ -82,8 +82,7 @@ def focal_cost(logits: Tensor) -> Tensor:
     The logarithms are taken of p + 1e-8, as in the published matchers (Deformable DETR, RT-DETR): beyond
     logits of 18 the cost no longer grows, and near ties are decided as there.
 
-    Args:
-        logits: the target class's logit of each (query, object) pair.
+    The logit is the target class's, of each (query, object) pair.
     """
     scores = logits.sigmoid()
     positive = -0.25 * (1 - scores).square() * (scores + 1e-8).log()

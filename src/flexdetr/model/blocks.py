@@ -167,9 +167,7 @@ def fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
     Computed in float64: the deploy form then differs from the training form by the rounding of one product.
 
-    Args:
-        weight: (O, I / groups, K, K) kernel of a convolution without bias.
-        norm: the batch norm that follows it.
+    ``weight`` is the (O, I / groups, K, K) kernel of a convolution without bias.
 
     Returns:
         (O, I / groups, K, K) and (O,), float64.
@@ -182,10 +180,7 @@ def fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def fold_identity(norm: nn.BatchNorm2d, kernel_size: int, groups: int) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution that equals ``norm(x)`` in evaluation mode.
 
-    Args:
-        norm: the batch norm of an identity branch.
-        kernel_size: odd side of the kernel to express it in.
-        groups: groups of the convolution to express it in.
+    The kernel's side is odd.
 
     Returns:
         (C, C / groups, K, K) and (C,), float64.

@@ -106,10 +106,8 @@ def find_bundles(model: DetectionModel) -> tuple[Bundle, ...]:
 def remove_channels(model: DetectionModel, bundles: Sequence[Bundle], share: float) -> DetectionModel:
     """A copy of a detector without the least important channels of each bundle.
 
-    Args:
-        model: the detector.
-        bundles: of it.
-        share: of each bundle's channels, about; what stays is a multiple of ``MULTIPLE`` where it can be.
+    ``share`` is that of each bundle's channels, about; what stays is a multiple of ``MULTIPLE`` where it can
+    be.
     """
     with torch.inference_mode(False):
         narrowed = copy.deepcopy(model)
@@ -124,11 +122,7 @@ def deviation(model: DetectionModel, bundles: Sequence[Bundle], share: float, im
 
     They are the same function where each layer was narrowed at the right places: the difference is that of rounding.
 
-    Args:
-        model: the whole detector, in float64 and evaluation mode.
-        bundles: of it.
-        share: as for ``without``.
-        images: (B, 3, H, W) float64, normalised.
+    The whole detector is in float64 and evaluation mode; ``images`` are (B, 3, H, W) float64, normalised.
 
     Returns:
         The largest difference in the levels that the head sees, relative to their largest value.

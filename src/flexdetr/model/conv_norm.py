@@ -31,8 +31,7 @@ def fold_pairs(model: nn.Module) -> int:
     once, whose output goes to a batch norm called once, and nowhere else. A ``forward`` that cannot be traced (its
     control flow depends on the values) is left as it is, which is slower but not wrong.
 
-    Args:
-        model: in evaluation mode.
+    The model is in evaluation mode.
 
     Returns:
         How many norms were folded.

@@ -33,9 +33,8 @@ class RepVggBlock(nn.Module):
 class CSPRepLayer(nn.Module):
     """Two 1x1 branches, one of them through RepVGG blocks, summed.
 
-    Args:
-        hidden: channels of the branches; where it differs from ``out_channels``, a 1x1 convolution follows the sum.
-        blocks: number of RepVGG blocks.
+    ``hidden`` channels are those of the branches; where they are not ``out_channels``, a 1x1 convolution
+    follows the sum.
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int) -> None:

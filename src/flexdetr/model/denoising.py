@@ -114,10 +114,7 @@ def _padded(rows: list[Tensor], length: int, value: float) -> Tensor:
 def attention_allowed(plan: DenoisingPlan, queries: int, device: torch.device) -> Tensor:
     """Who may attend to whom: no group sees another, matching queries see no denoising query.
 
-    Args:
-        plan: layout of the denoising queries, which come first.
-        queries: number of matching queries.
-        device: where the mask lives.
+    The denoising queries come first.
 
     Returns:
         (Qdn + Q, Qdn + Q) bool, True if a row may attend to a column.

@@ -27,10 +27,8 @@ SECTIONS = ("backbone", "encoder", "head", "attention", "pruned")
 class DetectionModel(nn.Module):
     """A detector; with a classifier for its head and nothing to do for its encoder, a classifier.
 
-    Args:
-        config: the whole configuration; the ``SECTIONS`` and ``data.channels`` are read.
-        num_classes: C, classes of the head.
-        backbone: a module of the user's in place of the configured one; see ``custom_backbone``.
+    ``config`` is the whole configuration; the ``SECTIONS`` and ``data.channels`` are read. ``backbone`` is a
+    module of the user's in place of the configured one; see ``custom_backbone``.
 
     Attributes:
         channels: of the pictures; 3 is RGB.
@@ -130,12 +128,7 @@ class DetectionModel(nn.Module):
         return self.head(levels, targets, decoder_layers=decoder_layers, queries=queries)
 
     def observed(self, images: Tensor, targets: Targets | None = None) -> Observed:
-        """What ``forward`` computes, with the levels on the way, for losses that look at them.
-
-        Args:
-            images: as in ``forward``.
-            targets: as in ``forward``.
-        """
+        """What ``forward`` computes, with the levels on the way, for losses that look at them."""
         _check_sides(images)
         within = self.encoder.within(self.backbone(images))
         levels = self.encoder.across(within)

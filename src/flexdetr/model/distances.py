@@ -34,10 +34,8 @@ def bin_distances(reg_max: int, up: float, reg_scale: float) -> Tensor:
 def boxes_at(reference: Tensor, distances: Tensor, reg_scale: float) -> Tensor:
     """Boxes whose edges are at distances from a reference box's.
 
-    Args:
-        reference: (..., 4) cxcywh.
-        distances: (..., 4) of the left, top, right and bottom edge, outwards.
-        reg_scale: size of the reference box in the unit of the distances.
+    ``distances`` (..., 4) are those of the left, top, right and bottom edge, outwards, in the unit in which the
+    reference box, (..., 4) cxcywh, has the size ``reg_scale``.
 
     Returns:
         (..., 4) cxcywh; a size is negative where edges pass each other.

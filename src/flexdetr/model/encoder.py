@@ -26,10 +26,8 @@ def encoder_channels(channels: Sequence[int], config: EncoderConfig) -> tuple[in
 class HybridEncoder(nn.Module):
     """Brings every level to one width, unless told otherwise, mixes within the coarsest and across all.
 
-    Args:
-        channels: channels of the backbone's levels, finest first; ``config.backbone_strides`` says which.
-        config: the encoder's section.
-        inserts: attention modules by stride, applied to the encoder's output level of that stride.
+    ``channels`` are those of the backbone's levels (``config.backbone_strides``), finest first; ``inserts`` are
+    attention modules by stride, applied to the encoder's output level of that stride.
 
     Attributes:
         channels: of its own levels, finest first.

@@ -36,10 +36,8 @@ def fuse(model: nn.Module, *, decoder_layers: int | None = None) -> nn.Module:
     re-parameterisation. Elsewhere (timm's networks, modules of the user) a batch norm goes into the convolution
     before it where no one else reads that convolution's output. A head drops what only training needs.
 
-    Args:
-        model: in evaluation mode; it is left as it is, and shares no tensor with the result.
-        decoder_layers: keep this many decoder layers; None keeps all, so that the number can still be chosen at
-            inference.
+    The model, in evaluation mode, is left as it is, and shares no tensor with the result. ``decoder_layers``
+    are kept; None keeps all, so that the number can still be chosen at inference.
 
     Returns:
         A new module on the same device and in the same precision, without gradients, whose attribute ``fused`` is

@@ -17,10 +17,7 @@ KERNEL = 5
 class GhostConv(nn.Module):
     """Half of the channels by a 1x1 convolution, the other half from those by a depthwise one.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output; an odd one is made from an even one.
-        act: activation of both halves.
+    An odd number of output channels is made from an even one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, act: Activation | None = "silu") -> None:

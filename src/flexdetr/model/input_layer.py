@@ -18,9 +18,7 @@ _RGB = 3
 def adapt_input(backbone: nn.Module, channels: int) -> str:
     """Let a backbone made for RGB take pictures of other channels; its layer is changed in place.
 
-    Args:
-        backbone: any module with exactly one convolution of three channels.
-        channels: of the pictures.
+    The backbone is any module with exactly one convolution of three channels.
 
     Returns:
         The name of the layer's weight within the backbone.

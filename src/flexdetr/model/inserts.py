@@ -23,11 +23,6 @@ INSERTS: Final[Mapping[str, str]] = {
 
 
 def build_insert(name: str, channels: int) -> nn.Module:
-    """An insert for a feature map.
-
-    Args:
-        name: a row of ``INSERTS``.
-        channels: of the feature map.
-    """
+    """An insert for a feature map."""
     make: Callable[[int], nn.Module] = load_part(INSERTS[name])
     return make(channels)

@@ -18,8 +18,7 @@ Shapes = list[tuple[int, int]]
 class PlainNorm(nn.Module):
     """A layer norm spelt out, for toolchains that do not know it as one operation.
 
-    Args:
-        norm: over the last axis, or timm's ``LayerNorm2d`` over the second of four.
+    ``norm`` is one over the last axis, or timm's ``LayerNorm2d`` over the second of four.
     """
 
     def __init__(self, norm: nn.LayerNorm) -> None:
@@ -40,11 +39,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainRMSNorm(nn.Module):
-    """A norm by the root of the mean square, spelt out.
-
-    Args:
-        norm: over the last axis.
-    """
+    """A norm by the root of the mean square, spelt out."""
 
     def __init__(self, norm: nn.RMSNorm) -> None:
         super().__init__()
@@ -202,10 +197,7 @@ class PlainSampling(nn.Module):
 def make_plain(detector: nn.Module, shapes: Shapes, *, plain_norms: bool) -> None:
     """Put the plain form of each part in its place, everywhere in a detector.
 
-    Args:
-        detector: the deploy form; it is changed.
-        shapes: (height, width) of the levels, finest first.
-        plain_norms: spell layer norms out.
+    ``shapes`` are (height, width) of the levels, finest first.
     """
     bins = next((len(part.bins) for part in detector.modules() if isinstance(part, EdgeDistributions)), 0)
 

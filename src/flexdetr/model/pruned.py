@@ -76,10 +76,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 def take(layer: nn.Module, axis: int, kept: Tensor) -> None:
     """Keep some channels of a layer's output (axis 0) or input (axis 1), in place.
 
-    Args:
-        layer: one that ``widths_of_layer`` knows.
-        axis: of its weight.
-        kept: (N,) positions, in their order.
+    ``kept`` are (N,) positions, in their order.
     """
     depthwise = is_depthwise(layer)
     # A bias has no input, and a counter of batches no channels.

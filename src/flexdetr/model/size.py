@@ -30,9 +30,7 @@ class Size(NamedTuple):
 class Sizes(NamedTuple):
     """Both forms of a model.
 
-    Attributes:
-        training: as it is trained.
-        deploy: after ``fuse``.
+    ``training`` is as it is trained, ``deploy`` after ``fuse``.
     """
 
     training: Size
@@ -42,9 +40,7 @@ class Sizes(NamedTuple):
 def measure(config: Config, num_classes: int = 80) -> Size:
     """The size of a configuration's model, in its training form.
 
-    Args:
-        config: the whole configuration; ``image_size`` is the size of the image.
-        num_classes: C, classes of the heads.
+    The image has the configuration's ``image_size``.
     """
     return measure_module(DetectionModel(config, num_classes), config.image_size, config.data.channels)
 
@@ -75,10 +71,7 @@ def num_parameters(model: nn.Module) -> int:
 def measure_module(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> Size:
     """The size of a detection module, in the form that it has.
 
-    Args:
-        model: takes (B, C, H, W) float images; is set to evaluation mode while it is measured.
-        image_size: (height, width) of the image.
-        channels: C.
+    ``model`` takes (B, C, H, W) float images; it is set to evaluation mode while it is measured.
     """
     # Brings torch's compiler, which takes seconds to import.
     from torch.utils.flop_counter import FlopCounterMode

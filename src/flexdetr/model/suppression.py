@@ -25,12 +25,7 @@ def multiclass_nms(boxes_xyxy: Tensor, scores: Tensor, top: int, iou: float, sco
     the log says how many more there were. A candidate goes if its IoU with a better one of its class that stays is
     above ``iou``. An image answers ``top`` pairs at most, and the log says how many more suppression left.
 
-    Args:
-        boxes_xyxy: (B, N, 4).
-        scores: (B, C, N).
-        top: pairs that a class keeps at most, and then an image.
-        iou: see above.
-        score: see above.
+    ``boxes_xyxy`` (B, N, 4) have ``scores`` (B, C, N); a class keeps at most ``top`` pairs, and then an image.
 
     Returns:
         (M, 3) int64 index of image, class and box; best first.
@@ -79,11 +74,8 @@ def after_suppression(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best (box, class) pairs of each image that suppression leaves.
 
-    Args:
-        prediction: logits (B, N, C) and cxcywh fraction boxes (B, N, 4) of every cell.
-        sizes: (B, 2) height and width of the original images.
-        limits: of scores and overlaps.
-        top: pairs to keep at most.
+    ``sizes`` (B, 2) are height and width of the original images; at most ``top`` pairs are kept. The prediction
+    has logits (B, N, C) and cxcywh fraction boxes (B, N, 4) of every cell.
 
     Returns:
         boxes (B, K, 4) xyxy pixels of the original images, clipped to them; scores (B, K); labels (B, K) int64 head

@@ -37,11 +37,8 @@ def cspdarknet_c2f(
 ) -> Trunk:
     """YOLOv8's backbone. Trained weights under a licence that permits their use here do not exist.
 
-    Args:
-        variant: "n", "s", "m", "l" or "x".
-        strides: of the wanted levels, among 4, 8, 16, 32 (and coarser ones, which are made).
-        inserts: see ``Trunk``.
-        stage_lr: see ``Trunk``.
+    ``variant`` is "n", "s", "m", "l" or "x"; ``strides`` are among 4, 8, 16, 32 (and coarser ones, which are
+    made); for the others see ``Trunk``.
 
     Raises:
         ConfigError: if the variant is unknown or a level does not fit.

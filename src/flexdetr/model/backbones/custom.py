@@ -31,10 +31,7 @@ def custom_backbone(
     ``lr_multipliers()``, ``fuse()``, and ``stage_modules``, the path of the module that ends each stage by
     its stride, which attention inserts and freezing need: ``{4: "layer1", 8: "layer2"}``.
 
-    Args:
-        body: the module.
-        strides: of the wanted levels.
-        inserts: names of attention inserts by stride.
+    ``strides`` are those of the wanted levels; ``inserts`` are names of attention inserts by stride.
 
     Raises:
         ConfigError: if what it returns or says about itself does not fit.

@@ -72,10 +72,8 @@ HGNET: dict[str, _Variant] = {
 def hgnet(variant: str, *, strides: Sequence[int], inserts: Mapping[int, str]) -> Trunk:
     """PP-HGNet.
 
-    Args:
-        variant: "tiny", "small" or "base".
-        strides: of the wanted levels, among 4, 8, 16, 32 (and coarser ones, which are made).
-        inserts: see ``Trunk``.
+    ``variant`` is "tiny", "small" or "base"; ``strides`` are among 4, 8, 16, 32 (and coarser ones, which are
+    made); for ``inserts`` see ``Trunk``.
 
     Raises:
         ConfigError: if the variant is unknown or a level does not fit.

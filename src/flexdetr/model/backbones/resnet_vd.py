@@ -76,11 +76,8 @@ def resnet_vd(
 ) -> Trunk:
     """ResNet-vd.
 
-    Args:
-        depth: "18", "34", "50" or "101".
-        strides: of the wanted levels, among 4, 8, 16, 32 (and coarser ones, which are made).
-        inserts: see ``Trunk``.
-        stage_lr: see ``Trunk``.
+    ``depth`` is "18", "34", "50" or "101"; ``strides`` are among 4, 8, 16, 32 (and coarser ones, which are
+    made); for the others see ``Trunk``.
 
     Raises:
         ConfigError: if the depth is unknown or a level does not fit.

@@ -36,11 +36,7 @@ _FIXED_SIZE = (
 
 
 class TimmFeatures(nn.Module):
-    """timm's feature extractor with its re-parameterisation.
-
-    Args:
-        net: what ``timm.create_model(..., features_only=True)`` made.
-    """
+    """timm's feature extractor with its re-parameterisation."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

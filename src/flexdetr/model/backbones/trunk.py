@@ -25,10 +25,7 @@ from flexdetr.model.inserts import build_insert
 class Stage(NamedTuple):
     """One stage of a trunk.
 
-    Attributes:
-        module: the layers.
-        channels: of its output.
-        stride: of its output.
+    ``channels`` and ``stride`` are those of the output of ``module``.
     """
 
     module: nn.Module

@@ -30,10 +30,8 @@ _INSERT = "attention_insert"  # a child name that no network has
 class FeatureMap(NamedTuple):
     """One feature map of a network.
 
-    Attributes:
-        channels: C.
-        stride: in pixels of the detector's image.
-        module: path of the module that it leaves, in the network; None if that is unknown.
+    ``stride`` is in pixels of the detector's image; ``module`` is the path of the module that it leaves, None
+    if that is unknown.
     """
 
     channels: int
@@ -160,12 +158,7 @@ def as_maps(returned: Any) -> list[Tensor]:  # noqa: ANN401 - whatever a foreign
 
 
 def probe(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The shapes of the maps that ``body`` returns for one blank image; nothing in it changes.
-
-    Args:
-        body: the network.
-        size: (height, width) of the image.
-    """
+    """The shapes of the maps that ``body`` returns for one blank image; nothing in it changes."""
     parameter = next(body.parameters(), torch.zeros(()))
     modes = {part: part.training for part in body.modules()}
     body.eval()
@@ -181,8 +174,7 @@ def probe(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
 class Permuted(nn.Module):
     """An insert for channels-last maps.
 
-    Args:
-        insert: takes and returns (B, C, H, W).
+    ``insert`` takes and returns (B, C, H, W).
     """
 
     def __init__(self, insert: nn.Module) -> None:

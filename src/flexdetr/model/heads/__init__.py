@@ -21,8 +21,7 @@ from flexdetr.model.heads.yolov8.options import YOLOv8Options
 class HeadOptions(Protocol):
     """What every head's section of the configuration has; it is a ``Part``.
 
-    Attributes:
-        name: of the head, its key in ``HEADS``.
+    ``name`` is the head's key in ``HEADS``.
     """
 
     @property

@@ -58,11 +58,8 @@ def assemble(
 ) -> Output:
     """A head's output.
 
-    Args:
-        layers: predictions of the decoder layers, denoising queries first.
-        plan: layout of the denoising queries; None if there are none.
-        encoder: the selected tokens' own prediction.
-        pre: plain boxes after the first layer, denoising queries first.
+    The ``layers`` of the decoder and ``pre``, plain boxes after the first layer, have the denoising queries
+    first; ``encoder`` is the selected tokens' own prediction.
     """
     if plan is None:
         return Output(layers[-1], tuple(layers[:-1]), encoder, pre=pre)

@@ -44,10 +44,7 @@ def flatten(levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
 def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
     """(height, width, 2) centres (x, y) of a level's cells as shares of the image.
 
-    Args:
-        height: of the level.
-        width: of the level.
-        like: gives the device, and the type where that is wider than float32.
+    ``like`` gives the device, and the type where that is wider than float32.
     """
     options: dict[str, Any] = {
         "device": like.device,
@@ -61,10 +58,8 @@ def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
 def anchors(shapes: Sequence[tuple[int, int]], sides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
     """One square box a token, around its cell's centre.
 
-    Args:
-        shapes: (height, width) of each level.
-        sides: of each level's boxes, as shares of the image.
-        like: gives the device, and the type where that is wider than float32.
+    ``shapes`` are (height, width) of each level, ``sides`` those of its boxes as shares of the image; ``like``
+    gives the device, and the type where that is wider than float32.
 
     Returns:
         box logits (1, S, 4) and validity (1, S, 1): cells too near the border to start a box are not valid.

@@ -13,9 +13,8 @@ from flexdetr.model.heads.selection import cell_centres
 def cell_boxes(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """The cells of all levels as boxes.
 
-    Args:
-        shapes: (height, width) of each level, finest first.
-        like: gives the device, and the type where that is wider than float32.
+    ``shapes`` are (height, width) of each level, finest first; ``like`` gives the device, and the type where
+    that is wider than float32.
 
     Returns:
         (N, 4) cxcywh fractions of the image: level after level, rows first.

@@ -29,8 +29,7 @@ _EXPECTED, _IMAGE = 5, 640
 class YOLOv8Head(nn.Module):
     """Two branches per level: distributions of distances, and class logits.
 
-    Attributes:
-        limits: what boxes are chosen by; may be changed between predictions.
+    ``limits``, what boxes are chosen by, may be changed between predictions.
     """
 
     def __init__(
