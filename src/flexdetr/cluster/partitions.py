@@ -59,11 +59,8 @@ class Partition:
 def plan(sources: Sequence[str], size: int = SIZE, *, leave_out: Path | None = None) -> list[Partition]:
     """Cut sources into partitions, the same ones for the same sources.
 
-    Args:
-        sources: files, folders, globs, ``-`` for a list on standard input, Parquet files with pictures as bytes, and
-            addresses that fsspec knows (``s3://bucket/pictures/``).
-        size: pictures of a partition.
-        leave_out: a folder that is passed over below others.
+    Addresses are those that fsspec knows (``s3://bucket/pictures/``). A partition has ``size`` pictures;
+    ``leave_out`` is a folder that is passed over below others.
 
     Raises:
         PartitionError: if a source is none of these, or there is no picture. A path that leads nowhere becomes a row

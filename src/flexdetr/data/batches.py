@@ -225,11 +225,7 @@ def sizes_around(image_size: tuple[int, int]) -> list[tuple[int, int]]:
 class SampleMaker:
     """Makes training samples from records.
 
-    Args:
-        records: the training images.
-        config: what is done to them.
-        image_size: (height, width) of the training, which decides the size at which images are kept.
-        seed: of the run.
+    ``image_size`` is the (height, width) of the training, which decides the size at which images are kept.
 
     Raises:
         ConfigError: if the user's transforms cannot be made.

@@ -31,10 +31,7 @@ _SMALL = 64  # pixels at which a page of a PDF file is drawn to see whether it c
 class CheckReport:
     """What a check found.
 
-    Attributes:
-        dataset: as training would read it.
-        defects: all of them, errors first.
-        histogram: boxes by class name, then by split.
+    ``defects`` are errors first; the ``histogram`` has boxes by class name, then by split.
     """
 
     dataset: Dataset
@@ -224,10 +221,6 @@ def read_for_training(root: str | Path, config: Config) -> Dataset:
 
     That shows before any image is decoded, and before torch is loaded.
 
-    Args:
-        root: as for ``detect.read``.
-        config: of the run.
-
     Raises:
         DataError: as ``detect.read`` and ``usable_records`` do.
     """
@@ -241,10 +234,7 @@ def read_for_training(root: str | Path, config: Config) -> Dataset:
 def read_as(config: Config, root: str | Path, classes: Classes | None = None) -> Dataset:
     """The data set at a place as a run with a configuration has it: its validation split, its form of pixels.
 
-    Args:
-        config: of the run.
-        root: as for ``detect.read``.
-        classes: those of a detector, which the data set then has to have; None leaves it its own.
+    ``classes`` are those of a detector, which the data set then has to have; None leaves it its own.
 
     Raises:
         DataError: as ``detect.read`` does, and if the classes are others.

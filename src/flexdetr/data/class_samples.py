@@ -40,10 +40,7 @@ _OF_BOXES = (
 class Blend(NamedTuple):
     """A sample with one class, or with two.
 
-    Attributes:
-        image: (H, W, C) uint8.
-        labels: head indices.
-        shares: of each label; they add to 1.
+    ``image`` is (H, W, C) uint8; the shares of the labels, head indices, add to 1.
     """
 
     image: NDArray[np.uint8]
@@ -56,12 +53,6 @@ class ClassSamples:
 
     ``plain``: the middle, as in evaluation, perhaps flipped. ``strong``: a crop (``data.iou_crop`` is its probability),
     flip and colours. ``mosaic``: the same, blended with another sample (``data.mixup`` is the probability).
-
-    Args:
-        records: the training pictures, each with one label.
-        config: what is done to them.
-        image_size: (height, width) of the training.
-        seed: of the run.
 
     Raises:
         ConfigError: if something is asked for that only detectors' samples have.

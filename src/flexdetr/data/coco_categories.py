@@ -25,9 +25,7 @@ def classes_of(files: list[CocoFile], notes: list[str]) -> Classes:
     A category without boxes is no class where it is another's super-category, or has the name of another one that has
     boxes: Roboflow writes such a root, named like the project.
 
-    Args:
-        files: of all splits.
-        notes: what was left out is added here.
+    What was left out is added to ``notes``.
 
     Raises:
         DataError: if a category has no id or no name, or two of them contradict each other.

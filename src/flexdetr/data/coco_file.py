@@ -54,10 +54,7 @@ def is_conventional(path: Path) -> bool:
 def load(path: Path, split: str, *, named: bool = False) -> CocoFile | None:
     """Reads a file.
 
-    Args:
-        path: a JSON file.
-        split: the split that it describes.
-        named: it was asked for by name, so that a reason is owed where it is no COCO file.
+    ``named`` files were asked for by name, so that a reason is owed where it is no COCO file.
 
     Returns:
         None if the file is something else than COCO, unless its name or the user said that it is one: then it has

@@ -26,11 +26,8 @@ def cut_out(
 
     Objects of one picture stay in one split. Crowd regions, and objects of less than 8 pixels on a side, are left out.
 
-    Args:
-        data: folder (or a file inside it) in COCO, VOC or YOLO format.
-        out: a new folder.
-        val_fraction: share of the training pictures whose objects become the validation split if there is none.
-        seed: decides which.
+    ``val_fraction`` is the share of the training pictures whose objects become the validation split if there is
+    none.
 
     Returns:
         How many objects there are of each split.

@@ -40,10 +40,7 @@ class ImageError(ValueError):
 class ImageInfo:
     """What an image's header says.
 
-    Attributes:
-        width: pixels as stored.
-        height: pixels as stored.
-        orientation: EXIF orientation, 1 to 8; 1 if the file states none or nonsense.
+    Width and height are pixels as stored; the EXIF orientation is 1 if the file states none or nonsense.
     """
 
     width: int
@@ -131,10 +128,7 @@ def read_reduced(path: str | Path, at_least: tuple[int, int], form: PixelForm = 
 
     JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that suffices, which saves most of the work.
 
-    Args:
-        path: the file.
-        at_least: (height, width) that both sides must still reach, unless the file itself is smaller.
-        form: what the picture becomes.
+    Both sides still reach ``at_least`` (height, width), unless the file itself is smaller.
 
     Returns:
         (h, w, ``form.channels``) uint8 with (nearly) the file's aspect ratio.
@@ -153,11 +147,8 @@ def read_part(
 ) -> NDArray[np.uint8]:
     """A part of an image no larger than needed; the last images are kept, since their other parts are read next.
 
-    Args:
-        path: the file.
-        window: xyxy pixels of the upright image.
-        at_least: (height, width) that both sides must still reach, unless the part itself is smaller.
-        form: what the picture becomes.
+    ``window`` is xyxy pixels of the upright image; both sides still reach ``at_least`` (height, width), unless
+    the part itself is smaller.
 
     Returns:
         (h, w, ``form.channels``) uint8.

@@ -16,9 +16,7 @@ _GAP = re.compile(r"[\s,:]*")
 class JsonLines:
     """Lines in a JSON file whose outermost value is an object; the file is read again when one is asked for first.
 
-    Args:
-        path: the file, which was parsed before.
-        keys: of the lists that are of interest.
+    The file was parsed before; ``keys`` are those of the lists that are of interest.
     """
 
     def __init__(self, path: Path, keys: tuple[str, ...]) -> None:

@@ -78,9 +78,7 @@ class KeptImages:
 class RecordImages:
     """The decoded images of training records: read where they are not kept yet.
 
-    Args:
-        records: the training pictures.
-        image_size: (height, width) of the training, which decides the size at which images are kept.
+    ``image_size`` is the (height, width) of the training, which decides the size at which images are kept.
     """
 
     def __init__(self, records: Sequence[Record], image_size: tuple[int, int]) -> None:

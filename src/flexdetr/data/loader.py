@@ -52,8 +52,7 @@ class LoaderError(RuntimeError):
 def default_workers(processes: int = 1) -> int:
     """Loader processes for this machine: what the training itself leaves, at least one.
 
-    Args:
-        processes: training processes that share the machine.
+    ``processes`` are the training processes that share the machine.
     """
     return max(1, min(_MOST_WORKERS, cores() // max(1, processes) - 1))
 

@@ -73,9 +73,7 @@ class Tree:
     def locate(self, name: str, near: Sequence[Path] = ()) -> Path:
         """The file that an annotation names.
 
-        Args:
-            name: as it is written.
-            near: folders that relative names may start from, likeliest first.
+        ``near`` are folders that relative names may start from, likeliest first.
 
         Raises:
             LocateError: if there is no such file, or several that it may be.

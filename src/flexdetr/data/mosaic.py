@@ -33,11 +33,8 @@ def mosaic(
 ) -> Sample:
     """Four samples around a random centre, each cropped and perhaps flipped, then distorted in colour as one.
 
-    Args:
-        samples: exactly four; half the size of those for ``strong`` will do, since tiles are small.
-        size: (height, width) of the result.
-        rng: where the random numbers come from.
-        config: probabilities of flip and distortion.
+    The samples are four; half the size of those for ``strong`` will do, since tiles are small. ``size`` is the
+    (height, width) of the result.
 
     Returns:
         One sample; objects are clipped to their tiles.
@@ -97,10 +94,7 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
 def copy_blend(sample: Sample, source: Sample, rng: np.random.Generator) -> Sample:
     """Up to three objects of another sample blended in at random places, with a rim of their surroundings (DEIMv2).
 
-    Args:
-        sample: what the objects come into.
-        source: whose objects of at least 100 pixels are taken; of the same size.
-        rng: where the random numbers come from.
+    The objects of ``source``, of the same size as ``sample``, that have at least 100 pixels are taken.
 
     Returns:
         The sample with these objects' boxes, which are without the rim.

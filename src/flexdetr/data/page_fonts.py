@@ -50,8 +50,7 @@ class Face:
 def faces(*, held_out: bool) -> dict[str, tuple[Face, ...]]:
     """The installed fonts by the name of their script.
 
-    Args:
-        held_out: those of held-out pages; none of them is among the others.
+    No font of those for held-out pages is among the others.
 
     Returns:
         scripts without a font are missing, which is said once, with Debian's package that has one.

@@ -29,12 +29,6 @@ class PageSamples:
     ``plain``: what an evaluation sees, the middle of the page. Other phases: a square of another size anywhere on the
     page (``data.iou_crop`` is its probability), in other colours.
 
-    Args:
-        records: the training pages, each in one of its turns.
-        config: what is done to them.
-        image_size: (height, width) of the training.
-        seed: of the run.
-
     Raises:
         ConfigError: if pages would be mirrored or blended.
     """

@@ -29,9 +29,7 @@ def stamp(rng: np.random.Generator, image: Image.Image) -> None:
 def photograph(rng: np.random.Generator, page: Image.Image) -> Image.Image:
     """A page as a scanner or a camera gives it: one of several looks, at random.
 
-    Args:
-        rng: decides everything.
-        page: RGB, the reader's top at its top.
+    The page is RGB, the reader's top at its top.
 
     Returns:
         RGB of about the same size; its top is within some ten degrees of the page's.

@@ -76,10 +76,6 @@ def draw_pages(
 def draw_page(rng: np.random.Generator, *, held_out: bool = False) -> Image.Image:
     """Draw one page as a scanner or a camera gives it, upright within a few degrees.
 
-    Args:
-        rng: decides everything.
-        held_out: with a layout and fonts of held-out pages.
-
     Returns:
         RGB; the shorter side has some 400 pixels.
 

@@ -51,10 +51,6 @@ def read_record_reduced(record: Record, at_least: tuple[int, int]) -> NDArray[np
 def look_at_middle(source: Any, form: PixelForm = RGB) -> NDArray[np.uint8]:  # noqa: ANN401 - as ``images.pixels``
     """What a classifier is shown of a picture: the middle of it, upright.
 
-    Args:
-        source: as ``images.pixels`` takes it.
-        form: what the pixels become.
-
     Returns:
         (S, S, C) uint8.
 
@@ -69,9 +65,7 @@ def look_at_page(
 ) -> NDArray[np.uint8]:
     """What an orientation classifier is shown of a page: the middle of its pixels as they are stored.
 
-    Args:
-        source: a file (of several pages the first), a PIL image, or an array (H, W, 3) uint8 RGB.
-        form: what the pixels become.
+    ``source`` is a file (of several pages the first), a PIL image, or an array (H, W, 3) uint8 RGB.
 
     Returns:
         (S, S, 3) uint8 RGB.
@@ -90,9 +84,7 @@ def look_at_page(
 def read_page(record: Record, at_least: tuple[int, int] | None) -> NDArray[np.uint8]:
     """A page in its turn, all of it.
 
-    Args:
-        record: one with a view.
-        at_least: (height, width) that both sides must still reach; None takes it whole.
+    Both sides still reach ``at_least`` (height, width); None takes the page whole.
 
     Raises:
         ImageError: if it cannot be read.

@@ -75,9 +75,7 @@ def fraction_like(boxes_xyxy: Sequence[tuple[float, float, float, float]]) -> ND
 def assemble(raw: RawImage, defects: list[Defect]) -> Record | None:
     """A clean record of an image: upright, in pixels, clipped, without boxes of zero area.
 
-    Args:
-        raw: what the format's reader found.
-        defects: what is wrong is added here.
+    What is wrong is added to ``defects``.
 
     Returns:
         None if the image or its annotation cannot be used; an error among ``defects`` says why.

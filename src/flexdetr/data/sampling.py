@@ -16,9 +16,7 @@ def repeat_factors(records: Sequence[Record], threshold: float) -> NDArray[np.fl
     A class that the share f of the images shows has the factor max(1, sqrt(threshold / f)), and an image the largest
     factor of its classes. Crowd regions show no class.
 
-    Args:
-        records: the training images.
-        threshold: classes that a smaller share of the images shows are repeated; in (0, 1].
+    Classes that a smaller share of the images shows than ``threshold``, in (0, 1], are repeated.
 
     Returns:
         (number of records,) float64, none below 1.
@@ -45,10 +43,6 @@ def draw(factors: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.i
 
     The roundings are drawn together (systematic sampling over a random order), which keeps the length of every epoch
     the same; LVIS rounds each by itself.
-
-    Args:
-        factors: of ``repeat_factors``.
-        rng: where the random numbers come from.
 
     Returns:
         (``epoch_length``,) int64.

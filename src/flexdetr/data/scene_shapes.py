@@ -31,9 +31,8 @@ class Layer:
 class Design:
     """One object before it is turned, scaled and lit.
 
-    Attributes:
-        layers: drawn first to last.
-        bulge: 0 for something flat, 1 for a sphere; how much the light varies over it.
+    ``layers`` are drawn first to last; ``bulge`` is 0 for something flat, 1 for a sphere: how much the light
+    varies over it.
     """
 
     layers: tuple[Layer, ...]
@@ -44,9 +43,7 @@ class Design:
 class Sprite:
     """A rendered object.
 
-    Attributes:
-        colours: (3, S, S) float32 in [0, 1].
-        alpha: (S, S) float32 in [0, 1], 1 if the object covers the pixel.
+    ``colours`` are (3, S, S), ``alpha`` (S, S) float32 in [0, 1], 1 where the object covers the pixel.
     """
 
     colours: Picture

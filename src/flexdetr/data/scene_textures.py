@@ -37,13 +37,8 @@ def smooth_noise(
 ) -> Picture:
     """Noise in about [0, 1] without sharp edges.
 
-    Args:
-        rng: where the noise comes from.
-        height: pixels.
-        width: pixels.
-        cell: size in pixels of the coarsest blobs.
-        octaves: each one adds blobs of half the size and half the strength.
-        stretch: how many times longer the blobs are across than down.
+    ``cell`` is the size in pixels of the coarsest blobs; each octave adds blobs of half the size and half the
+    strength; ``stretch`` is how many times longer blobs are across than down.
 
     Returns:
         (height, width) float32.

@@ -71,8 +71,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     Ids are kept where all agree about them; otherwise classes are numbered 0, 1, 2 ... in the order of their first
     appearance, and a note says so.
 
-    Args:
-        datasets: at least one; the first gives root and format.
+    The first data set gives root and format.
     """
     numbers: dict[str, set[int]] = {}
     for dataset in datasets:

@@ -48,10 +48,7 @@ class ClassFacts(NamedTuple):
 class Twins(NamedTuple):
     """Two images that look the same.
 
-    Attributes:
-        first: split and file.
-        second: split and file.
-        bits: of the 64 in which their hashes differ.
+    First and second are split and file; ``bits`` are those of the 64 in which their hashes differ.
     """
 
     first: tuple[str, Path]
@@ -149,9 +146,6 @@ def picture_hash(image: NDArray[np.uint8]) -> int:
     """64 bits that hardly change with an image's size, compression and brightness.
 
     Each bit tells whether one of 8x8 places is brighter than the one on its left. A flat image is 0.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
     """
     small = Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX)
     grey = np.asarray(small, np.int16)

@@ -30,9 +30,8 @@ def read_text(path: Path, *, most: int = LONGEST) -> str:
     Without a mark the zero bytes tell: text of these formats begins with an ASCII character. An XML file that
     states another encoding is read in it.
 
-    Args:
-        path: a regular file; devices and pipes, which may never end or never answer, are refused.
-        most: bytes; a larger file is refused before it is read.
+    Devices and pipes, which may never end or never answer, are refused, and before it is read a file of more
+    than ``most`` bytes.
 
     Raises:
         TextError: if the file cannot be opened, is too large or fits none of the encodings.

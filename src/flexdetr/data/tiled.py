@@ -21,11 +21,8 @@ _LEAST_SIDE = 2.0
 def tiled(records: Sequence[Record], config: DataConfig, seed: int) -> tuple[Record, ...]:
     """The records of a training, each image that is larger than a tile as its tiles.
 
-    Args:
-        records: the training images.
-        config: ``tiles``, ``tile_overlap``, ``tile_visible``, ``tile_empty`` and ``tile_whole``; without ``tiles`` the
-            records stay as they are.
-        seed: decides which tiles without an object are kept.
+    Without ``config.tiles`` the records stay as they are; ``seed`` decides which tiles without an object are
+    kept.
 
     Returns:
         Records with a ``window`` for the tiles, and images that are one tile as they were. A cut object belongs to each

@@ -113,10 +113,7 @@ def iou_crop(
 ) -> tuple[Window, NDArray[np.bool_]]:
     """The part of ``window`` that RandomIoUCrop keeps.
 
-    Args:
-        boxes_xyxy: (N, 4) objects in the image's pixels, at least one.
-        window: what is cropped.
-        rng: where the random numbers come from.
+    ``boxes_xyxy`` (N, 4) are at least one object's, in the image's pixels.
 
     Returns:
         the crop, which holds the centre of some object and has at least a drawn IoU with it; and (N,) which

@@ -45,8 +45,7 @@ class Unused(NamedTuple):
 def unused_files(tree: Tree) -> Unused:
     """A warning for each kind of files that were not read.
 
-    Args:
-        tree: of the data set, after the reader told it what it used.
+    The reader has told the ``tree`` what it used.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     pictures = {place_of(path, tree.root) for path in tree.files if path.suffix.lower() in IMAGE_SUFFIXES}

@@ -28,8 +28,7 @@ class UserTransforms:
     back. Boxes are a ``BoundingBoxes``, so that every v2 transform keeps them right; those that it moved outside of the
     image are dropped here.
 
-    Args:
-        reference: ``my_pkg.my_mod:factory``; the factory takes no argument and returns the transforms.
+    The factory in ``my_pkg.my_mod:factory`` takes no argument and returns the transforms.
 
     Raises:
         ConfigError: if it cannot be imported, or makes nothing that can be called.
@@ -42,10 +41,8 @@ class UserTransforms:
     def __call__(self, sample: Sample, rng: np.random.Generator, name: str) -> Sample:
         """The transformed sample, whatever its size now is.
 
-        Args:
-            sample: image (H, W, C) and boxes.
-            rng: seeds torch's, numpy's and Python's global random numbers, which are put back afterwards.
-            name: of the image, for messages.
+        torch's, numpy's and Python's global random numbers are seeded by ``rng``, and put back afterwards;
+        ``name`` is for messages.
 
         Raises:
             TransformError: if the transforms raise, or what they return does not fit.

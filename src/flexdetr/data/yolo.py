@@ -37,10 +37,8 @@ def read(
     The classes' ids are the numbers that the label files use. An image without a label file has no objects.
     Polygons become the boxes around them.
 
-    Args:
-        data: its description.
-        tree: its files; None takes those of the description's folder, or of the ``path`` that it names.
-        named: the user named the description, which then is the data set's root.
+    ``tree`` None takes the files of the description's folder, or of the ``path`` that it names. The user
+    ``named`` a description that is the data set's root.
 
     Returns:
         the data set without splits, and its splits as the description gives them.

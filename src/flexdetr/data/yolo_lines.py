@@ -51,9 +51,8 @@ def unusual_forms(rows: Iterable[Row], keypoint_values: int = 0) -> dict[int, Fo
     Visibilities of 0, 1 and 2 make keypoints, an id beyond 1 in the sixth place makes a track; without either in any
     line such lines are polygons.
 
-    Args:
-        rows: all lines of the data set.
-        keypoint_values: how many numbers follow each box, where the data set's description says so.
+    ``rows`` are all lines of the data set; ``keypoint_values`` is how many numbers follow each box, where its
+    description says so.
     """
     if keypoint_values:
         return {4 + keypoint_values: "keypoints", 5 + keypoint_values: "keypoints"}

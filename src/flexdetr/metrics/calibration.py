@@ -16,9 +16,7 @@ _LOWEST = 0.05  # below, there are hundreds of detections per image that nobody 
 class Ranked(Protocol):
     """Answers with their scores.
 
-    Attributes:
-        scores: (N,) in [0, 1].
-        right: (N,) bool.
+    ``scores`` are (N,) in [0, 1], ``right`` (N,) bool.
     """
 
     @property

@@ -127,10 +127,7 @@ class Answers(NamedTuple):
 def answers_of(records: Sequence[Record], found: FoundByImage, classes: Classes) -> Answers:
     """What each labelled picture was taken for.
 
-    Args:
-        records: labelled pictures, with one label each.
-        found: by image id, (boxes, scores, head indices), best first.
-        classes: of the head.
+    ``found`` has (boxes, scores, head indices) by image id, best first.
 
     Raises:
         DetectionsError: if scores hold a NaN, an image is unknown or occurs twice, or one has no answer.

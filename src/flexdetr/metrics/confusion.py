@@ -72,11 +72,7 @@ class Ranking:
     num_objects: int
 
     def at(self, thresholds: ArrayLike) -> Curve:
-        """Precision, recall and F1 if only detections with at least these scores were kept.
-
-        Args:
-            thresholds: (N,) ascending.
-        """
+        """Precision, recall and F1 if only detections with at least these scores were kept."""
         wanted = np.asarray(thresholds, np.float64)
         kept = np.searchsorted(-self.scores, -wanted, side="right")
         true = np.concatenate([[0], np.cumsum(self.right)])[kept]

@@ -72,9 +72,8 @@ class TimedDetector:
 class ColdStart:
     """A process of its own, from its start to its first result.
 
-    Attributes:
-        seconds: with all imports, loading and compiling.
-        memory: the largest resident set in MiB; None if the system does not tell.
+    ``seconds`` are those with all imports, loading and compiling; ``memory`` is the largest resident set in
+    MiB, None if the system does not tell.
     """
 
     seconds: float
@@ -189,9 +188,7 @@ def _one(subject: TimedDetector, picture: Path) -> dict[str, float]:
 def start_of(code: str, environment: Mapping[str, str] | None = None) -> ColdStart:
     """Run Python code in a process of its own, and say how long that took and how much memory.
 
-    Args:
-        code: ends with the first result.
-        environment: variables to add.
+    The code ends with the first result; ``environment`` has variables to add.
 
     Raises:
         LatencyError: if the code fails, with its last words.
@@ -228,11 +225,8 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds of each subject's calls; the subjects take turns, so that a slow moment hits all alike.
 
-    Args:
-        calls: what to time, by name.
-        items: what each is called with, like pictures.
-        rounds: how often all items are gone through.
-        warmup: rounds before these, which do not count.
+    Each is called with every one of the ``items``, ``rounds`` times, after rounds of ``warmup`` that do not
+    count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):

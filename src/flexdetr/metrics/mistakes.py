@@ -48,10 +48,8 @@ class Mistake:
 class Mistakes:
     """All that went right and wrong on a data set.
 
-    Attributes:
-        wrong: the mistakes, image by image.
-        found: detections that found an object, image by image.
-        kept: how many detections reached their class's threshold.
+    Mistakes and detections that found an object stand image by image; ``kept`` is how many detections reached
+    their class's threshold.
     """
 
     wrong: tuple[Mistake, ...]

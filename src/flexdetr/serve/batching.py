@@ -27,11 +27,8 @@ class Batcher:
     A batch starts when it is full, or when its first picture has waited for ``wait`` seconds. While one is computed,
     the next collects.
 
-    Args:
-        detect: finds the objects of several pictures; called in a thread, one call at a time.
-        size: pictures of a batch, at most.
-        wait: seconds.
-        observe: told the number of pictures of each batch.
+    ``detect`` is called in a thread, one call at a time, with at most ``size`` pictures after ``wait`` seconds;
+    ``observe`` is told the number of pictures of each batch.
     """
 
     def __init__(

@@ -119,12 +119,7 @@ class Score(Protocol):
 
 
 class Samples(Protocol):
-    """Makes training batches from plans; lives in the training's process and, as a copy, in each loader process.
-
-    Attributes:
-        records: the training pictures.
-        images: their images, of which some stay decoded.
-    """
+    """Makes training batches from plans; lives in the training's process and, as a copy, in each loader process."""
 
     records: Sequence[Record]
     images: RecordImages

@@ -39,8 +39,7 @@ _GHOSTNETS: Final = {8: "ghostnetv3_050", 16: "ghostnetv3_100", 20: "ghostnetv3_
 def backbone_of(shapes: Shapes) -> dict[str, Any]:
     """Name and options of the backbone.
 
-    Args:
-        shapes: by our names below ``backbone.``, without that prefix.
+    ``shapes`` are by our names below ``backbone.``, without that prefix.
 
     Raises:
         WeightsError: if the shapes are those of no backbone that FlexDETR has.
@@ -109,8 +108,7 @@ def _blocks(shapes: Shapes, inside: str) -> tuple[int, ...]:
 def encoder_of(shapes: Shapes) -> dict[str, Any]:
     """The encoder's section.
 
-    Args:
-        shapes: by our names, ``encoder.*`` among them.
+    ``shapes`` are by our names, ``encoder.*`` among them.
 
     Raises:
         WeightsError: if an essential tensor is missing.
@@ -170,9 +168,7 @@ def _fusion_of(shapes: Shapes, width: int) -> dict[str, Any]:
 def head_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     """The head's section.
 
-    Args:
-        shapes: by our names, ``head.*`` among them.
-        known: what the source says itself and shapes do not show: heads, points, queries, sampling ...
+    ``known`` is what the source says itself and shapes do not show: heads, points, queries, sampling ...
 
     Raises:
         WeightsError: if an essential tensor is missing, or the sampling points fit no number of heads.
@@ -232,11 +228,9 @@ def config_of(
 ) -> tuple[Config, int]:
     """The nearest preset, changed to what the shapes say.
 
-    Args:
-        shapes: by our names.
-        known: values of the configuration that the source states itself, by section.
-        family: what the preset's name should start with where several fit ("rtdetr_", "rtdetrv2_").
-        own: the configuration that FlexDETR itself wrote into the source, taken for the preset.
+    ``known`` are values of the configuration that the source states itself, by section; ``family`` is what the
+    preset's name should start with where several fit ("rtdetr_", "rtdetrv2_"); ``own`` the configuration that
+    FlexDETR itself wrote into the source, taken for the preset.
 
     Returns:
         The configuration, and the number of classes.

@@ -81,8 +81,7 @@ _HEAD: Final = "the classifier"
 def rename_backbone(tensors: Mapping[str, Deferred]) -> Renamed | None:
     """A backbone's tensors under our names.
 
-    Args:
-        tensors: a trunk's tensors with another project's names, without a prefix; classifier heads may be there.
+    ``tensors`` are a trunk's, without a prefix; classifier heads may be there.
 
     Returns:
         Names below ``backbone.`` left out; None if no family is recognised.

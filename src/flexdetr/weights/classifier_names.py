@@ -29,8 +29,7 @@ _NEEDED: Final = ("head.linear.weight", "head.linear.bias")
 def classifier_tensors(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
     """A classifier's own layers under our names.
 
-    Args:
-        tensors: of a checkpoint without a prefix, matrices (out, in).
+    ``tensors`` are without a prefix, matrices (out, in).
 
     Returns:
         Nothing if there is no whole classifier, or one with layers that ours does not have.

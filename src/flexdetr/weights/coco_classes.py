@@ -37,9 +37,8 @@ _OTHER_WORDS: Final = {
 def named(names: list[str] | None, count: int) -> tuple[Classes, str]:
     """The classes of a head.
 
-    Args:
-        names: what the checkpoint calls them, in the head's order; None or placeholders where it does not say.
-        count: classes of the head.
+    ``names`` are what the checkpoint calls its ``count`` classes, in the head's order; None or placeholders
+    where it does not say.
 
     Returns:
         The classes, and a sentence on where they come from. Names that are COCO's, in its order, get COCO's ids.

@@ -45,8 +45,7 @@ def is_deimv2(tensors: Mapping[str, Deferred]) -> bool:
 def rename_deimv2(tensors: Mapping[str, Deferred]) -> Renamed:
     """A whole detector under our names; a box head that all layers share is kept once.
 
-    Args:
-        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as DEIMv2 names them.
+    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*`` as DEIMv2 names them.
 
     Raises:
         WeightsError: for a detector on DINOv3.

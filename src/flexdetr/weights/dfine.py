@@ -53,8 +53,7 @@ def is_dfine(tensors: Mapping[str, Deferred]) -> bool:
 def rename_dfine(tensors: Mapping[str, Deferred]) -> Renamed:
     """A whole detector under our names.
 
-    Args:
-        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as D-FINE and DEIM name them.
+    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*`` as D-FINE and DEIM name them.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_PROJECTOR)}
     renamed = rename_detector(kept)
@@ -65,10 +64,8 @@ def rename_dfine(tensors: Mapping[str, Deferred]) -> Renamed:
 def rename_detector(tensors: Mapping[str, Deferred], encoder: Rules = (), head: Rules = ()) -> Renamed:
     """A detector of D-FINE's kind under our names.
 
-    Args:
-        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*``.
-        encoder: rules of the encoder's names that D-FINE does not have.
-        head: rules of the decoder's names that go before D-FINE's.
+    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*``; the rules are of names that D-FINE does not
+    have, or go before D-FINE's.
     """
     return rename_parts(tensors, [*encoder, *_FUSION, *ENCODER], [*head, *_HEAD, *DECODER])
 
@@ -81,10 +78,6 @@ def head_values(tensors: Mapping[str, Deferred]) -> dict[str, Any]:
 
 def constants_of(tensors: Mapping[str, Deferred], prefix: str) -> dict[str, float]:
     """``up`` and ``reg_scale``, which files of this head hold as tensors; their sign does not count.
-
-    Args:
-        tensors: of the file.
-        prefix: of both names.
 
     Raises:
         WeightsError: if one is not a number other than 0.
@@ -114,8 +107,6 @@ def project_of(name: str) -> str | None:
 def activation_of(project: str, name: str) -> str:
     """The activation of a project's decoders.
 
-    Args:
-        project: "deim" or "dfine".
-        name: of the file, which tells the one model of DEIM that is different.
+    The ``project`` is "deim" or "dfine"; the file's name tells the one model of DEIM that is different.
     """
     return "relu" if project == "dfine" or _FINE_TUNED_X.search(name) else "silu"

@@ -40,10 +40,8 @@ def download(url: str, place: Path, *, sha256: str | None = None) -> Path:
 
     Of several processes one fetches, and the others wait for it.
 
-    Args:
-        url: http or https address.
-        place: where the whole file is to be; ``place.part`` holds what has come so far.
-        sha256: what the whole file must have; None checks its size, and that it is what came before, if it did.
+    ``place.part`` holds what has come so far. ``sha256`` None checks the file's size, and that it is what came
+    before, if it did.
 
     Raises:
         NoAnswerError: if there is no connection, or the server has no such file.

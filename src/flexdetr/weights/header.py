@@ -24,10 +24,7 @@ _TYPES: Final = {
 class Entry(NamedTuple):
     """One tensor's description.
 
-    Attributes:
-        dtype: in safetensors' spelling ("F32").
-        shape: of the tensor.
-        begin: its first byte in the file.
+    ``dtype`` is in safetensors' spelling ("F32"), ``begin`` the tensor's first byte in the file.
     """
 
     dtype: str

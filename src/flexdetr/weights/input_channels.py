@@ -22,11 +22,7 @@ def widened_tensors(
 ) -> dict[str, Deferred]:
     """The first layer's weight of a checkpoint as a model takes it; empty where it fits as it is.
 
-    Args:
-        tensors: of the checkpoint; a backbone's may be named from within it.
-        theirs: its configuration.
-        model: what they are for.
-        file: for messages.
+    ``tensors`` may be named from within a backbone; ``theirs`` is their checkpoint's configuration.
 
     Raises:
         WeightsError: if the checkpoint is for other channels, and not for RGB.

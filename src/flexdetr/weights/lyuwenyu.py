@@ -51,8 +51,8 @@ DECODER: Final[Rules] = rules(
 def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
     """A whole detector under our names.
 
-    Args:
-        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*`` as lyuwenyu's PyTorch code names them, v1 or v2.
+    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*`` as lyuwenyu's PyTorch code names them, v1 or
+    v2.
     """
     return rename_parts(tensors, ENCODER, DECODER)
 
@@ -60,10 +60,8 @@ def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
 def rename_parts(tensors: Mapping[str, Deferred], encoder: Rules, decoder: Rules) -> Renamed:
     """Each part of a detector by its own rules.
 
-    Args:
-        tensors: ``backbone.*``, ``encoder.*`` and ``decoder.*``.
-        encoder: rules of the encoder's names, without "encoder.".
-        decoder: rules of the decoder's names, without "decoder.".
+    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*``; the rules' names are without "encoder." and
+    "decoder.".
     """
     whole = Renamed()
     for part, table, ours in (

@@ -26,8 +26,7 @@ def untranspose(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
 def rename_paddle(tensors: Mapping[str, Deferred]) -> Renamed:
     """A PaddleDetection detector under our names.
 
-    Args:
-        tensors: ``backbone.*``, ``neck.*`` and ``transformer.*``.
+    ``tensors`` are ``backbone.*``, ``neck.*`` and ``transformer.*``.
     """
     moved = {}
     for name, tensor in norm_names(untranspose(tensors)).items():

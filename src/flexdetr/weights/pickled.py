@@ -49,9 +49,7 @@ class _Storage:
 def read_pickled(path: Path, container: str) -> Value:
     """The content of a .pth, .pt or .pdparams file: plain data, ``Deferred`` tensors, inert ``Instance``s.
 
-    Args:
-        path: the file.
-        container: what ``sniff`` said, "zip" or "pickle".
+    ``container`` is what ``sniff`` said, "zip" or "pickle".
 
     Raises:
         WeightsError: if the file is damaged, truncated, or asks for more than tensors and plain data.

@@ -109,11 +109,9 @@ def recognise(
 ) -> Source:
     """Read a checkpoint's structure and say what it is; tensors are read later.
 
-    Args:
-        path: a file, or a folder that transformers saved.
-        kind: what it should be, a key of ``KINDS``; anything else is refused then.
-        prefer: "EMA" or "raw" weights, where a training checkpoint holds both.
-        backbone: the backbone that the file is wanted for; a timm checkpoint is told by it.
+    A folder is one that transformers saved. A file of another kind than ``kind``, a key of ``KINDS``, is
+    refused; ``prefer`` is "EMA" or "raw" weights, where a training checkpoint holds both; a timm checkpoint is
+    told by the ``backbone`` that the file is wanted for.
 
     Raises:
         WeightsError: if the file cannot be read, or is none that FlexDETR knows.

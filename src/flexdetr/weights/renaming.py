@@ -22,10 +22,8 @@ KEEP = r"\g<0>"  # the target of a rule that changes nothing
 class Renamed:
     """A checkpoint under our names.
 
-    Attributes:
-        state: tensors by our module path, not read yet.
-        left: names that a detector does not need (derived buffers, classifier heads), with the reason.
-        unknown: names that no rule knows.
+    ``state`` has tensors by our module path, not read yet, ``left`` names that a detector does not need
+    (derived buffers, classifier heads) with the reason, ``unknown`` names that no rule knows.
     """
 
     state: dict[str, Deferred] = field(default_factory=dict)

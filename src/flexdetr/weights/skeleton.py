@@ -78,9 +78,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def set_norm_eps(module: nn.Module, eps: Mapping[str, float]) -> None:
     """Give batch norms the eps that their weights were trained with.
 
-    Args:
-        module: a detector.
-        eps: values by module path; a value holds for all norms at or below its path, longer paths win.
+    ``eps`` are values by module path; a value holds for all norms at or below its path, longer paths win.
     """
     for path in sorted(eps, key=len):
         for part in module.get_submodule(path).modules():

@@ -50,9 +50,7 @@ def _lite_name(tensors: Mapping[str, Deferred]) -> str | None:
 def rename_timm(tensors: Mapping[str, Deferred], config: BackboneConfig) -> Renamed | None:
     """A timm checkpoint under the names of one of our timm backbones.
 
-    Args:
-        tensors: timm's own names.
-        config: the backbone; all of its tensors must be found, with their shapes.
+    All of the backbone's tensors must be found, with their shapes.
 
     Returns:
         Names without ``backbone.``; None if the checkpoint is not of this backbone.

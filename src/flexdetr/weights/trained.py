@@ -29,9 +29,7 @@ class TrainedParts:
     def of(cls, model: nn.Module, loaded: Iterable[str] = ()) -> Self:
         """The parts of a model.
 
-        Args:
-            model: a detector; its children are its parts.
-            loaded: names of the parameters that were loaded.
+        ``loaded`` are names of the parameters that were loaded.
         """
         names = set(loaded)
         trained, random, fresh = [], [], set[str]()

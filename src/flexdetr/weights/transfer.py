@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 class Transfer:
     """Which classes of a new head begin with an old head's rows.
 
-    Attributes:
-        carried: (name in the new head, its index, index in the old head).
-        fresh: names that begin anew.
-        dropped: how many classes of the old head are not in the new one.
+    ``carried`` has (name in the new head, its index, index in the old head), ``fresh`` names that begin anew;
+    ``dropped`` is how many classes of the old head are not in the new one.
     """
 
     carried: tuple[tuple[str, int, int], ...]
@@ -56,9 +54,7 @@ def _plain(name: str) -> str:
 def depends_on_classes(name: str, rows: Sequence[str]) -> bool:
     """Whether a tensor of a detector has one row per class.
 
-    Args:
-        name: of the tensor in the detector.
-        rows: the head's own patterns, see ``Head.class_rows``.
+    ``rows`` are the head's own patterns, see ``Head.class_rows``.
     """
     return any(re.fullmatch(rf"head\.(?:{pattern})", name) for pattern in rows)
 
@@ -68,11 +64,8 @@ def carry_over(
 ) -> dict[str, Tensor]:
     """A state dict for the new head.
 
-    Args:
-        old: the checkpoint's tensors.
-        fresh: the new detector's own tensors, initialised.
-        transfer: what goes where.
-        rows: patterns of the tensors with one row per class, see ``Head.class_rows``.
+    ``old`` are the checkpoint's tensors, ``fresh`` the new detector's own, initialised; ``rows`` are patterns
+    of those with one row per class, see ``Head.class_rows``.
 
     Returns:
         ``old`` with each class-dependent tensor replaced by the new one's, in which the rows of carried classes are

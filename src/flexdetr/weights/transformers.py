@@ -73,8 +73,7 @@ _COPIES: Final = ("class_embed.", "bbox_embed.")
 def rename_transformers(tensors: Mapping[str, Deferred]) -> Renamed:
     """A detector under our names.
 
-    Args:
-        tensors: ``model.*`` and, in some versions' files, copies of the heads at the top level.
+    ``tensors`` are ``model.*`` and, in some versions' files, copies of the heads at the top level.
     """
     body = {
         name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")

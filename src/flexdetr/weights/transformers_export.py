@@ -152,11 +152,7 @@ def renamed_state(
 ) -> dict[str, Tensor]:
     """A state dict under transformers' names.
 
-    Args:
-        state: a detector's state dict.
-        layers: decoder layers that are written.
-        frozen: the backbone's norms have no counters.
-        table: what our names are called there.
+    ``layers`` decoder layers are written; the norms of a ``frozen`` backbone have no counters.
 
     Raises:
         WeightsError: if a tensor has no place there.

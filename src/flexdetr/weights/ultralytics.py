@@ -27,10 +27,8 @@ _MAX_MODULES: Final = 100_000
 class Module:
     """A pickled module, as data.
 
-    Attributes:
-        tensors: parameters and persistent buffers, by state-dict name.
-        norm_eps: eps of each batch norm, by module path.
-        attributes: the top module's plain attributes (names, yaml, args ...).
+    ``tensors`` are parameters and persistent buffers by state-dict name, ``norm_eps`` those of batch norms by
+    module path, ``attributes`` the top module's plain ones (names, yaml, args ...).
     """
 
     tensors: dict[str, Deferred] = field(default_factory=dict)
@@ -78,9 +76,6 @@ def is_ultralytics(names: Mapping[str, object]) -> bool:
 
 def rename_ultralytics(tensors: Mapping[str, Deferred]) -> tuple[Renamed, Callable[[str], str | None]]:
     """A detector under our names.
-
-    Args:
-        tensors: ``model.N.*``.
 
     Returns:
         The tensors, and a function from a module path of theirs to ours (for the eps of batch norms).

@@ -108,11 +108,6 @@ _CONSTANTS: Final[dict[int, Callable[[], Any]]] = {
 def unpickle(data: bytes | memoryview, allowed: Allowed, start: int = 0) -> tuple[Any, int]:
     """Read one pickle.
 
-    Args:
-        data: bytes that hold it.
-        allowed: what it may ask for.
-        start: where it starts.
-
     Returns:
         The value, and the position after it.
 
