@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def cut_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """How a training cut its validation split off, so that the same images are read again: options of ``detect.read``.
 
-    Args:
-        config: the detector's, as nested values; what it does not say is left to ``read``.
+    The configuration is nested values; what it does not say is left to ``read``.
     """
     given = {"val_fraction": config.get("data", {}).get("val_fraction"), "seed": config.get("seed")}
     return {key: value for key, value in given.items() if value is not None}

@@ -26,9 +26,8 @@ class SlicedDetector:
     It predicts and is scored like the detector itself, and takes the same options; the tiles of a picture are given to
     the detector as one list.
 
-    Args:
-        detector: what ``flexdetr.load`` gives.
-        slicing: how pictures are cut, or the tiles' side in pixels.
+    ``detector`` is what ``flexdetr.load`` gives; ``slicing`` says how pictures are cut, or is the tiles' side
+    in pixels.
 
     Raises:
         ValueError: if the slicing is out of its range.

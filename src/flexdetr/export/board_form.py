@@ -66,12 +66,7 @@ class Decode(nn.Module):
 
 
 def split(form: DeployForm, *, plain_norms: bool) -> tuple[Encode, Decode]:
-    """Both graphs of a deploy form whose head chooses queries; the form is left as it is.
-
-    Args:
-        form: the float32 deploy form.
-        plain_norms: spell layer norms out.
-    """
+    """Both graphs of a deploy form whose head chooses queries; the form is left as it is."""
     detector, shapes = _plain(form, plain_norms=plain_norms)
     layers = form.options.decoder_layers or detector.head.trained_layers
     decode = Decode(detector, shapes, layers).eval().requires_grad_(False)
@@ -108,12 +103,8 @@ def write_pair(
 ) -> list[str]:
     """Write the graphs of a deploy form, and the numpy code that runs between and behind them.
 
-    Args:
-        form: the float32 deploy form.
-        folder: where to write.
-        names: of the files of the first and the second graph; a dense head has the first only.
-        save: writes one: the graph, what to trace it with, and its file.
-        plain_norms: spell layer norms out.
+    ``names`` are those of the files of the first and the second graph; a dense head has the first only.
+    ``save`` writes one: the graph, what to trace it with, and its file.
     """
     image = torch.rand(1, form.options.channels, *form.options.size) * 255
     if form.detector.head.limits is not None:

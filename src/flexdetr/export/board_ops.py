@@ -19,11 +19,8 @@ _LAYER, _SCOPES = "layer", "pkg.torch.onnx.name_scopes"
 class Finding:
     """An operation that a target does not take.
 
-    Attributes:
-        op: its kind.
-        layer: the path of the layer that it came from; the node's own name where the file does not tell.
-        node: its name in the file.
-        why: what is wrong with it.
+    ``op`` is its kind, ``layer`` the path of the layer that it came from (the node's own name where the file
+    does not tell), ``node`` its name in the file, ``why`` what is wrong with it.
     """
 
     op: str
@@ -35,9 +32,7 @@ class Finding:
 def check_ops(path: str | Path, target: str) -> list[Finding]:
     """Operations of any ONNX file that a target does not take, in the order of the graph.
 
-    Args:
-        path: the file; weights beside it are not read.
-        target: a name of ``TARGETS``, or "npu".
+    Weights beside the file are not read; ``target`` is a name of ``TARGETS``, or "npu".
 
     Returns:
         Findings: operations off the list, values of more than four axes or of sides that are not fixed, and a wrong

@@ -182,11 +182,8 @@ def distance(
 ) -> Tensor:
     """How far a model's answers are from its teacher's, with the teacher's selection of queries; 0 if they agree.
 
-    Args:
-        student: in the deploy form.
-        teacher: in the deploy form.
-        images: (B, 3, H, W) normalised.
-        queries: to select; None selects the configured number.
+    Both are in the deploy form, the images (B, 3, H, W) normalised; ``queries`` None selects the configured
+    number.
 
     Returns:
         A number: Kullback-Leibler divergence of the class scores of tokens and queries, plus L1 and GIoU distance of

@@ -95,10 +95,7 @@ def format_of(name: str) -> Format:
 def open_written(folder: Path, precision: Precision = "fp32", **options: Any) -> ArtifactDetector:  # noqa: ANN401 - the detector's
     """A written artifact, computed in a precision where its runtime has the choice, and else as it was written.
 
-    Args:
-        folder: the artifact.
-        precision: to compute in.
-        **options: of ``ArtifactDetector``; another ``runtime`` than the format's own has the choice.
+    Another ``runtime`` than the format's own has the choice.
     """
     kind = FORMATS[open_artifact(folder, verify=False).metadata.format]
     asked: Asked = precision if "runtime" in options or len(kind.precisions) > 1 else "auto"

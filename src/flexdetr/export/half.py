@@ -22,8 +22,7 @@ _SAFE = 32752.0
 class InFloat32(nn.Module):
     """A layer, or a part made of layers, that computes in float32 among layers of half precision.
 
-    Args:
-        inner: the layer, in float32; it gives one tensor.
+    The layer gives one tensor.
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -42,10 +41,7 @@ def _widened(value: Any) -> Any:  # noqa: ANN401 - see above
 def in_half(form: DeployForm, float32: Collection[str] = ()) -> DeployForm:
     """A copy that computes in half precision; pictures, boxes and scores stay in float32.
 
-    Args:
-        form: the float32 form.
-        float32: what stays in float32 beside the norms: paths of layers or of parts made of layers, or kinds like
-            "Linear".
+    In ``float32`` stay, beside the norms, paths of layers or of parts made of layers, or kinds like "Linear".
     """
     form = copy.deepcopy(form)
     form.dtype = torch.float16
@@ -65,10 +61,6 @@ def beyond_half(form: DeployForm, pictures: Iterable[tuple[Tensor, ...]]) -> dic
 
     CPUs compute half precision in float32, or round only what leaves a chain of operations, so that running a written
     file there would not show it.
-
-    Args:
-        form: the float32 form.
-        pictures: inputs of the form.
 
     Returns:
         The smallest parts around such values whose own output is within the range -> the largest value inside.
@@ -115,9 +107,7 @@ def beyond_half(form: DeployForm, pictures: Iterable[tuple[Tensor, ...]]) -> dic
 def store_in_half(form: DeployForm, float32: Collection[str] = ()) -> tuple[DeployForm, tuple[str, ...]]:
     """A copy whose weights are rounded to half precision but computed with in float32.
 
-    Args:
-        form: the float32 form.
-        float32: paths or kinds of layers that keep all their digits.
+    The layers of the paths or kinds in ``float32`` keep all their digits.
 
     Returns:
         The copy, and the paths of layers with weights beyond half precision's range, which were left as they are.

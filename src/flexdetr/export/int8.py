@@ -31,9 +31,7 @@ _ROUNDS = (0, 1, 3, 7, 12)
 class Round:
     """One attempt.
 
-    Attributes:
-        kept: parts that stayed in float.
-        found: what came out finds, by what it was computed in; float32 first.
+    ``kept`` parts stayed in float; ``found`` is what came out, by what it was computed in, float32 first.
     """
 
     kept: tuple[str, ...]

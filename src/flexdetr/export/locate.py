@@ -27,10 +27,8 @@ PROBES = 12
 class Departure:
     """A layer whose output is not what the model computes, after others whose output is.
 
-    Attributes:
-        layer: its path in the detector.
-        kind: what it is, like "LayerNorm".
-        error: size of the difference relative to the output's; inf where the output is not finite.
+    ``kind`` is like "LayerNorm"; ``error`` is the size of the difference relative to the output's, inf where
+    the output is not finite.
     """
 
     layer: str
@@ -88,11 +86,7 @@ def search(
 ) -> tuple[int, float] | None:
     """The first of ``count`` places whose error exceeds a limit, asking for few at a time.
 
-    Args:
-        count: how many places there are; errors persist from the first wrong one on.
-        errors: the errors at some places.
-        limit: what is wrong.
-        probes: places to ask for at a time.
+    Errors persist from the first wrong place on; ``probes`` places are asked for at a time.
 
     Returns:
         The place and its error; None if the last place is right.

@@ -57,9 +57,8 @@ class Options:
 class Preprocess(nn.Module):
     """Pictures as a network wants them.
 
-    Args:
-        normalise: the model's own, from (B, 3, H, W) values of 0 to 255.
-        size: resize to this (height, width); None takes pictures as they come.
+    ``normalise`` is the model's own, from (B, 3, H, W) values of 0 to 255; ``size`` (height, width) None takes
+    pictures as they come.
     """
 
     def __init__(self, normalise: Callable[[Tensor], Tensor], size: tuple[int, int] | None) -> None:
@@ -79,9 +78,7 @@ class Preprocess(nn.Module):
 class Postprocess(nn.Module):
     """A head's answer as boxes in pixels, clipped to the picture.
 
-    Args:
-        head: whose answer it is; no part of this module, which has no weights.
-        top: detections to keep at most.
+    The head is no part of this module, which has no weights.
     """
 
     def __init__(self, head: Head, top: int) -> None:
@@ -96,10 +93,6 @@ class Postprocess(nn.Module):
 
 class DeployForm(nn.Module):
     """A detector as it is exported.
-
-    Args:
-        detector: the deploy form of the model, see ``flexdetr.model.fuse``.
-        options: what to export, all of it decided.
 
     Attributes:
         dtype: what the detector takes its pictures in.
@@ -136,8 +129,7 @@ class DeployForm(nn.Module):
 
         What makes the network's input and its answer does, and what the head names.
 
-        Args:
-            path: of the module, like "detector.head.boxes.2".
+        ``path`` is the module's, like "detector.head.boxes.2".
         """
         if path in ("preprocess", "postprocess", "detector"):
             return True

@@ -47,9 +47,7 @@ Image = NDArray[np.uint8]
 class Proof:
     """What running an artifact beside the model gave.
 
-    Attributes:
-        parity: what is stored.
-        departure: the layer at fault, where it is one.
+    ``parity`` is what is stored, ``departure`` the layer at fault, where it is one.
     """
 
     parity: Parity

@@ -24,10 +24,8 @@ _FLOAT = re.compile(r".*\.(([a-z]+_)*norm\d*|attention)")
 def stays_float(form: DeployForm, path: str, kept: Collection[str] = ()) -> bool:
     """Whether a module's operations stay in float.
 
-    Args:
-        form: the float32 form.
-        path: of the module in the deploy form, like "detector.head.boxes.2".
-        kept: parts of the detector that stay in float beyond the rule, like "backbone.stages.0".
+    The path is one in the deploy form, like "detector.head.boxes.2"; ``kept`` parts stay in float beyond the
+    rule, like "backbone.stages.0".
     """
     inside = path.removeprefix(_INSIDE)
     return (
@@ -110,9 +108,7 @@ def _quiet() -> Iterator[None]:
 def parts_of(layers: Collection[str], count: int) -> dict[str, tuple[str, ...]]:
     """Layers grouped by where they are: the largest group is divided by its next name until there are enough.
 
-    Args:
-        layers: paths of layers.
-        count: groups to divide into; it may become a few more.
+    The groups may become a few more than ``count``.
 
     Returns:
         The path that a group's layers share -> the layers, in their order.

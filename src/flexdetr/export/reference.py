@@ -86,12 +86,8 @@ def _in_channels(image: NDArray[np.uint8], form: PixelForm) -> NDArray[np.uint8]
 class Reference:
     """The PyTorch model as the artifact should behave: in float32 on the CPU, with numpy's post-processing.
 
-    Attributes:
-        model: the detector as it was trained, not fused, on the CPU and in evaluation mode.
-        classes: of its head.
-        size: (height, width) that the network sees.
-        decoder_layers: layers to run; None runs the configured number.
-        queries: queries to select; None selects the configured number.
+    The detector is as it was trained, not fused, on the CPU and in evaluation mode; ``size`` is the (height,
+    width) that the network sees. None runs or selects the configured number of layers and queries.
     """
 
     model: DetectionModel

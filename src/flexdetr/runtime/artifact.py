@@ -138,9 +138,7 @@ class File(BaseModel):
 class ReferencePictures(BaseModel):
     """Pictures with the PyTorch model's detections, to try a precision with where it was not proven.
 
-    Attributes:
-        file: its name in the folder; see ``flexdetr.runtime.trial``.
-        tolerance: what passes in half precision.
+    For the file in the folder see ``flexdetr.runtime.trial``; ``tolerance`` is what passes in half precision.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -226,12 +224,7 @@ class ArtifactMetadata(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An exported detector.
-
-    Attributes:
-        path: its folder.
-        metadata: what ``metadata.json`` says.
-    """
+    """An exported detector."""
 
     path: Path
     metadata: ArtifactMetadata
@@ -259,10 +252,8 @@ class Artifact:
     ) -> list[Detections]:
         """Detections from what a runtime gave.
 
-        Args:
-            answers: the graph's outputs.
-            sizes: (height, width) of the original pictures.
-            threshold: lowest score to keep, for all classes or one for each.
+        ``sizes`` are (height, width) of the original pictures; ``threshold`` is the lowest score to keep, for
+        all classes or one for each.
         """
         if self.metadata.raw:
             top, suppression = self.metadata.outputs.top, self.metadata.suppression
@@ -305,9 +296,7 @@ def is_artifact(path: str | Path) -> bool:
 def open_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
     """Read an artifact and check that it is whole.
 
-    Args:
-        path: its folder, or a file inside it.
-        verify: compare the files' sha256 with what was written.
+    ``path`` is its folder, or a file inside it; ``verify`` compares the files' sha256 with what was written.
 
     Raises:
         ArtifactError: if it is no artifact, of a newer format, incomplete or changed.

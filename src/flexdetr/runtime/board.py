@@ -36,9 +36,7 @@ def outputs_of(artifact: Artifact) -> tuple[tuple[str, ...], ...]:
 class Opened(NamedTuple):
     """A graph that can be run.
 
-    Attributes:
-        run: runs it.
-        rows: the length of its first input's second axis.
+    ``rows`` is the length of its first input's second axis.
     """
 
     run: Graph
@@ -49,12 +47,8 @@ class Opened(NamedTuple):
 class BoardRuntime:
     """Runs the graphs of an artifact that was exported for a board.
 
-    Attributes:
-        artifact: the artifact.
-        encode: its first graph.
-        decode: its second graph; None for a dense head, whose first one answers.
-        description: what computes, for tables and logs.
-        parallel: pictures worked on at a time.
+    ``decode`` is None for a dense head, whose first graph answers; ``description`` says what computes, for
+    tables and logs; ``parallel`` pictures are worked on at a time.
     """
 
     artifact: Artifact
@@ -125,10 +119,7 @@ class Toolchain:
     ) -> BoardRuntime:
         """Open an artifact.
 
-        Args:
-            artifact: of the format.
-            device: "auto" or "cpu".
-            threads: CPU threads; None leaves it to the toolchain.
+        The device is "auto" or "cpu"; ``threads`` None leaves it to the toolchain.
 
         Raises:
             ArtifactError: if a file cannot be read, or the device is another.

@@ -18,12 +18,7 @@ _told: set[tuple[Path, str]] = set()
 
 
 def tell_range(path: Path, image: Image.Image) -> None:
-    """Warn of values that do not fill their range, once for each folder and mode: its other pictures are mostly alike.
-
-    Args:
-        path: the picture's file.
-        image: see ``range_warning``.
-    """
+    """Warn of values that do not fill their range, once for each folder and mode: other pictures there are alike."""
     reason = range_warning(image)
     key = (path.parent, image.mode)
     if reason is not None and key not in _told:
@@ -51,8 +46,7 @@ def range_warning(image: Image.Image) -> str | None:
     16-bit values keep their high byte and floats are taken as 0..1 or 0..255 (see ``data.images.read_image``): 12 bits
     in a file of 16 become nearly black, and floats of physical units white.
 
-    Args:
-        image: as it was opened, before its pixels were asked for.
+    The picture is as it was opened, before its pixels were asked for.
     """
     colours = any(
         ";16" in str(tile) for tile in getattr(image, "tile", ())

@@ -41,9 +41,8 @@ class Runtime(Protocol):
 def engine_of(artifact: Artifact, asked: str) -> str:
     """The engine for an artifact, by its name.
 
-    Args:
-        artifact: the artifact.
-        asked: one of ``ENGINES``, or "auto": the format's own, or another that runs it where that is not installed.
+    ``asked`` is one of ``ENGINES``, or "auto": the format's own, or another that runs it where that is not
+    installed.
 
     Raises:
         ArtifactError: if the one that is asked for does not run this format, or none that does is installed.

@@ -196,9 +196,7 @@ def frames(target: Path | int, part: Part = WHOLE) -> Iterator[Frame]:
     Those that ``part`` leaves out are passed over without being converted. A frame of a file that cannot be decoded is
     one without an image, and the next go on.
 
-    Args:
-        target: a file, or a camera's number.
-        part: which of them.
+    ``target`` is a file, or a camera's number.
 
     Raises:
         FilmError: if there is none, or a file ends long before it says.

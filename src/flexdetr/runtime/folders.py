@@ -70,9 +70,8 @@ def list_files(root: str | Path, *, leave_out: Callable[[Path], bool] | None = N
     Links to files and folders are followed. No folder is entered again below itself, and inside a linked folder no
     further link leads to a folder that was listed already: the work stays bounded, however the links lie.
 
-    Args:
-        root: the folder; its own name may be a hidden one.
-        leave_out: told each folder below it; True passes that folder over.
+    The root's own name may be a hidden one. ``leave_out`` is told each folder below it; True passes that folder
+    over.
 
     Returns:
         The files; where the root itself cannot be listed, that is in ``unread``.

@@ -35,9 +35,7 @@ _NO_LETTER: Final = "\U0010ffff"
 def font_for(text: str, size: int) -> Font | None:
     """A font with every letter of a text.
 
-    Args:
-        text: a class's name, for instance.
-        size: of the letters in pixels.
+    ``size`` is that of the letters in pixels.
 
     Returns:
         Pillow's own where that suffices; None if no installed font has them all, which is said once.
@@ -77,9 +75,7 @@ def _has(file: str, letter: str) -> bool:
 def draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
     """Whether a font has a letter: what it draws for it is not what it draws for those that it lacks.
 
-    Args:
-        font: the font.
-        letter: one character; every font has white space.
+    Every font has white space.
     """
     if letter.isspace():
         return True

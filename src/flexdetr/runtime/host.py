@@ -19,11 +19,7 @@ def choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokens with the highest class score become queries.
 
-    Args:
-        tokens: (1, S, D).
-        scores: (1, S, C) logits.
-        boxes: (1, S, 4) cxcywh fractions.
-        queries: Q.
+    Tokens (1, S, D) have logits (1, S, C) and boxes (1, S, 4), cxcywh fractions.
 
     Returns:
         Content (1, Q, D) and reference boxes (1, Q, 4), best first; equal scores keep the order of the tokens.
@@ -37,12 +33,7 @@ def finish(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best pairs of query and class, as boxes in the original picture; no NMS.
 
-    Args:
-        logits: (Q, C) before the sigmoid.
-        boxes: (Q, 4) cxcywh fractions.
-        height: of the original picture.
-        width: of the original picture.
-        top: pairs to keep at most.
+    ``logits`` (Q, C) are before the sigmoid, ``boxes`` (Q, 4) cxcywh fractions; at most ``top`` pairs are kept.
 
     Returns:
         Boxes xyxy in pixels (N, 4), scores (N,) and labels (N,), positions in the class list; best first.

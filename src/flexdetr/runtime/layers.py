@@ -57,9 +57,7 @@ class Layer(NamedTuple):
 class Profile(NamedTuple):
     """A graph's layers.
 
-    Attributes:
-        layers: in the order in which they run, without those that cost nothing.
-        milliseconds: of a whole call, the least of some.
+    Layers that cost nothing are left out; ``milliseconds`` are those of a whole call, the least of some.
     """
 
     layers: tuple[Layer, ...]
@@ -90,9 +88,8 @@ class Rates(NamedTuple):
 def profile(runtime: OpenVINORuntime, *, rounds: int = 20) -> Profile:
     """The layers of an artifact's graph, for one picture in the network's size.
 
-    Args:
-        runtime: of the artifact; its threads and precision are kept.
-        rounds: calls, of which each layer's least time counts: other work on the machine only adds.
+    The runtime's threads and precision are kept. Each layer's least time of ``rounds`` calls counts: other work
+    on the machine only adds.
 
     Raises:
         ArtifactError: if OpenVINO cannot compile the graph.
@@ -106,11 +103,8 @@ def profile_graph(
 ) -> Profile:
     """The layers of a graph of fixed shapes that belongs to no artifact.
 
-    Args:
-        graph: the graph.
-        rounds: see ``profile``.
-        threads: of the CPU; None takes what OpenVINO chooses.
-        precision: what is computed in where the graph does not say int8.
+    ``threads`` None takes what OpenVINO chooses; ``precision`` is what is computed in where the graph does not
+    say int8.
     """
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True, **thread_options(threads)}
     options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
@@ -196,8 +190,7 @@ def _width(kind: Any) -> float:  # noqa: ANN401 - openvino.Type
 def measure_rates(threads: int | None = None) -> Rates:
     """What this machine reaches now, in each precision that its CPU computes in.
 
-    Args:
-        threads: of the CPU; None takes what OpenVINO chooses.
+    ``threads`` None takes what OpenVINO chooses.
     """
     floats: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
     found: dict[Arithmetic, float] = {

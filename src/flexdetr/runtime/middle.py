@@ -17,9 +17,6 @@ def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Of a page the square is the same one whichever way it lies, but for one pixel where sides are odd.
 
-    Args:
-        image: (H, W, 3) uint8.
-
     Returns:
         A view of it, (S, S, 3); at least one pixel.
 

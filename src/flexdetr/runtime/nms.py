@@ -47,10 +47,7 @@ def suppress(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs of a box and a class that stay.
 
-    Args:
-        boxes_xyxy: (N, 4), in any unit.
-        scores: (N, C); a box may stay with several classes.
-        limits: see ``Limits``.
+    ``boxes_xyxy`` (N, 4) are in any unit; with ``scores`` (N, C) a box may stay with several classes.
 
     Returns:
         Indices (K,) of boxes and (K,) of classes, best first.
@@ -98,10 +95,7 @@ def log_unseen(unseen: int, candidates: int, score: float) -> None:
 def log_dropped(dropped: int, best: float, kept: int) -> None:
     """Say, in the log, that suppression left more boxes of a picture than are answered.
 
-    Args:
-        dropped: how many more.
-        best: the highest score among them.
-        kept: how many are answered.
+    ``best`` is the highest score among the ``dropped``; ``kept`` are answered.
     """
     _LOG.info(
         "%d boxes that suppression left are dropped, with scores up to %.3g: %d of a picture are kept at most "

@@ -17,11 +17,8 @@ from flexdetr.runtime.feeds import named_feeds
 class OnnxRuntime:
     """Runs an ONNX artifact; may be called from several threads at once.
 
-    Args:
-        artifact: of format "onnx".
-        device: "auto" or "cpu".
-        hint: "latency" gives all threads to one picture; "throughput" one to each of several.
-        threads: CPU threads; None takes all cores.
+    The device is "auto" or "cpu". The hint "latency" gives all threads to one picture, "throughput" one to each
+    of several; ``threads`` None takes all cores.
 
     Attributes:
         parallel: pictures worked on at a time.

@@ -260,9 +260,8 @@ class OpenVINORuntime:
     def compile(self, shape: Shape | None, **options: object) -> Any:  # noqa: ANN401 - openvino.CompiledModel
         """The graph compiled as this runtime computes it.
 
-        Args:
-            shape: of the pictures (B, H, W); None leaves free what the artifact leaves free.
-            **options: of OpenVINO's, beyond those that the runtime has set.
+        ``shape`` is that of the pictures (B, H, W); None leaves free what the artifact leaves free. The options
+        are beyond those that the runtime has set.
 
         Raises:
             ArtifactError: if OpenVINO cannot.

@@ -20,9 +20,7 @@ ORIENTATIONS: Final = Classes(("0", "90", "180", "270"), (0, 90, 180, 270))
 def turned(image: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
     """A picture turned clockwise.
 
-    Args:
-        image: (H, W, 3) uint8, or any (H, W, ...).
-        turns: quarter turns; negative ones turn counter-clockwise.
+    The picture is any (H, W, ...); negative quarter turns are counter-clockwise.
 
     Returns:
         The pixels in their new places, none of them changed.

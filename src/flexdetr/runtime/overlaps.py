@@ -11,10 +11,8 @@ def iou_matrix(
 ) -> NDArray[np.float64]:
     """Every box with every other one.
 
-    Args:
-        boxes_xyxy: (N, 4).
-        others_xyxy: (M, 4).
-        of_first: take the first box's area in place of the union.
+    ``of_first`` takes the area of each first box, (N, 4), in place of its union with each of the others, (M,
+    4).
 
     Returns:
         (N, M) intersections as a share of the union; 0 where that has no area.

@@ -44,9 +44,7 @@ def wait_limit() -> float:
 class Work(Generic[Answer]):
     """Something that a pool was given to do.
 
-    Attributes:
-        what: how a message names it, behind "waited for".
-        future: its answer.
+    A message names ``what`` behind "waited for".
     """
 
     what: str
@@ -61,10 +59,8 @@ class Pool:
     one-time initialisations were seen to wait for each other, the interpreter's lock in hand, when two threads meet in
     them, and no limit helps then.
 
-    Args:
-        workers: threads.
-        name: of the threads.
-        limit: seconds that the pool may go without any result while something is waited for; None is ``wait_limit``.
+    ``limit`` is how many seconds the pool may go without any result while something is waited for; None is
+    ``wait_limit``.
     """
 
     def __init__(self, workers: int, name: str, *, limit: float | None = None) -> None:
@@ -101,10 +97,7 @@ class Pool:
     ) -> Work[Answer]:
         """Begin something as soon as a thread is free.
 
-        Args:
-            what: how a message names it, behind "waited for".
-            function: what to call.
-            *arguments: with these.
+        A message names ``what`` behind "waited for".
         """
         future: Future[Answer] = Future()
 
@@ -154,10 +147,7 @@ class Pool:
     ) -> Iterator[Answer]:
         """The function's answers in the order of what it is given, at most a few calls ahead of the caller.
 
-        Args:
-            function: called in the threads.
-            given: its arguments.
-            what: how a message names one of them, behind "waited for".
+        A message names ``what`` behind "waited for".
 
         Raises:
             PoolError: as ``result``.

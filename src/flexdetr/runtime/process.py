@@ -79,9 +79,7 @@ def resize_planes(
 def prepare(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an image as ``resize`` does, and put its colours first, as PyTorch has them.
 
-    Args:
-        image: (H, W, C) uint8.
-        size: (height, width) of the model's input in pixels.
+    ``image`` is (H, W, C) uint8, ``size`` the (height, width) of the model's input in pixels.
 
     Returns:
         (C, height, width) uint8.
@@ -138,13 +136,8 @@ def finish_dense(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     """A dense head's answer for one picture.
 
-    Args:
-        logits: (N, C) of every cell.
-        boxes: (N, 4) cxcywh as fractions of the picture.
-        height: of the original picture, in pixels.
-        width: of the same.
-        limits: of scores and overlaps.
-        top: detections to keep at most, and never more than the limits allow.
+    ``logits`` (N, C) are those of every cell, ``boxes`` (N, 4) cxcywh fractions of the picture, height and
+    width its pixels. At most ``top`` detections are kept, and never more than the limits allow.
 
     Returns:
         Boxes xyxy in pixels (K, 4), clipped to the picture, scores (K,) and labels (K,), best first.

@@ -19,10 +19,7 @@ _TRITON_TYPES: Final = {
 class Tensor(NamedTuple):
     """An input or output of a graph.
 
-    Attributes:
-        name: in the graph.
-        kind: as OpenVINO names it, like "u8".
-        shape: -1 for sides that vary.
+    ``kind`` is as OpenVINO names it, like "u8"; ``shape`` is -1 for sides that vary.
     """
 
     name: str
@@ -36,11 +33,8 @@ def write(artifact: Artifact, layout: str, out: Path, name: str) -> Path:
     Triton: ``NAME/config.pbtxt`` and ``NAME/1/model.onnx`` (or ``model.xml`` and ``model.bin``). OpenVINO Model Server:
     ``NAME/1/...`` and ``config.json``. ``NAME/metadata.json`` is the artifact's, with classes and what is fed.
 
-    Args:
-        artifact: of format "onnx" or "openvino".
-        layout: "triton" or "ovms".
-        out: the repository; a model of this name must not be in it.
-        name: of the model.
+    The artifact is of format "onnx" or "openvino", ``layout`` "triton" or "ovms"; a model of this name must not
+    be in ``out`` yet.
 
     Raises:
         ArtifactError: if the server does not run this format, or the model is there already.

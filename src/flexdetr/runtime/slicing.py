@@ -94,10 +94,7 @@ def detect_sliced(
 ) -> Detections:
     """The objects of a picture, found in its tiles.
 
-    Args:
-        detect: finds the objects of several pictures; it is called once, with all tiles.
-        image: (H, W, 3) uint8 RGB.
-        slicing: how.
+    ``detect`` is called once, with all tiles; ``image`` is (H, W, 3) uint8 RGB.
 
     Returns:
         Detections in pixels of the picture, best first; in each class no two whose IoU reaches ``slicing.iou``.
@@ -120,10 +117,7 @@ def detect_sliced(
 def merge(found: Detections, pieces: NDArray[np.bool_], slicing: Slicing) -> Detections:
     """One box an object, of boxes that several tiles gave for it.
 
-    Args:
-        found: of all tiles, in pixels of the picture.
-        pieces: (N,) which of them end at a tile's inner border.
-        slicing: ``merge`` and ``iou``.
+    ``found`` is in pixels of the picture; ``pieces`` (N,) says which end at a tile's inner border.
 
     Returns:
         Detections, best first.

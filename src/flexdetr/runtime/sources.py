@@ -44,11 +44,7 @@ Pixels = Callable[[Any], NDArray[np.uint8]]
 
 
 class Camera(NamedTuple):
-    """A camera of this machine.
-
-    Attributes:
-        number: 0 for the first.
-    """
+    """A camera of this machine."""
 
     number: int
 
@@ -96,9 +92,7 @@ class Picture:
 class Unreadable:
     """An image that could not be read, so that the others can go on.
 
-    Attributes:
-        name: as of ``Picture``.
-        reason: one sentence.
+    ``reason`` is one sentence.
     """
 
     name: str
@@ -152,9 +146,7 @@ def find(
 def as_item(source: Source, number: int = 0) -> Item:
     """One source that is taken as it is: a text is a path or an address, no folder, glob or camera.
 
-    Args:
-        source: what was given.
-        number: of it among others, for what has no name.
+    For what has no name, ``number`` is it among others.
     """
     if isinstance(source, str) and is_address(source):
         address = Address(source)
@@ -229,10 +221,7 @@ def read_one(item: Item, pixels: Pixels, *, whole: bool = False) -> Picture | Un
 
     Its content decides, not its name: videos, animations and documents of several pages give many.
 
-    Args:
-        item: of what ``find`` listed.
-        pixels: as ``read`` takes it.
-        whole: take the first frame or page for the whole.
+    ``whole`` takes the first frame or page for the whole; for ``pixels`` see ``read``.
     """
     name, content = item.name, item.content
     if isinstance(content, Missing):
@@ -262,10 +251,6 @@ def read_many(item: Item, pixels: Pixels) -> Iterator[Picture | Unreadable]:
     """The pictures of an item that gives many, named ``ITEM#000000`` and so on; what cannot be read ends them.
 
     A single frame of a video that cannot be decoded does not: it is ``Unreadable``, and the next go on.
-
-    Args:
-        item: for which ``read_one`` gave None.
-        pixels: as ``read`` takes it.
     """
     name, part = item.name, item.part
     try:

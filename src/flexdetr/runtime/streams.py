@@ -35,9 +35,7 @@ def stream(address: Address, part: Part) -> Iterator[Frame]:
     What states its length is a film, and ends. All else is a stream: one that ends, broke, and is opened again, up to
     ``part.reconnect`` times in a row. Times are those of the frames' arrival; numbers and times go on where it broke.
 
-    Args:
-        address: what OpenCV's FFmpeg opens.
-        part: which frames; ``end`` ends a stream.
+    ``address`` is what OpenCV's FFmpeg opens; the end of ``part`` ends a stream.
 
     Raises:
         FilmError: if it gives no picture at all, or broke and did not come back.

@@ -15,10 +15,8 @@ Threshold: TypeAlias = float | Literal["auto"]
 def limits(asked: Threshold, stored: Mapping[str, float], names: Sequence[str]) -> float | list[float]:
     """What ``process.label`` takes: one score, or one for each class.
 
-    Args:
-        asked: a score, or "auto".
-        stored: the detector's own thresholds, by class name, or "default" for the classes that are not named.
-        names: of the classes, in the head's order.
+    ``stored`` are the detector's own thresholds by class name, or "default" for the classes that are not named;
+    ``names`` stand in the head's order.
 
     Raises:
         ConfigError: for "auto" where the detector carries none.

@@ -20,10 +20,8 @@ from flexdetr.runtime.trusted_programs import refuse_unknown
 class TorchProgramRuntime:
     """Runs an artifact of format "torch".
 
-    Args:
-        artifact: of format "torch".
-        device: "auto" or "cpu": the program was traced there.
-        threads: CPU threads, of the whole process; None leaves them as they are.
+    The device is "auto" or "cpu": the program was traced there. ``threads`` are those of the whole process;
+    None leaves them as they are.
 
     Attributes:
         parallel: pictures worked on at a time.

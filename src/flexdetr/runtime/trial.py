@@ -51,10 +51,7 @@ def write_reference(
 ) -> None:
     """Keep pictures, those in RGB as JPEG, with what should be found in them.
 
-    Args:
-        path: the file.
-        pictures: (h, w, C) uint8 in the network's size.
-        predict: the PyTorch model; it sees the pictures as they will be read again.
+    Pictures are (h, w, C) uint8 in the network's size; the model sees them as they will be read again.
     """
     encoded = [_encode(picture) for picture in pictures]
     expected = [predict(_decode(one)) for one in encoded]
@@ -111,12 +108,8 @@ def settle(
     Its proof decides where it failed, or passed with this runtime on a CPU of these features; its reference pictures
     decide elsewhere, once: the verdict is kept.
 
-    Args:
-        artifact: the artifact.
-        precision: what would be computed in.
-        runtime: what computes, with its version.
-        detect: runs it in that precision on a picture of the network's size.
-        cache: folder of verdicts; None keeps none.
+    ``runtime`` is what computes, with its version; ``detect`` runs it in that precision on a picture of the
+    network's size; ``cache`` is a folder of verdicts, None keeps none.
     """
     proven = artifact.metadata.precisions.get(precision)
     features = cpu_features()
