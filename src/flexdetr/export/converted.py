@@ -16,12 +16,11 @@ from flexdetr.data.images import pixels
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.formats import format_of
 from flexdetr.export.prepare import Options, prepare
-from flexdetr.export.proof import TOLERANCES, drift_on
+from flexdetr.export.proof import drift_on, parity_of
 from flexdetr.export.reference import Reference, pictures_of
 from flexdetr.export.writing import DriftError, ExportSource, Writing
-from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.openvino import computes_in
-from flexdetr.runtime.parity import Asked, Parity, Precision
+from flexdetr.runtime.parity import Asked, Precision
 from flexdetr.runtime.sources import Item, Picture, expects_many, read
 
 _log = logging.getLogger(__name__)
@@ -74,15 +73,7 @@ def convert(
     if not drift.passed:
         raise DriftError(
             f"OpenVINO does not find what PyTorch finds: {drift.describe()}",
-            Parity(
-                passed=False,
-                tolerance=TOLERANCES["fp32"],
-                runtime=proven.runtime().description,
-                features=cpu_features(),
-                pictures="the first pictures",
-                drifts=(drift,),
-                culprit="the conversion",
-            ),
+            parity_of(proven, "the first pictures", [drift], "the conversion"),
         )
     if precision == "fp32" or (precision == "auto" and not computes_in("bf16")):
         weakref.finalize(proven, folder.cleanup)

@@ -90,25 +90,13 @@ def prove(folder: Path, form: DeployForm, reference: Reference, pictures: Pictur
     """
     artifact = open_written(folder, verify=True)
     cases, notes = _cases(artifact, "fp32", form, reference, pictures.images)
-    drifts = tuple(case.drift for case in cases)
+    drifts = [case.drift for case in cases]
     wrong = next((case for case, one in zip(cases, drifts, strict=True) if not one.passed), None)
     departure = None
     culprit = _wrong_classes(artifact.classes, reference.classes)
     if culprit is None and wrong is not None:
         departure, culprit = _culprit(artifact, form, wrong)
-    return Proof(
-        Parity(
-            passed=culprit is None,
-            tolerance=TOLERANCES[artifact.metadata.precision],
-            runtime=artifact.runtime().description,
-            pictures=pictures.source,
-            drifts=drifts,
-            notes=tuple(notes),
-            features=cpu_features(),
-            culprit=culprit,
-        ),
-        departure,
-    )
+    return Proof(parity_of(artifact, pictures.source, drifts, culprit, notes), departure)
 
 
 def prove_in(
@@ -142,24 +130,36 @@ def compare(folder: Path, form: DeployForm, reference: Reference, pictures: Pict
     """
     artifact = open_written(folder, verify=True)
     cases, notes = _cases(artifact, "fp32", form, reference, pictures.images)
-    drifts = tuple(case.drift for case in cases)
+    drifts = [case.drift for case in cases]
     wrong = next((drift for drift in drifts if not drift.passed and drift.case != ELSEWHERE), None)
     if any(drift.case == ELSEWHERE and not drift.passed for drift in drifts):
         notes.append(
             "OpenVINO computes this int8 ONNX file otherwise: run it with onnxruntime, or use --format openvino"
         )
-    tolerance = TOLERANCES[artifact.metadata.precision]
+    culprit = None
+    if wrong is not None:
+        share = TOLERANCES["int8"].share
+        culprit = f"int8: {wrong.case}, more than {share:.0%} of the detections are not the model's"
+    return parity_of(artifact, pictures.source, drifts, culprit, notes)
+
+
+def parity_of(
+    artifact: ArtifactDetector,
+    pictures: str,
+    drifts: Sequence[Drift],
+    culprit: str | None,
+    notes: Sequence[str] = (),
+) -> Parity:
+    """What is stored of a comparison: passed where there is no culprit."""
     return Parity(
-        passed=wrong is None,
-        tolerance=tolerance,
+        passed=culprit is None,
+        tolerance=TOLERANCES[artifact.metadata.precision],
         runtime=artifact.runtime().description,
-        pictures=pictures.source,
-        drifts=drifts,
+        pictures=pictures,
+        drifts=tuple(drifts),
         notes=tuple(notes),
         features=cpu_features(),
-        culprit=None
-        if wrong is None
-        else f"int8: {wrong.case}, more than {tolerance.share:.0%} of the detections are not the model's",
+        culprit=culprit,
     )
 
 
