@@ -13,7 +13,7 @@ from flexdetr.runtime.sources import Picture, Unreadable
 from flexdetr.tasks import DEFAULT, Score, task
 
 if TYPE_CHECKING:
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
 
 
 def cut_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from flexdetr.ablate import budget, cost, runs
 from flexdetr.ablate.plan import budgeted, configurations, read_plan
-from flexdetr.ablate.records import EPOCHS, CostsFile, Epochs, VariantCost
+from flexdetr.ablate.run_records import EPOCHS, CostsFile, Epochs, VariantCost
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.deployed import ArtifactDetector

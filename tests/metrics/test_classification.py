@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
 from flexdetr.metrics.classification import ClassMetrics, answers_of, confusion, evaluate
-from flexdetr.metrics.gathering import DetectionsError
+from flexdetr.metrics.flat_arrays import DetectionsError
 
 CLASSES = Classes(("cat", "dog", "owl"), (0, 1, 2))
 

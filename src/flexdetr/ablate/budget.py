@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from flexdetr.ablate.records import EPOCHS, Epochs, read_record
+from flexdetr.ablate.run_records import EPOCHS, Epochs, read_record
 from flexdetr.config import Config, ConfigError
 from flexdetr.engine import fit
 from flexdetr.engine.recipe import derive

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.ablate.records import COSTS, CostsFile, VariantCost, read_record
+from flexdetr.ablate.run_records import COSTS, CostsFile, VariantCost, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.api import Detector
 from flexdetr.data.check import read_as

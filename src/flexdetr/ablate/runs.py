@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flexdetr.ablate.plan import flat
-from flexdetr.ablate.records import RUN, RunRecord, read_record
+from flexdetr.ablate.run_records import RUN, RunRecord, read_record
 from flexdetr.api import Detector
 from flexdetr.config import Config, ConfigError, build
 from flexdetr.data.dataset import SPLITS, DataError, fingerprint

@@ -17,7 +17,7 @@ from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
 from flexdetr.ablate.plan import as_yaml, budgeted, changes_text
-from flexdetr.ablate.records import SEARCH, CandidateRecord, SearchRecord, read_record
+from flexdetr.ablate.run_records import SEARCH, CandidateRecord, SearchRecord, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
 from flexdetr.ablate.statistics import Interval, interval

@@ -13,7 +13,7 @@ from flexdetr.cli.describe import AllowCode, Json
 
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Dataset
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
 
 Data = Annotated[Path, typer.Argument(metavar="IN", help="A data set in COCO, Pascal VOC or YOLO form.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]

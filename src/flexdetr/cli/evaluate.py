@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexdetr.cli import answers, unused
+from flexdetr.cli import answers, refusals
 from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.tiles import Merge, Overlap, Side, in_tiles
 from flexdetr.runtime.formats import ENGINES
@@ -116,9 +116,9 @@ def evaluate(
 
     if split not in SPLITS:
         raise answers.UsageError(nearest(split, SPLITS, "split"))
-    unused.refuse_of_tiles(context, tile)
+    refusals.refuse_of_tiles(context, tile)
     if is_artifact(file):
-        unused.refuse(
+        refusals.refuse(
             context, ["batch_size"], f"{file} is exported, and its runtime decides how many at a time"
         )
     page = (out or Path(f"{Path(file).stem}-{split}.html")) if report or out else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexdetr.cli import answers, unused
+from flexdetr.cli import answers, refusals
 from flexdetr.cli.describe import AllowCode, Json
 from flexdetr.cli.evaluate import (
     Device,
@@ -315,8 +315,10 @@ def _check_explaining(file: str, tile: int | None, draw: str, *, explained: bool
 def _refuse_unused(context: typer.Context, upright: Path | None, tile: int | None) -> None:
     """Refuse options whose want of effect other options tell."""
     if upright is not None:
-        unused.refuse_others(context, unused.OF_UPRIGHT, "not with --upright, which writes documents alone")
-    unused.refuse_of_tiles(context, tile)
+        refusals.refuse_others(
+            context, refusals.OF_UPRIGHT, "not with --upright, which writes documents alone"
+        )
+    refusals.refuse_of_tiles(context, tile)
 
 
 def _refuse_of_frames(context: typer.Context, items: Sequence[Item]) -> None:
@@ -324,17 +326,19 @@ def _refuse_of_frames(context: typer.Context, items: Sequence[Item]) -> None:
     from flexdetr.runtime.addresses import Address
     from flexdetr.runtime.sources import may_give_many
 
-    given = unused.typed(context)
-    if any(name in given for name in unused.OF_FRAMES) and not any(map(may_give_many, items)):
-        unused.refuse(context, unused.OF_FRAMES, "only of films and streams, and the sources are pictures")
+    given = refusals.typed(context)
+    if any(name in given for name in refusals.OF_FRAMES) and not any(map(may_give_many, items)):
+        refusals.refuse(
+            context, refusals.OF_FRAMES, "only of films and streams, and the sources are pictures"
+        )
     if not any(isinstance(item.content, Address) for item in items):
-        unused.refuse(context, unused.OF_STREAMS, "only of addresses, and no source is one")
+        refusals.refuse(context, refusals.OF_STREAMS, "only of addresses, and no source is one")
 
 
 def _refuse_of_classifier(context: typer.Context, file: str, formats: Sequence[str]) -> None:
     """Refuse what a classifier does not do, and what its answers cannot be written as."""
     wrong = [f"--format {one}" for one in formats if one not in ("csv", "jsonl")]
-    unused.refuse(context, unused.OF_DETECTORS, f"only of detectors; {file} is a classifier", wrong)
+    refusals.refuse(context, refusals.OF_DETECTORS, f"only of detectors; {file} is a classifier", wrong)
 
 
 def _explaining(

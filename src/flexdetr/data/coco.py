@@ -12,10 +12,10 @@ from flexdetr.data.coco_boxes import Boxes, read_boxes
 from flexdetr.data.coco_categories import classes_of
 from flexdetr.data.coco_file import CocoFile, is_conventional, load
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.locate import LocateError, Tree, files_in
 from flexdetr.data.records import RawImage, assemble
 from flexdetr.data.split_words import SPLIT_FOLDERS, WORDS, split_named
-from flexdetr.data.unused import unused_files
+from flexdetr.data.tree import LocateError, Tree, files_in
+from flexdetr.data.unread_files import unused_files
 from flexdetr.data.values import identity, number, shown
 
 _ANNOTATION_FOLDERS = ("annotations", "Annotations", "labels")

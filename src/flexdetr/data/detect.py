@@ -8,8 +8,8 @@ from pathlib import Path
 from flexdetr.config_values import some_of
 from flexdetr.data import coco, foreign_formats, voc, voc_layout, yolo, yolo_yaml
 from flexdetr.data.dataset import SPLITS, DataError, Dataset, Record, UnrecognisedDataError, cut_validation
-from flexdetr.data.locate import Tree
 from flexdetr.data.split_words import SPLIT_FOLDERS
+from flexdetr.data.tree import Tree
 from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
 # Folders inside a data set, which are not taken for its root when a file in them is given.

@@ -10,11 +10,11 @@ import numpy as np
 from flexdetr.classes import ClassError, Classes
 from flexdetr.config import nearest
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.locate import LocateError, Tree, place_of, unique_ids
 from flexdetr.data.records import RawBox, RawImage, assemble, fraction_like
 from flexdetr.data.split_words import split_named
 from flexdetr.data.text import TextError, read_text
-from flexdetr.data.unused import unused_files
+from flexdetr.data.tree import LocateError, Tree, place_of, unique_ids
+from flexdetr.data.unread_files import unused_files
 from flexdetr.data.voc_layout import Layout
 from flexdetr.data.voc_xml import VocImage, XmlError, voc_image
 from flexdetr.runtime.folders import IMAGE_SUFFIXES

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexdetr.data.dataset import SPLITS, DataError
-from flexdetr.data.locate import Tree, files_in
 from flexdetr.data.split_words import SPLIT_FOLDERS, split_named
 from flexdetr.data.text import TextError, read_text
+from flexdetr.data.tree import Tree, files_in
 from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations", "xmls", "labels")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexdetr.data.dataset import DataError, Dataset, Defect, Record, in_split
-from flexdetr.data.locate import LocateError, Tree, place_of, unique_ids
 from flexdetr.data.records import RawBox, RawImage, assemble
 from flexdetr.data.text import TextError, read_text
-from flexdetr.data.unused import unused_files
+from flexdetr.data.tree import LocateError, Tree, place_of, unique_ids
+from flexdetr.data.unread_files import unused_files
 from flexdetr.data.yolo_lines import NOTES, Form, LineError, Row, read_row, split_line, unusual_forms
 from flexdetr.data.yolo_yaml import DataYaml
 from flexdetr.runtime.folders import IMAGE_SUFFIXES, NPY, list_files

@@ -9,9 +9,9 @@ from typing import Any
 
 from flexdetr.classes import ClassError, Classes
 from flexdetr.data.dataset import DataError
-from flexdetr.data.locate import LocateError, Tree, files_in
 from flexdetr.data.split_words import split_named
 from flexdetr.data.text import TextError, read_text
+from flexdetr.data.tree import LocateError, Tree, files_in
 from flexdetr.data.values import shown, whole
 from flexdetr.runtime.folders import IMAGE_SUFFIXES
 from flexdetr.yaml_text import YamlError, parse_yaml

@@ -17,7 +17,7 @@ from flexdetr.data.dataset import Record
 from flexdetr.data.loader import Batch, EvaluationLoader
 from flexdetr.engine.device import arithmetic, autocast, choose_device, choose_precision, computation
 from flexdetr.engine.distributed import Ranks
-from flexdetr.metrics.gathering import FoundByImage, FoundInImage
+from flexdetr.metrics.flat_arrays import FoundByImage, FoundInImage
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.postprocess import most
 from flexdetr.model.size import num_parameters

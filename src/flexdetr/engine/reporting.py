@@ -20,7 +20,7 @@ from flexdetr.engine import state as run_state
 from flexdetr.engine.device import precision_name
 from flexdetr.engine.evaluate import detect, found_by_all
 from flexdetr.files import write_whole
-from flexdetr.metrics.gathering import FoundByImage
+from flexdetr.metrics.flat_arrays import FoundByImage
 from flexdetr.model.detector import DetectionModel
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import num_parameters

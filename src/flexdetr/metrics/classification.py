@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.gathering import DetectionsError, FoundByImage, image_rows
+from flexdetr.metrics.flat_arrays import DetectionsError, FoundByImage, image_rows
 from flexdetr.runtime.computation import Computation
 
 if TYPE_CHECKING:

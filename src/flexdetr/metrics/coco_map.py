@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flexdetr.metrics.gathering import FoundByImage, gather
+from flexdetr.metrics.flat_arrays import FoundByImage, gather
 from flexdetr.metrics.matching import AllDetections, Objects, match, overlapping_pairs
 from flexdetr.runtime.computation import Computation
 

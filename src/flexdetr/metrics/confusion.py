@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flexdetr.metrics.gathering import FoundByImage, gather
+from flexdetr.metrics.flat_arrays import FoundByImage, gather
 from flexdetr.metrics.matching import FOUND_IOU, AllDetections, Objects, match, overlapping_pairs
 
 if TYPE_CHECKING:

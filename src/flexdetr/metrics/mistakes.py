@@ -14,7 +14,7 @@ from flexdetr.runtime.overlaps import iou_matrix
 
 if TYPE_CHECKING:
     from flexdetr.data.dataset import Record
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
 
 Kind = Literal["missed", "false alarm", "wrong place", "wrong class", "duplicate", "right"]
 _NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)

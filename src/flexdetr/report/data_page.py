@@ -26,7 +26,7 @@ from flexdetr.runtime.detections import Detections
 
 if TYPE_CHECKING:
     from flexdetr.classes import Classes
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
 
 _SIDE = 320  # of a picture in the page
 _SHOWN_TWINS = 24

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flexdetr.classes import Classes
     from flexdetr.data.dataset import Record
     from flexdetr.metrics.coco_map import Metrics
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
     from flexdetr.tasks import Score
 
 USUAL = 0.5  # the threshold of a class of which nothing right was found

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flexdetr.data.batches import BatchPlan, BatchSample
     from flexdetr.data.dataset import Dataset, Record
     from flexdetr.data.kept import RecordImages
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
     from flexdetr.report.make import ReportContent
     from flexdetr.runtime.computation import Computation
 

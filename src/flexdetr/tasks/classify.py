@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flexdetr.data.class_samples import ClassSamples
     from flexdetr.data.dataset import Record
     from flexdetr.metrics.classification import ClassMetrics
-    from flexdetr.metrics.gathering import FoundByImage
+    from flexdetr.metrics.flat_arrays import FoundByImage
     from flexdetr.report.make import ReportContent
 
 __all__ = ["read", "samples", "score", "score_of", "write_report"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from flexdetr.ablate.records import COSTS, EPOCHS, RUN, ResultRecord, RunRecord, read_record
+from flexdetr.ablate.run_records import COSTS, EPOCHS, RUN, ResultRecord, RunRecord, read_record
 from flexdetr.ablate.runs import curve
 from flexdetr.config import ConfigError
 

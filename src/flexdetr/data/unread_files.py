@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flexdetr.config_values import some_of
 from flexdetr.data.dataset import Defect
-from flexdetr.data.locate import Tree, place_of
+from flexdetr.data.tree import Tree, place_of
 from flexdetr.data.values import number
 from flexdetr.runtime.folders import IMAGE_SUFFIXES
 
