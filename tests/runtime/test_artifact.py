@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 
+from described import described
 from flexdetr.runtime import artifact
 from flexdetr.runtime.artifact import (
     METADATA,
     ArtifactError,
-    ArtifactMetadata,
-    Input,
-    Outputs,
     _seal,
-    describe_files,
     is_artifact,
     open_artifact,
-    write_metadata,
 )
 
 
@@ -28,18 +24,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "model.xml").write_bytes(b"<net/>")
     (folder / "model.bin").write_bytes(bytes(range(256)) * 40)
-    write_metadata(
-        folder,
-        ArtifactMetadata(
-            format="openvino",
-            classes=[{"id": 1, "name": "RBC"}, {"id": 3, "name": "WBC"}],
-            input=Input(size=(64, 96), resize="inside"),
-            outputs=Outputs(
-                names=("boxes", "scores", "labels"), box_format="xyxy pixels of the original picture", top=300
-            ),
-            files=describe_files(folder, ["model.xml", "model.bin"]),
-        ),
-    )
+    described(folder, ["model.xml", "model.bin"], size=(64, 96), top=300, classes={1: "RBC", 3: "WBC"})
     return folder
 
 

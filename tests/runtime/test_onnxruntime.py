@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from described import described
 from flexdetr.runtime.artifact import (
     Artifact,
     ArtifactError,
-    ArtifactMetadata,
-    Input,
-    Outputs,
-    describe_files,
-    write_metadata,
 )
 from flexdetr.runtime.feeds import FeedError
 
@@ -49,16 +45,7 @@ tiny (uint8[N,32,64,3] images, int64[N,2] sizes) => (float[N,1,4] boxes, float[N
 def write(folder: Path, names: tuple[str, ...] = ("boxes", "scores", "labels")) -> Artifact:
     folder.mkdir(parents=True)
     onnx.save(onnx.parser.parse_model(TEXT), str(folder / "model.onnx"))
-    return write_metadata(
-        folder,
-        ArtifactMetadata(
-            format="onnx",
-            classes=[{"id": 5, "name": "picture"}],
-            input=Input(size=SIZE, resize="outside"),
-            outputs=Outputs(names=names, box_format="xyxy pixels of the original picture", top=1),
-            files=describe_files(folder, ["model.onnx"]),
-        ),
-    )
+    return described(folder, ["model.onnx"], format="onnx", size=SIZE, resize="outside", names=names)
 
 
 @pytest.fixture(scope="module")

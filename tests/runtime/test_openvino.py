@@ -16,14 +16,10 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
+from described import described
 from flexdetr.runtime.artifact import (
     Artifact,
     ArtifactError,
-    ArtifactMetadata,
-    Input,
-    Outputs,
-    describe_files,
-    write_metadata,
 )
 from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.feeds import FeedError
@@ -62,16 +58,7 @@ def write(folder: Path, names: tuple[str, ...] = ("boxes", "scores", "labels")) 
         port.get_tensor().set_names({name})
     folder.mkdir(parents=True, exist_ok=True)
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
-    return write_metadata(
-        folder,
-        ArtifactMetadata(
-            format="openvino",
-            classes=[{"id": 5, "name": "picture"}],
-            input=Input(size=SIZE, resize="inside"),
-            outputs=Outputs(names=names, box_format="xyxy pixels of the original picture", top=1),
-            files=describe_files(folder, ["model.xml", "model.bin"]),
-        ),
-    )
+    return described(folder, ["model.xml", "model.bin"], size=SIZE, names=names)
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,11 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
+from described import described
 from flexdetr.cli import main
 from flexdetr.runtime.artifact import (
     Artifact,
     ArtifactError,
-    ArtifactMetadata,
-    Input,
-    Outputs,
-    describe_files,
-    write_metadata,
 )
 from flexdetr.runtime.repository import Tensor, config_pbtxt, write
 
@@ -40,18 +36,7 @@ def artifact(tmp_path: Path) -> Artifact:
     folder = tmp_path / "cells"
     folder.mkdir()
     openvino.save_model(graph, folder / "a.xml")
-    return write_metadata(
-        folder,
-        ArtifactMetadata(
-            format="openvino",
-            classes=[{"id": 5, "name": "cell"}],
-            input=Input(size=(32, 64), resize="outside"),
-            outputs=Outputs(
-                names=("boxes", "scores", "labels"), box_format="xyxy pixels of the original picture", top=1
-            ),
-            files=describe_files(folder, ["a.xml", "a.bin"]),
-        ),
-    )
+    return described(folder, ["a.xml", "a.bin"], size=(32, 64), resize="outside", classes={5: "cell"})
 
 
 def protocol() -> ModuleType:

@@ -12,16 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from described import described
 from flexdetr.runtime import trial
 from flexdetr.runtime.artifact import (
     METADATA,
     Artifact,
     ArtifactError,
     ArtifactMetadata,
-    Input,
-    Outputs,
     ReferencePictures,
-    describe_files,
     open_artifact,
     write_metadata,
 )
@@ -75,22 +73,14 @@ def make(tmp_path: Path) -> Callable[..., Artifact]:
         pictures = [rng.integers(0, 60 * (i + 1), (*SIZE, 3)).astype(np.uint8) for i in range(3)]
         if reference:
             write_reference(folder / REFERENCE, pictures, detect)
-        files = describe_files(folder, ["model.xml", *([REFERENCE] if reference else [])])
-        write_metadata(
+        described(
             folder,
-            ArtifactMetadata(
-                format="openvino",
-                classes=[{"id": 1, "name": "cat"}],
-                input=Input(size=SIZE, resize="inside"),
-                outputs=Outputs(
-                    names=("boxes", "scores", "labels"),
-                    box_format="xyxy pixels of the original picture",
-                    top=300,
-                ),
-                precisions={} if proof is None else {"bf16": proof},
-                reference=ReferencePictures(file=REFERENCE, tolerance=TOLERANCE) if reference else None,
-                files=files,
-            ),
+            ["model.xml", *([REFERENCE] if reference else [])],
+            size=SIZE,
+            top=300,
+            classes={1: "cat"},
+            precisions={} if proof is None else {"bf16": proof},
+            reference=ReferencePictures(file=REFERENCE, tolerance=TOLERANCE) if reference else None,
         )
         return open_artifact(folder)
 
@@ -237,16 +227,8 @@ def test_damaged_reference_pictures_are_answered(
     at = int(place * (len(content) - 1))
     content[at] = value
     (folder / REFERENCE).write_bytes(content[:at] if cut else content)
-    metadata = ArtifactMetadata(
-        format="openvino",
-        classes=[{"id": 1, "name": "cat"}],
-        input=Input(size=SIZE, resize="inside"),
-        outputs=Outputs(
-            names=("boxes", "scores", "labels"), box_format="xyxy pixels of the original picture", top=300
-        ),
-        reference=ReferencePictures(file=REFERENCE, tolerance=TOLERANCE),
-        files=describe_files(folder, [REFERENCE]),
-    )
+    given = ReferencePictures(file=REFERENCE, tolerance=TOLERANCE)
+    artifact = described(folder, [REFERENCE], size=SIZE, top=300, classes={1: "cat"}, reference=given)
     with suppress(ArtifactError):  # any other error fails
-        pictures, expected = read_reference(Artifact(folder, metadata))
+        pictures, expected = read_reference(artifact)
         assert len(pictures) == len(expected) == 1
