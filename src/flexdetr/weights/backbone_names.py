@@ -134,17 +134,7 @@ def _transformers(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
 
 
 # Which stage the groups of the table begin in, and after how many blocks: 1; 1 + 1; 1 + 1; 1 + 5; 1 + 4.
-_GHOST_GROUPS: Final = {
-    0: (0, 0),
-    1: (1, 0),
-    2: (1, 1),
-    3: (2, 0),
-    4: (2, 1),
-    5: (3, 0),
-    6: (3, 1),
-    7: (4, 0),
-    8: (4, 1),
-}
+_GHOST_GROUPS: Final = ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1))
 
 
 def _ghostnetv3(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:

@@ -232,18 +232,10 @@ def _ours(
             f"{error}"
         ) from error
     _check_code(config, source.path, overrides, backbone)
-    is_backbone = source.kind == "backbone"
-    report = LoadReport(
-        file=str(source.path),
-        title=source.title,
-        branch="",
-        model=f"backbone {config.backbone.name}" if is_backbone else _departures(config),
-        classes=f"{len(classes)}, named in the file",
-        image_size=None if is_backbone else config.image_size,
-        mapped=len(source.renamed.state),
-        left={},
-    )
-    return Loaded(config, classes, metadata, report, source.kind, source.renamed.state, partial)
+    tensors = source.renamed.state
+    model = f"backbone {config.backbone.name}" if source.kind == "backbone" else _departures(config)
+    report = _report(source, model, f"{len(classes)}, named in the file", config, len(tensors), ())
+    return Loaded(config, classes, metadata, report, source.kind, tensors, partial)
 
 
 def _backbone(source: Source, tensors: dict[str, Deferred]) -> Loaded:

@@ -197,12 +197,7 @@ def _branch_deployed(state: dict[str, Deferred]) -> dict[str, Deferred]:
 
 def without_prefix(tensors: Mapping[str, Deferred]) -> dict[str, Deferred]:
     """Names without what wrappers put before all of them (``module.`` of DDP, ``_orig_mod.`` of torch.compile)."""
-    names = dict(tensors)
-    changing = True
-    while changing and names:
-        changing = False
-        for prefix in ("module.", "_orig_mod."):
-            if all(name.startswith(prefix) for name in names):
-                names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-                changing = True
-    return names
+    for prefix in ("module.", "_orig_mod."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return dict(tensors)

@@ -92,13 +92,9 @@ def rename_ultralytics(tensors: Mapping[str, Deferred]) -> tuple[Renamed, Callab
         else:
             layers.setdefault(int(match[1]), {})[match[2]] = tensor
     prefixes = dict(_places([(number, _kind(layer)) for number, layer in sorted(layers.items())]))
-    moved, origin = {}, {}
+    moved: dict[str, Deferred] = {}
     for number, layer in layers.items():
-        for place, tensor in norm_names(
-            {_inner(prefixes[number], name): one for name, one in layer.items()}
-        ).items():
-            moved[place] = tensor
-            origin[id(tensor)] = place
+        moved |= norm_names({_inner(prefixes[number], name): one for name, one in layer.items()})
     renamed = rename_detector(moved)
     renamed.unknown.extend(strange)
     ours = {id(tensor): name for name, tensor in renamed.state.items()}
