@@ -249,7 +249,7 @@ class ArtifactDetector:
         # One reader more than computations, so that the next picture is ready when a computation ends.
         workers = runtime.parallel + max(1, runtime.parallel // 2)
         ahead = 0 if live else 2 * workers
-        detect = partial(_detected, partial(self._detect, runtime, lowest))
+        detect = partial(self._detect, runtime, lowest)
         reader = partial(pixels, form=self.form) if look is None else look
         # Pages of a TIFF are its channels, where a picture has other channels than a photograph.
         job = partial(_read_and_detect, detect, reader, whole=not (frames and self.form.photographic))
@@ -377,11 +377,11 @@ class ArtifactDetector:
                 [Item(str(one.path), read_record(one)) for one in some], 0.0, **options
             )
 
-    def _detect(
-        self, runtime: Runtime, threshold: float | list[float], picture: Picture
-    ) -> tuple[Picture, Detections]:
-        (found,) = self._infer(runtime, [picture.image], threshold)
-        return picture, found
+    def _detect(self, runtime: Runtime, threshold: float | list[float], read: Read) -> Answer:
+        if isinstance(read, Unreadable):
+            return read
+        (found,) = self._infer(runtime, [read.image], threshold)
+        return read, found
 
     def _infer(
         self, runtime: Runtime, images: Sequence[NDArray[np.uint8]], threshold: float | list[float]
@@ -423,10 +423,6 @@ def _read_and_detect(
     """The answer for an item of one picture; None for one of many, unless the first is taken for the ``whole``."""
     read = read_one(item, reader, whole=whole)
     return None if read is None else detect(read)
-
-
-def _detected(detect: Callable[[Picture], tuple[Picture, Detections]], read: Read) -> Answer:
-    return read if isinstance(read, Unreadable) else detect(read)
 
 
 def _answers(
