@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from flexdetr.weights import lyuwenyu
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.deferred import Deferred
-from flexdetr.weights.lyuwenyu import DECODER, ENCODER, points_per_level, rename_parts
+from flexdetr.weights.lyuwenyu import DECODER, ENCODER, points_per_level
 from flexdetr.weights.renaming import Renamed, Rules, rules
 
 _FUSION: Final[Rules] = rules(
@@ -67,7 +68,7 @@ def rename_detector(tensors: Mapping[str, Deferred], encoder: Rules = (), head: 
     ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*``; the rules are of names that D-FINE does not
     have, or go before D-FINE's.
     """
-    return rename_parts(tensors, [*encoder, *_FUSION, *ENCODER], [*head, *_HEAD, *DECODER])
+    return lyuwenyu.rename_detector(tensors, [*encoder, *_FUSION, *ENCODER], [*head, *_HEAD, *DECODER])
 
 
 def head_values(tensors: Mapping[str, Deferred]) -> dict[str, Any]:

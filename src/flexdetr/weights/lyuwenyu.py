@@ -48,20 +48,13 @@ DECODER: Final[Rules] = rules(
 )
 
 
-def rename_detector(tensors: Mapping[str, Deferred]) -> Renamed:
-    """A whole detector under our names.
+def rename_detector(
+    tensors: Mapping[str, Deferred], encoder: Rules = ENCODER, decoder: Rules = DECODER
+) -> Renamed:
+    """A whole detector under our names, each part by its own rules, whose names are without the part's.
 
     ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*`` as lyuwenyu's PyTorch code names them, v1 or
-    v2.
-    """
-    return rename_parts(tensors, ENCODER, DECODER)
-
-
-def rename_parts(tensors: Mapping[str, Deferred], encoder: Rules, decoder: Rules) -> Renamed:
-    """Each part of a detector by its own rules.
-
-    ``tensors`` are ``backbone.*``, ``encoder.*`` and ``decoder.*``; the rules' names are without "encoder." and
-    "decoder.".
+    v2, unless other rules are given.
     """
     whole = Renamed()
     for part, table, ours in (
