@@ -14,7 +14,7 @@ from torch import Tensor
 
 import vectors
 from flexdetr.config import ConfigError
-from flexdetr.loss.box_family import BOX_LOSSES, BoxLoss, box_loss, box_loss_names, option_names, parse_name
+from flexdetr.loss.box_family import BOX_LOSSES, BoxLoss, box_loss_names, option_names, parse_name
 
 ROWS: dict[str, tuple[str, dict[str, float]]] = {
     "iou": ("iou", {}),
@@ -87,7 +87,7 @@ def test_every_reference_loss_is_compared() -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_reference_values(row: str, golden: dict[str, np.ndarray]) -> None:
     name, options = ROWS[row]
-    values, gradient = loss_and_gradient(box_loss(name, **options), golden["predicted"], golden["target"])
+    values, gradient = loss_and_gradient(BoxLoss(name, **options), golden["predicted"], golden["target"])
     np.testing.assert_allclose(values, golden[f"loss:{row}"], rtol=0, atol=1e-9)
     assert np.isfinite(gradient).all()
     expected = golden.get(f"gradient:{row}")
@@ -101,7 +101,7 @@ def test_reference_values(row: str, golden: dict[str, np.ndarray]) -> None:
 def test_reference_values_in_float32(row: str, golden: dict[str, np.ndarray]) -> None:
     name, options = ROWS[row]
     single = (golden[key].astype(np.float32) for key in ("predicted", "target"))
-    values, gradient = loss_and_gradient(box_loss(name, **options), *single)
+    values, gradient = loss_and_gradient(BoxLoss(name, **options), *single)
     np.testing.assert_allclose(values, golden[f"loss:{row}"], rtol=0, atol=1e-5)
     assert np.isfinite(gradient).all()
 
@@ -111,7 +111,7 @@ def test_reference_values_in_float32(row: str, golden: dict[str, np.ndarray]) ->
 def test_hard_pairs_give_finite_values_and_gradients(name: str, dtype: torch.dtype) -> None:
     predicted = torch.tensor([pair[0] for pair in HARD_PAIRS.values()], dtype=dtype, requires_grad=True)
     target = torch.tensor([pair[1] for pair in HARD_PAIRS.values()], dtype=dtype)
-    values = box_loss(name)(predicted, target)
+    values = BoxLoss(name)(predicted, target)
     values.sum().backward()
     wrong = [pair for pair, value in zip(HARD_PAIRS, values, strict=True) if not torch.isfinite(value)]
     assert not wrong
@@ -126,7 +126,7 @@ def test_hard_pairs_give_finite_values_and_gradients(name: str, dtype: torch.dty
 def test_identical_boxes_lose_nothing(name: str) -> None:
     target = torch.tensor([[0.5, 0.5, 0.2, 0.3], [0.3, 0.2, 0.01, 0.4]], dtype=torch.float64)
     torch.testing.assert_close(
-        box_loss(name)(target, target), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0
+        BoxLoss(name)(target, target), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0
     )
 
 
@@ -136,7 +136,7 @@ def test_gradient_is_the_derivative(name: str) -> None:
     predicted = torch.rand(6, 4, dtype=torch.float64, generator=generator) * 0.4 + 0.3
     target = torch.rand(6, 4, dtype=torch.float64, generator=generator) * 0.4 + 0.3
     options = {"constant": 0.5} if name == "nwd" else {}
-    loss = box_loss(name, **options)
+    loss = BoxLoss(name, **options)
     assert torch.autograd.gradcheck(lambda boxes: loss(boxes, target), predicted.requires_grad_())
 
 
@@ -151,27 +151,27 @@ def test_scale_and_place_do_not_matter(
 ) -> None:
     predicted, target = torch.tensor([[first], [second]], dtype=torch.float64)
     shift = torch.tensor([0.3, -0.2, 0, 0], dtype=torch.float64)
-    moved = box_loss(name)(predicted * scale + shift, target * scale + shift)
-    torch.testing.assert_close(moved, box_loss(name)(predicted, target), atol=1e-9, rtol=1e-9)
+    moved = BoxLoss(name)(predicted * scale + shift, target * scale + shift)
+    torch.testing.assert_close(moved, BoxLoss(name)(predicted, target), atol=1e-9, rtol=1e-9)
 
 
 @given(one_box, one_box)
 def test_ratio_one_and_full_range_change_nothing(first: tuple[float, ...], second: tuple[float, ...]) -> None:
     predicted, target = torch.tensor([[first], [second]], dtype=torch.float64)
-    plain = box_loss("siou")(predicted, target)
-    torch.testing.assert_close(box_loss("inner_siou", ratio=1.0)(predicted, target), plain)
-    torch.testing.assert_close(box_loss("focaler_siou", d=0.0, u=1.0)(predicted, target), plain)
+    plain = BoxLoss("siou")(predicted, target)
+    torch.testing.assert_close(BoxLoss("inner_siou", ratio=1.0)(predicted, target), plain)
+    torch.testing.assert_close(BoxLoss("focaler_siou", d=0.0, u=1.0)(predicted, target), plain)
 
 
 def test_prefixes_combine_in_either_order() -> None:
     predicted, target = torch.rand(2, 20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     options = {"ratio": 0.9, "d": 0.1, "u": 0.8}
-    both = box_loss("inner_focaler_siou", **options)(predicted, target)
-    assert torch.equal(both, box_loss("focaler_inner_siou", **options)(predicted, target))
-    inner = 1 - box_loss("inner_iou", ratio=0.9)(predicted, target)
+    both = BoxLoss("inner_focaler_siou", **options)(predicted, target)
+    assert torch.equal(both, BoxLoss("focaler_inner_siou", **options)(predicted, target))
+    inner = 1 - BoxLoss("inner_iou", ratio=0.9)(predicted, target)
     stretched = ((inner - 0.1) / 0.7).clamp(0, 1)
-    overlap = 1 - box_loss("iou")(predicted, target)
-    torch.testing.assert_close(both, box_loss("siou")(predicted, target) + overlap - stretched)
+    overlap = 1 - BoxLoss("iou")(predicted, target)
+    torch.testing.assert_close(both, BoxLoss("siou")(predicted, target) + overlap - stretched)
 
 
 def test_names_are_parsed() -> None:
@@ -198,7 +198,7 @@ def test_names_are_parsed() -> None:
 )
 def test_unknown_names_and_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        box_loss(name, **options)
+        BoxLoss(name, **options)
 
 
 def pair_with_iou(overlap: float) -> tuple[Tensor, Tensor]:
@@ -208,29 +208,29 @@ def pair_with_iou(overlap: float) -> tuple[Tensor, Tensor]:
 
 def test_wise_iou_focuses_by_the_running_mean() -> None:
     predicted, target = pair_with_iou(0.4)
-    second = box_loss("wiou_v2", gamma=0.5).eval()
+    second = BoxLoss("wiou_v2", gamma=0.5).eval()
     assert second(predicted, target).item() == pytest.approx(0.6**0.5 * 0.6)
-    third = box_loss("wiou_v3", alpha=1.9, delta=3.0).eval()
+    third = BoxLoss("wiou_v3", alpha=1.9, delta=3.0).eval()
     assert third(predicted, target).item() == pytest.approx(0.6 * 0.6 / (3 * 1.9**-2.4))
     third.mean.fill_(0.2)  # then the outlier degree is delta, where the factor is 1
     assert third(predicted, target).item() == pytest.approx(0.6)
 
 
 def test_wise_iou_mean_moves_in_training_only_and_is_saved() -> None:
-    loss = box_loss("wiou_v3", momentum=0.25)
+    loss = BoxLoss("wiou_v3", momentum=0.25)
     predicted, target = pair_with_iou(0.4)
     loss(predicted, target)
     assert loss.mean.item() == pytest.approx(0.75 + 0.25 * 0.6)
     loss(torch.empty(0, 4), torch.empty(0, 4))
     loss.eval()(predicted, target)
     assert loss.mean.item() == pytest.approx(0.9)
-    other = box_loss("wiou_v3")
+    other = BoxLoss("wiou_v3")
     other.load_state_dict(loss.state_dict())
     assert other.mean.item() == pytest.approx(0.9)
 
 
 def test_wise_iou_survives_a_mean_of_zero() -> None:
-    loss = box_loss("wiou_v3", momentum=1.0)
+    loss = BoxLoss("wiou_v3", momentum=1.0)
     target = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     assert loss(target, target).item() == 0
     assert loss.mean.item() == 0
@@ -240,7 +240,7 @@ def test_wise_iou_survives_a_mean_of_zero() -> None:
 @pytest.mark.parametrize("name", box_loss_names())
 def test_losses_broadcast(name: str) -> None:
     predicted, target = torch.rand(5, 7, 4), torch.rand(5, 1, 4)
-    loss = box_loss(name).eval()
+    loss = BoxLoss(name).eval()
     values = loss(predicted, target)
     assert values.shape == (5, 7)
     torch.testing.assert_close(values[3, 2], loss(predicted[3, 2], target[3, 0]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexdetr.boxes import cxcywh_to_xyxy
-from flexdetr.loss.box_family import box_loss
+from flexdetr.loss.box_family import BoxLoss
 
 _SMALLEST = 1e-9  # added to an object's best alignment, as published, before cells are compared with it
 
@@ -93,7 +93,7 @@ def _claims(
     left, top, right, bottom = cxcywh_to_xyxy(objects)[..., None].unbind(1)
     x, y = centres.unbind(-1)
     number, cell = ((left <= x) & (x <= right) & (top <= y) & (y <= bottom)).nonzero(as_tuple=True)
-    ciou = (1 - box_loss("ciou")(boxes[image[number], cell], objects[number])).clamp(0, 1)
+    ciou = (1 - BoxLoss("ciou")(boxes[image[number], cell], objects[number])).clamp(0, 1)
     score = logits[image[number], cell, labels[number]].to(ciou.dtype).sigmoid()
     metric = score**alpha * ciou**beta
     aligned, overlap = metric.new_zeros(2, count, cells)

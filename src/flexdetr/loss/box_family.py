@@ -187,6 +187,12 @@ class BoxLoss(nn.Module):
 
     Raises:
         ConfigError: if the name or an option is unknown, or the value of an option cannot work.
+
+    Example:
+        >>> import torch
+        >>> loss = BoxLoss("inner_shape_iou", ratio=0.8, scale=1.0)
+        >>> loss(torch.tensor([[0.5, 0.5, 0.2, 0.2]]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
+        tensor([0.])
     """
 
     mean: Tensor
@@ -239,18 +245,6 @@ class BoxLoss(nn.Module):
     def extra_repr(self) -> str:
         """The name, as ``print(criterion)`` shows it."""
         return repr(self.name)
-
-
-def box_loss(name: str, **options: float) -> BoxLoss:
-    """The box loss of that name; see :class:`BoxLoss`.
-
-    Example:
-        >>> import torch
-        >>> loss = box_loss("inner_shape_iou", ratio=0.8, scale=1.0)
-        >>> loss(torch.tensor([[0.5, 0.5, 0.2, 0.2]]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
-        tensor([0.])
-    """
-    return BoxLoss(name, **options)
 
 
 def parse_name(name: str) -> tuple[tuple[str, ...], str]:

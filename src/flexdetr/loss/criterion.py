@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flexdetr.boxes import compare
 from flexdetr.classes import ClassError, Classes
 from flexdetr.config import ConfigError, LossConfig, nearest
-from flexdetr.loss.box_family import box_loss, known_options, option_names, unknown_option
+from flexdetr.loss.box_family import BoxLoss, known_options, option_names, unknown_option
 from flexdetr.loss.class_losses import CLASS_LOSSES
 from flexdetr.loss.matcher import Matcher, full_precision
 from flexdetr.loss.supervision import Part, Supervised, on_device, segment_sums, supervised_layers, weighted
@@ -81,7 +81,7 @@ class Criterion(nn.Module):
                 raise ConfigError(unknown_option(option, (config.box, config.matcher_box)))
         self.matcher = Matcher(config)
         self.class_loss = class_loss(config.classification)
-        self.box_loss = box_loss(config.box, **known_options(config.box, config.box_options))
+        self.box_loss = BoxLoss(config.box, **known_options(config.box, config.box_options))
 
     def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:
         """The loss of a batch; with a single wait for the device, when costs are matched.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from flexdetr.boxes import cxcywh_to_xyxy
 from flexdetr.config import ConfigError, LossConfig
 from flexdetr.loss.assigner import assign
-from flexdetr.loss.box_family import box_loss, option_names, unknown_option
+from flexdetr.loss.box_family import BoxLoss, option_names, unknown_option
 from flexdetr.loss.criterion import Losses, refuse_query_losses
 from flexdetr.loss.distribution_focal import distribution_focal_loss
 from flexdetr.loss.matcher import full_precision, refuse_non_finite
@@ -40,7 +40,7 @@ class DenseCriterion(nn.Module):
         for option in options.box_options:
             if option not in option_names(options.box_loss):
                 raise ConfigError(unknown_option(option, (options.box_loss,)))
-        self.box_loss = box_loss(options.box_loss, **options.box_options)
+        self.box_loss = BoxLoss(options.box_loss, **options.box_options)
 
     def forward(self, output: Output, targets: Targets, *, num_boxes: Tensor | float | None = None) -> Losses:
         """The loss of a batch.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexdetr.config import LossConfig
-from flexdetr.loss.box_family import box_loss, known_options
+from flexdetr.loss.box_family import BoxLoss, known_options
 from flexdetr.loss.companion import Share
 from flexdetr.loss.criterion import Losses
 from flexdetr.loss.matcher import Match, Matcher, full_precision, to_device
@@ -141,7 +141,7 @@ class AnswerTeaching(nn.Module):
         self.config, self.weight = config, weight
         self.matcher = Matcher(config)
         options = known_options(config.matcher_box, config.box_options)
-        self._box_loss = box_loss(config.matcher_box, **options).eval()
+        self._box_loss = BoxLoss(config.matcher_box, **options).eval()
 
     def begin(self) -> None:
         """Nothing is collected."""

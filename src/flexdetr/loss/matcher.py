@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flexdetr.boxes import iou
 from flexdetr.config import LossConfig
-from flexdetr.loss.box_family import box_loss, known_options
+from flexdetr.loss.box_family import BoxLoss, known_options
 from flexdetr.loss.terms import focal_cost
 from flexdetr.model.outputs import DenoisingPlan, Prediction, Targets
 
@@ -79,7 +79,7 @@ class Matcher:
         self.config = config
         self.late = False
         options = known_options(config.matcher_box, config.box_options)
-        self._box_loss = box_loss(config.matcher_box, **options).eval()
+        self._box_loss = BoxLoss(config.matcher_box, **options).eval()
 
     def __call__(
         self,
