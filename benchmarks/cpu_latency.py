@@ -25,10 +25,10 @@ from PIL import Image
 
 from flexdetr.api import Detector
 from flexdetr.cli.bench import Place, open_detector, show_timings, subject_of
-from flexdetr.data.scenes import draw_scene
 from flexdetr.metrics.latency import END_TO_END, TimedDetector, Timing, machine, measure
 from flexdetr.runtime.openvino import shared_core
 from flexdetr.weights.transformers_export import to_transformers
+from measure import drawn_pictures
 
 EAGER, PLAIN, PLAIN_ONNX = (
     "transformers, eager",
@@ -193,10 +193,7 @@ def pictures(folder: Path | None, scratch: Path) -> list[Path]:
     """A folder's JPEGs, or drawn scenes of 640x480."""
     if folder is not None:
         return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:32]
-    paths = [scratch / f"{i}.jpg" for i in range(8)]
-    for i, path in enumerate(paths):
-        Image.fromarray(draw_scene(np.random.default_rng(i), (480, 640)).image).save(path, quality=90)
-    return paths
+    return drawn_pictures(scratch, 8)
 
 
 def main() -> int:

@@ -14,7 +14,6 @@ ways take turns on each picture. ``end_to_end.svg`` shows milliseconds against c
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -40,7 +39,7 @@ from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.nms import Limits
 from flexdetr.runtime.openvino import OpenVINORuntime
 from flexdetr.runtime.process import MAX_DETECTIONS, resize
-from measure import machine
+from measure import machine, parser_of
 
 LIMITS = ((0.001, 0.7), (0.01, 0.7), (0.05, 0.7), (0.25, 0.7))
 PERCENTILES = (50, 90, 99)
@@ -236,9 +235,7 @@ def plot(ways: Sequence[Way]) -> str:
 
 def main() -> None:
     """Measure, print a table, and write the numbers and the plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", help="folder of the labelled pictures")
     parser.add_argument("checkpoints", nargs="+", help="trained on this data")
     parser.add_argument("--split", default="test")

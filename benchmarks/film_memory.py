@@ -8,7 +8,6 @@ what is measured is the way from the file to ``detections.jsonl``, with the file
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import cv2
 import psutil
 
-from measure import machine
+from measure import machine, parser_of
 
 SIZE = (160, 120)  # width and height of a frame
 
@@ -61,9 +60,7 @@ def watched(command: list[str], lines: Path, every: int) -> tuple[list[tuple[int
 
 def main() -> None:
     """Print a row for each sixth of the film."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("pictures", type=Path, help="a folder of JPEGs")
     parser.add_argument("--minutes", type=int, default=60)

@@ -10,7 +10,6 @@ scored on the held-out scenes twice: shrunk to 320 pixels like any picture, and 
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import flexdetr
 from flexdetr.data.scenes import CLASSES, draw_scenes
 from flexdetr.runtime.slicing import Slicing
 from flexdetr.sliced import SlicedDetector
-from measure import machine
+from measure import machine, parser_of
 
 SIDE, TILE = 2560, 320
 LENGTHS = (18 / SIDE, 36 / SIDE)
@@ -41,9 +40,7 @@ def trained(data: Path, model: str, epochs: int, seed: int) -> Path:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="where the scenes are drawn, or were")
     parser.add_argument("--model", default="yolov8_hgnetv2_b0")
     parser.add_argument("--weights", type=Path, help="score this detector instead of training one")

