@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flexdetr.ablate.statistics import interval
+from flexdetr.ablate.intervals import interval
 from flexdetr.data.check import usable_records
 from flexdetr.data.dataset import Dataset
 from flexdetr.data.detect import read

@@ -10,9 +10,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from flexdetr.ablate.cost import Cost
+from flexdetr.ablate.intervals import NO_DIFFERENCE, ONE_SEED
 from flexdetr.ablate.page import page
 from flexdetr.ablate.runs import Result
-from flexdetr.ablate.statistics import NO_DIFFERENCE, ONE_SEED
 from flexdetr.ablate.table import COLUMNS, Row, rows, to_csv, to_markdown
 
 COST = Cost(3_000_000, 6.5, 3_200_000, 6.9, 20.25)

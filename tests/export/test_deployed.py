@@ -21,9 +21,9 @@ from flexdetr.data.images import ImageError, read_image
 from flexdetr.data.scenes import draw_scene, draw_scenes
 from flexdetr.deployed import ArtifactDetector
 from flexdetr.runtime.artifact import Artifact, ArtifactError, open_artifact, write_metadata
-from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import drift
 from flexdetr.runtime.process import THRESHOLD
 from flexdetr.runtime.slicing import Slicing
 from flexdetr.runtime.sources import Unreadable, find

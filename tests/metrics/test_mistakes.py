@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from flexdetr.data.dataset import Record
-from flexdetr.metrics.calibration import calibrate
 from flexdetr.metrics.confusion import Ranking
 from flexdetr.metrics.mistakes import find_mistakes
+from flexdetr.metrics.score_calibration import calibrate
 
 
 def record(boxes, labels, crowd=None):

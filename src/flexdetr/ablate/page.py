@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-from flexdetr.ablate.statistics import HIGHER, LOWER
+from flexdetr.ablate.intervals import HIGHER, LOWER
 from flexdetr.ablate.table import HEADS, Row, cells
 from flexdetr.report import page as whole
 from flexdetr.report.charts import Dot, Line, Spread, interval_chart, line_chart, scatter

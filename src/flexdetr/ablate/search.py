@@ -16,11 +16,11 @@ from flexdetr.ablate import runs
 from flexdetr.ablate.ablation import try_build
 from flexdetr.ablate.cost import machine
 from flexdetr.ablate.front import Point, best, fronts
+from flexdetr.ablate.intervals import Interval, interval
 from flexdetr.ablate.plan import as_yaml, budgeted, changes_text
 from flexdetr.ablate.run_records import SEARCH, CandidateRecord, SearchRecord, read_record
 from flexdetr.ablate.runs import Job
 from flexdetr.ablate.search_plan import SearchPlan, candidate_config
-from flexdetr.ablate.statistics import Interval, interval
 from flexdetr.ablate.table import as_csv, as_markdown, interval_text
 from flexdetr.config import Config, ConfigError
 from flexdetr.data.detect import read

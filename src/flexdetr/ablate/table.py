@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from flexdetr.ablate.cost import Cost
+from flexdetr.ablate.intervals import Interval, interval, verdict
 from flexdetr.ablate.plan import BASE
 from flexdetr.ablate.runs import Result
-from flexdetr.ablate.statistics import Interval, interval, verdict
 
 
 @dataclass(frozen=True)

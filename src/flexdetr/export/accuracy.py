@@ -17,8 +17,8 @@ from flexdetr.export.formats import open_written
 from flexdetr.export.reference import Pictures, Reference
 from flexdetr.model.fuse import fuse
 from flexdetr.model.size import measure_module
-from flexdetr.runtime.compare import floors, pair
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import floors, pair
 from flexdetr.runtime.parity import Accuracy, Precision, Tolerance, finite
 from flexdetr.tasks import Score, task
 

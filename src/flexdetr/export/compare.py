@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flexdetr.runtime.compare import floors, pair
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import floors, pair
 from flexdetr.runtime.parity import Tolerance
 
 

@@ -18,9 +18,9 @@ from flexdetr.export.formats import open_written, writer_of
 from flexdetr.export.locate import Departure, first_departure
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.reference import Pictures, Reference
-from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import drift
 from flexdetr.runtime.formats import FORMATS
 from flexdetr.runtime.openvino import VERSION
 from flexdetr.runtime.parity import Drift, Parity, Precision, Proven, Tolerance

@@ -15,8 +15,8 @@ from flexdetr.export import openvino as writer
 from flexdetr.export.calibration import CalibrationPictures, Feeds
 from flexdetr.export.prepare import DeployForm
 from flexdetr.export.quantize import int8_layers, parts_of, quantise
-from flexdetr.runtime.compare import floors, matching_costs
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import floors, matching_costs
 from flexdetr.runtime.openvino import shared_core
 from flexdetr.runtime.parity import Tolerance
 

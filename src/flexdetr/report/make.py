@@ -14,9 +14,9 @@ import numpy as np
 
 from flexdetr import __version__
 from flexdetr.files import write_whole
-from flexdetr.metrics.calibration import Ranked, calibrate
 from flexdetr.metrics.confusion import Ranking, confusion_matrix, pooled, rank_detections
 from flexdetr.metrics.mistakes import Kind, Mistakes, find_mistakes
+from flexdetr.metrics.score_calibration import Ranked, calibrate
 from flexdetr.report.charts import Line, line_chart, matrix
 from flexdetr.report.page import folded, page, row, table, tiles
 from flexdetr.report.pictures import gallery

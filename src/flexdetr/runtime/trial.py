@@ -21,9 +21,9 @@ from PIL import Image
 
 from flexdetr.files import write_whole
 from flexdetr.runtime.artifact import Artifact, ArtifactError
-from flexdetr.runtime.compare import drift
 from flexdetr.runtime.cpu import cpu_features
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import drift
 from flexdetr.runtime.process import Selection, label
 
 if TYPE_CHECKING:

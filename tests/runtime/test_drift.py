@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.detections import drawn, made
-from flexdetr.runtime.compare import drift, floors, matching_costs, pair
 from flexdetr.runtime.detections import Detections
+from flexdetr.runtime.drift import drift, floors, matching_costs, pair
 from flexdetr.runtime.parity import Tolerance
 
 TOLERANCE = Tolerance()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexdetr.ablate.statistics import NO_DIFFERENCE, ONE_SEED, Interval, interval, verdict
+from flexdetr.ablate.intervals import NO_DIFFERENCE, ONE_SEED, Interval, interval, verdict
 
 
 # Two-sided 95 % points of Student's t, as every textbook prints them.
