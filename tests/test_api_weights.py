@@ -16,11 +16,18 @@ from flexdetr.api import Detector
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export import converted as conversion
 from flexdetr.model.detector import DetectionModel
-from tiny import tiny_detector
 
 
 def small() -> Detector:
-    detector = tiny_detector(layers=2, image_size=(64, 96))
+    torch.manual_seed(0)
+    detector = Detector(
+        "flexdetr_pico",
+        classes=("cat", "dog"),
+        image_size=(64, 96),
+        backbone="hgnetv2_atto",
+        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        head={"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for score in (detector.model.head.encoder_score, *detector.model.head.scores):

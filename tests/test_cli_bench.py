@@ -9,20 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from flexdetr.api import Detector
 from flexdetr.cli import main
 from flexdetr.metrics.latency import END_TO_END, STAGES
 from flexdetr.runtime import layers
 from flexdetr.runtime.layers import Rates
-from tiny import tiny_detector
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A checkpoint, its artifact, and a folder of two pictures."""
     folder = tmp_path_factory.mktemp("bench")
-    detector = tiny_detector()
+    torch.manual_seed(0)
+    detector = Detector(
+        "flexdetr_pico",
+        classes=["cat", "dog"],
+        image_size=64,
+        backbone="hgnetv2_atto",
+        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
     artifact = detector.export("openvino", folder / "tiny-openvino").path
     pictures = folder / "pictures"
     pictures.mkdir()

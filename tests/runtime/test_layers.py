@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+import torch
 from openvino import opset13
 
 from flexdetr.api import Detector
@@ -15,12 +16,19 @@ from flexdetr.runtime import layers
 from flexdetr.runtime.artifact import open_artifact
 from flexdetr.runtime.layers import Layer, Rates
 from flexdetr.runtime.openvino import OpenVINORuntime
-from tiny import tiny_detector
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
-    detector = tiny_detector()
+    torch.manual_seed(0)
+    detector = Detector(
+        "flexdetr_pico",
+        classes=["cat", "dog"],
+        image_size=64,
+        backbone="hgnetv2_atto",
+        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
+        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+    )
     return detector, detector.export("openvino", tmp_path_factory.mktemp("layers") / "tiny").path
 
 
