@@ -28,13 +28,15 @@ format: $(READY)
 
 # Two processes of one thread each: tests are many small computations, which a second thread hardly helps.
 # "worksteal" ends with a failure where a process crashes; "loadfile" would wait for it forever (pytest-xdist 3.8).
+# Containers often set PYTHONDONTWRITEBYTECODE: each process that a test starts would compile torch again, for 4 to 7 s.
+COMPILED := PYTHONDONTWRITEBYTECODE=
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	$(COMPILED) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # All of them take hours, mostly the same for every preset and backbone; .ci/run names those that CI takes.
 SLOW ?= tests
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow $(SLOW)
+	$(COMPILED) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow $(SLOW)
 
 # A part of the tests with other Pythons, and with the lowest and the newest packages that pyproject.toml allows; each
 # cell has an environment of its own in build/matrix. CELLS="3.13-highest" takes one.
@@ -44,7 +46,7 @@ MATRIX_TESTS ?= tests/test_boxes.py tests/test_config.py tests/test_presets.py t
 test-matrix: $(CELLS:%=matrix-%)
 
 matrix-%: build/matrix/%/.ready
-	OMP_NUM_THREADS=1 build/matrix/$*/bin/python -m pytest -n 2 --dist worksteal $(MATRIX_TESTS)
+	$(COMPILED) OMP_NUM_THREADS=1 build/matrix/$*/bin/python -m pytest -n 2 --dist worksteal $(MATRIX_TESTS)
 
 # uv takes an installed Python, or fetches one.
 .PRECIOUS: build/matrix/%/.ready
@@ -82,7 +84,7 @@ build/litert/.ready: pyproject.toml | $(READY)
 	@touch $@
 
 test-litert: build/litert/.ready
-	OMP_NUM_THREADS=1 build/litert/bin/python -m pytest -m "" tests/export/test_board_view.py
+	$(COMPILED) OMP_NUM_THREADS=1 build/litert/bin/python -m pytest -m "" tests/export/test_board_view.py
 
 clean:
 	rm -rf build/rknn build/litert build/matrix $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
