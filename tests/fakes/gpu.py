@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+import flexdetr
+
 GPU = torch.device("cuda", 0)
+_PACKAGE = str(Path(flexdetr.__file__).parent)
 # What gives numbers to the host.
 _READS = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "equal", "allclose"}
 # What has a shape that only the GPU knows.
@@ -148,6 +152,6 @@ def _caller_sees_through():
 def _place():
     """The innermost line of the package that is being run, or the innermost of all."""
     frames = traceback.extract_stack()[:-1]
-    ours = [one for one in frames if "/flexdetr/" in one.filename and "/tests/" not in one.filename]
+    ours = [one for one in frames if one.filename.startswith(_PACKAGE)]
     frame = (ours or frames)[-1]
     return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}: {frame.line}"
