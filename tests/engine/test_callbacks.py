@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 import flexdetr
+from fakes.tiny import SMALL
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 
 def _settings(**train):
     values = {"epochs": 2, "batch_size": 2, "eval_every": 2, "report": False, **train}
-    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=values)
+    return resolve("flexdetr_pico", **SMALL, image_size=64, data={"workers": 0}, train=values)
 
 
 def test_each_moment_comes_in_its_order_and_a_failure_names_its_callback(data, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from fakes.tiny import SMALL
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit, preflight, reporting
 from flexdetr.engine import state as run_state
@@ -25,7 +26,7 @@ def data(tmp_path_factory):
 
 def settings(**train):
     train = {"epochs": 1, "batch_size": 2, **train}
-    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
+    return resolve("flexdetr_pico", **SMALL, image_size=64, data={"workers": 0}, train=train)
 
 
 def test_a_full_disk_at_the_report_leaves_a_whole_run(data, tmp_path, monkeypatch, caplog, full_disk):

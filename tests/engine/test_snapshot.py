@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from fakes.tiny import SMALL
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
@@ -21,6 +22,7 @@ def run(tmp_path_factory):
     config = resolve(
         "flexdetr_pico",
         image_size=64,
+        **SMALL,
         data={"workers": 0},
         train={"epochs": 2, "batch_size": 2, "eval_every": 2, "report": False},
     )

@@ -10,6 +10,7 @@ import logging
 import pytest
 import torch
 
+from fakes.tiny import SMALL
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
 from flexdetr.engine import fit, trackers
@@ -20,7 +21,7 @@ from flexdetr.presets import resolve
 
 def settings(log=(), **train):
     train = {"epochs": 2, "batch_size": 2, "eval_every": 2, "report": False, **train}
-    return resolve("flexdetr_pico", image_size=64, log=log, data={"workers": 0}, train=train)
+    return resolve("flexdetr_pico", **SMALL, image_size=64, log=log, data={"workers": 0}, train=train)
 
 
 @pytest.fixture(scope="module")

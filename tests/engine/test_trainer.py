@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fakes.gpu import GPU, FakeGPU, on_gpu
+from fakes.tiny import SMALL
 from flexdetr.config import ConfigError
 from flexdetr.data.detect import read
 from flexdetr.data.scenes import draw_scenes
@@ -22,18 +23,27 @@ def data(tmp_path_factory):
     return draw_scenes(tmp_path_factory.mktemp("counted"), train=8, val=3, test=0, size=(96, 96))
 
 
-@pytest.fixture(params=[GPU], ids=str)
-def run(data, tmp_path, monkeypatch, request):
-    """A run that takes the CPU for a GPU."""
-    monkeypatch.setattr(trainer, "choose_device", lambda _name: request.param)
+@pytest.fixture(scope="module", params=[GPU], ids=str)
+def trained(data, tmp_path_factory, request):
+    """A run that takes the CPU for a GPU; every test takes some steps of it."""
     train = {"epochs": 1, "batch_size": 4, "precision": "fp32"}
-    config = resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train=train)
+    config = resolve("flexdetr_pico", **SMALL, image_size=64, data={"workers": 0}, train=train)
     dataset = read(data, val_fraction=0.15, seed=0)
-    with FakeGPU(request.param) as gpu:
-        one = fit.Trainer(dataset, config, fit.start(config, dataset.classes), tmp_path / "run", quiet=True)
-        one.display, one.pace, one.gpu = TrainingDisplay(2, quiet=True), Pace(2, 1, 1.0), gpu
-        one.model.train()
-        yield one
+    starting = fit.start(config, dataset.classes)
+    folder = tmp_path_factory.mktemp("run") / "run"
+    with pytest.MonkeyPatch.context() as patched, FakeGPU(request.param) as gpu:
+        patched.setattr(trainer, "choose_device", lambda _name: request.param)
+        one = fit.Trainer(dataset, config, starting, folder, quiet=True)
+    one.display, one.pace, one.gpu = TrainingDisplay(2, quiet=True), Pace(2, 1, 1.0), gpu
+    one.model.train()
+    return one
+
+
+@pytest.fixture
+def run(trained):
+    trained.parts = 1
+    with trained.gpu:
+        yield trained
 
 
 def test_the_model_and_its_averages_are_on_the_gpu(run):
@@ -71,7 +81,7 @@ def test_an_evaluation_copies_images_from_pinned_memory_and_reads_each_answer_on
     assert sum(run.gpu.syncs.values()) == 3, run.gpu.syncs  # boxes, scores, labels
 
 
-@pytest.mark.parametrize("run", [torch.device("mps", 0)], indirect=True, ids=str)
+@pytest.mark.parametrize("trained", [torch.device("mps", 0)], indirect=True, ids=str)
 def test_a_step_on_a_mac_asks_for_nothing_that_its_gpu_lacks(run):
     """The fake refuses float64, pinned memory, and grid_sample, which has no gradient there."""
     for batch in run.loader.epoch(0, "plain"):
@@ -81,9 +91,12 @@ def test_a_step_on_a_mac_asks_for_nothing_that_its_gpu_lacks(run):
     assert run.sums["steps"] == 2
 
 
-def test_what_learns_from_tiles_is_scored_on_tiles(data, tmp_path):
+def test_what_learns_from_tiles_is_scored_on_tiles(tmp_path):
+    data = draw_scenes(tmp_path / "data", train=2, val=3, test=0, size=(96, 96))
     settings = {"workers": 0, "tiles": 48, "tile_whole": False}
-    config = resolve("flexdetr_pico", image_size=64, data=settings, train={"batch_size": 4, "epochs": 1})
+    config = resolve(
+        "flexdetr_pico", **SMALL, image_size=64, data=settings, train={"batch_size": 4, "epochs": 1}
+    )
     run = fit.train(data, config, out=tmp_path / "run", quiet=True)
     recipe = read(data, val_fraction=0.15, seed=0)
     trained = fit.Trainer(recipe, config, fit.start(config, recipe.classes), tmp_path / "other", quiet=True)
