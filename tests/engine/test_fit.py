@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import flexdetr
+from fakes.tiny import SMALL, SMALL_WORDS
 from flexdetr.data.dataset import DataError
 from flexdetr.data.scenes import CLASSES, draw_scenes
 from flexdetr.engine import fit, validation
@@ -29,7 +30,8 @@ SETTINGS = {"epochs": 3, "batch_size": 3, "eval_every": 3}
 
 
 def settings(**train):
-    return resolve("flexdetr_pico", image_size=64, data={"workers": 0}, train={**SETTINGS, **train})
+    train = {**SETTINGS, **train}
+    return resolve("flexdetr_pico", **SMALL, image_size=64, data={"workers": 0}, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_a_script_that_is_interrupted_shows_no_way_through_the_loop(data, tmp_pa
         def on_step(self, _moment):
             os.kill(os.getpid(), signal.SIGINT)
 
-    detector = flexdetr.Detector("flexdetr_pico", classes=CLASSES, image_size=64)
+    detector = flexdetr.Detector("flexdetr_pico", classes=CLASSES, image_size=64, **SMALL)
     options = {"epochs": 2, "batch_size": 2, "data": {"workers": 0}}
     with pytest.raises(fit.Interrupted, match="--resume") as stopped:
         detector.train(data, out=tmp_path / "run", quiet=True, callbacks=[Impatient()], **options)
@@ -137,21 +139,15 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert_same_run(uninterrupted.folder, tmp_path / "run")
 
 
+def command_line(data, out, workers):
+    command = [sys.executable, "-m", "flexdetr", "train", str(data), "--model", "flexdetr_pico", *SMALL_WORDS]
+    command += ["--image-size", "64", "--epochs", "3", "--batch-size", "3", "--out", str(out)]
+    return [*command, "--set", f"data.workers={workers}", "--set", "train.eval_every=3"]
+
+
 def test_killed_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path):
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "flexdetr",
-        "train",
-        str(data),
-        "--model",
-        "flexdetr_pico",
-        "--image-size",
-        "64",
-    ]
-    command += ["--epochs", "3", "--batch-size", "3", "--out", str(out)]
-    command += ["--set", "data.workers=0", "--set", "train.eval_every=3"]
+    command = command_line(data, out, workers=0)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 120
     while not (out / run_state.FILE).exists() and process.poll() is None and time.monotonic() < limit:
@@ -167,9 +163,7 @@ def test_killed_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path):
 def test_a_job_whose_every_process_is_told_to_end_is_resumable(data, uninterrupted, tmp_path):
     """As Slurm, systemd and containers stop a job: the loader's workers get the signal too."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "flexdetr", "train", str(data), "--model", "flexdetr_pico"]
-    command += ["--image-size", "64", "--epochs", "3", "--batch-size", "3", "--out", str(out)]
-    command += ["--set", "data.workers=1", "--set", "train.eval_every=3"]
+    command = command_line(data, out, workers=1)
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -250,9 +244,8 @@ def test_a_broken_image_is_refused_before_the_first_step_unless_skipped(tmp_path
     picture.write_bytes(picture.read_bytes()[:200])
     with pytest.raises(DataError, match=picture.name):
         fit.train(root, settings(), out=tmp_path / "run", quiet=True)
-    config = resolve(
-        "flexdetr_pico", image_size=64, data={"workers": 0, "skip_bad": True}, train={**SETTINGS, "epochs": 1}
-    )
+    config = settings(epochs=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"skip_bad": True})})
     assert fit.train(root, config, out=tmp_path / "other", quiet=True).best.exists()
 
 
@@ -292,12 +285,12 @@ def test_results_carry_the_data_sets_own_ids(data, uninterrupted):
 
 
 def test_a_detector_trains_and_holds_the_best_weights(data, tmp_path):
-    detector = flexdetr.Detector("flexdetr_pico", classes=["ball"], image_size=64)
+    detector = flexdetr.Detector("flexdetr_pico", classes=["ball"], image_size=64, **SMALL)
     with pytest.raises(DataError, match="labels objects"):
         detector.train(data, out=tmp_path / "refused", quiet=True, **SETTINGS)
     names = json.loads((data / "annotations" / "instances_train.json").read_text())["categories"]
     classes = {row["id"]: row["name"] for row in reversed(names)}
-    detector = flexdetr.Detector("flexdetr_pico", classes=classes, image_size=64)
+    detector = flexdetr.Detector("flexdetr_pico", classes=classes, image_size=64, **SMALL)
     run = detector.train(data, out=tmp_path / "run", quiet=True, data={"workers": 0}, **SETTINGS)
     saved, _ = store.load(run.best)
     for name, value in detector.model.state_dict().items():
