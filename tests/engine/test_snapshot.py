@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import pytest
@@ -29,6 +30,17 @@ def run(tmp_path_factory):
     fit.train(data, config, out=place / "run", quiet=True)
     dataset = fit.read(data, val_fraction=0.15, seed=0)
     return fit.Trainer(dataset, config, fit.start(config, dataset.classes), place / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def saved(run):
+    return run_state.load(run.folder)
+
+
+@pytest.fixture
+def content(saved):
+    """What the run saved, to be changed."""
+    return copy.deepcopy(saved)
 
 
 def without(key):
@@ -94,8 +106,7 @@ def test_one_process_takes_up_the_losses_of_those_that_are_gone(run, caplog):
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_state_is_refused_in_a_sentence(run, change):
-    content = run_state.load(run.folder)
+def test_a_changed_state_is_refused_in_a_sentence(run, content, change):
     run.restore(content)
     change(content)
     with pytest.raises(StateError, match="is not a complete state of the run") as caught:
@@ -104,11 +115,10 @@ def test_a_changed_state_is_refused_in_a_sentence(run, change):
 
 
 @pytest.mark.parametrize("change", EARLY.values(), ids=EARLY)
-def test_a_changed_beginning_is_refused_in_a_sentence(run, tmp_path, change):
+def test_a_changed_beginning_is_refused_in_a_sentence(run, content, tmp_path, change):
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(run.folder / "config.yaml", folder)
-    content = run_state.load(run.folder)
     change(content)
     run_state.save(folder, content)
     with pytest.raises(StateError, match="is not a complete state of the run") as caught:
