@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 import vectors
+from flexdetr.runtime.artifact import Artifact, open_artifact
 
 # On a busy machine a deadline is a matter of luck: half a millisecond took half a minute once.
 settings.register_profile("patient", deadline=None)
@@ -44,3 +47,18 @@ def shared() -> Path:
 def golden() -> ModuleType:
     """The module that rebuilds reference checkpoints, inputs and outputs."""
     return vectors
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Artifact]], Artifact]:
+    """(name, what makes it at a path) -> an artifact that one of xdist's processes makes and all of them read."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
+    folder.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Artifact]) -> Artifact:
+        with FileLock(folder / f"{name}.lock"):
+            there = (folder / name).exists()  # an export is put in its place whole
+            return open_artifact(folder / name, verify=False) if there else make(folder / name)
+
+    return get

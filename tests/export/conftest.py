@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 
 from fakes.tiny import CLASSES, settled, spread, tiny
@@ -20,7 +18,7 @@ from flexdetr.data.images import pixels
 from flexdetr.data.scenes import draw_scene
 from flexdetr.export.make import ExportSource, export
 from flexdetr.export.reference import Reference
-from flexdetr.runtime.artifact import Artifact, open_artifact
+from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.detections import Detections
 from flexdetr.runtime.formats import FORMATS
 from flexdetr.runtime.sources import Source
@@ -80,21 +78,6 @@ def subject(detector: Detector) -> ExportSource:
 def _settled() -> Detector:
     """See ``fakes.tiny.settled``."""
     return settled()
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Artifact]], Artifact]:
-    """(name, what makes it at a path) -> an artifact that one of xdist's processes makes and all of them read."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "artifacts"
-    folder.mkdir(exist_ok=True)
-
-    def get(name: str, make: Callable[[Path], Artifact]) -> Artifact:
-        with FileLock(folder / f"{name}.lock"):
-            there = (folder / name).exists()  # an export is put in its place whole
-            return open_artifact(folder / name, verify=False) if there else make(folder / name)
-
-    return get
 
 
 @pytest.fixture(scope="session")

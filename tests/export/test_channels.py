@@ -20,7 +20,7 @@ from flexdetr.runtime.sources import Item
 # All tokens are queries: random scores nearly tie, so that rounding would choose others.
 SETTLED = {
     "encoder": {"strides": (16, 32), "width": 32, "ffn": 48, "heads": 4},
-    "head": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 30, "denoising": 0},
+    "head": {"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 30, "denoising": 0},
 }
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -17,16 +19,42 @@ def checkpoint(detector: Detector, tmp_path: Path) -> Path:
     return detector.save(tmp_path / "best.safetensors")
 
 
-def test_export_beside_the_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(checkpoint), "--format", "openvino", "--queries", "10"]) == 0
-    shown = capsys.readouterr()
-    folder = checkpoint.with_name("best-openvino")
-    assert str(folder) in shown.out
-    assert "a batch of 4" in shown.out
-    assert "score drift 0.001" in shown.out
-    assert "PyTorch, 2 layers, 20 queries" in shown.out
-    assert "comparing with the model" in shown.err
+@pytest.fixture(scope="module")
+def smaller(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """An artifact with fewer layers and queries, and what the command said."""
+    checkpoint = detector.save(tmp_path_factory.mktemp("smaller") / "best.safetensors")
+    words = ["export", str(checkpoint), "--format", "openvino", "--decoder-layers", "1", "--queries", "10"]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        assert main(words) == 0
+    return checkpoint.with_name("best-openvino"), out.getvalue(), err.getvalue()
+
+
+def test_export_beside_the_checkpoint(smaller: tuple[Path, str, str]) -> None:
+    folder, out, err = smaller
+    assert str(folder) in out.replace("\n", "")
+    assert "a batch of 4" in out
+    assert "score drift 0.001" in out
+    assert "PyTorch, 2 layers, 20 queries" in out
+    assert "comparing with the model" in err
     assert open_artifact(folder).metadata.made["queries"] == 10
+
+
+def test_fewer_layers_and_queries_and_what_they_cost(smaller: tuple[Path, str, str]) -> None:
+    parity = open_artifact(smaller[0]).parity
+    assert parity is not None
+    assert parity.passed
+    for drift in parity.drifts:
+        assert drift.compared >= 10, "too few detections to prove anything"
+        assert drift.score <= 1e-3
+        assert drift.box <= 1e-2
+    whole, less, exported = parity.accuracies
+    assert whole.case == "PyTorch, 2 layers, 20 queries"
+    assert whole.agreement == 1.0
+    assert less.case == "PyTorch, 1 layers, 10 queries"
+    assert less.agreement == exported.agreement < 1
+    assert less.gflops is not None
+    assert whole.gflops is not None
+    assert less.gflops < whole.gflops
 
 
 def test_a_refusal_shows_the_table_and_exits_1(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from flexdetr.export.prepare import DeployForm, Options, prepare
 from flexdetr.runtime.artifact import Artifact, open_artifact, write_metadata
 from flexdetr.runtime.cpu import SWITCH, bf16_supported, cpu_features
 from flexdetr.runtime.openvino import VERSION, shared_core
-from flexdetr.runtime.parity import Tolerance
+from flexdetr.runtime.parity import Precision, Proven, Tolerance
 from flexdetr.runtime.trial import REFERENCE
 
 needs_bf16 = pytest.mark.skipif(not bf16_supported(), reason="this CPU does not compute in bf16")
@@ -99,17 +103,28 @@ def test_proofs_are_stored_with_where_they_were_made(
     assert exported("onnx").metadata.reference is None
 
 
+@pytest.fixture(scope="module")
+def made_without_bf16(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, str]:
+    """What the command writes on a CPU without bf16, and what it says."""
+    path = detector.save(tmp_path_factory.mktemp("without") / "best.safetensors")
+    with pytest.MonkeyPatch.context() as there, redirect_stderr(io.StringIO()) as said:
+        there.setenv(SWITCH, "off")
+        assert main(["export", str(path), "--format", "openvino"]) == 0
+    return open_artifact(path.with_name("best-openvino")), said.getvalue()
+
+
 def test_the_command_tells_what_may_be_chosen(
-    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    detector: Detector,
+    made_without_bf16: tuple[Artifact, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = detector.save(tmp_path / "best.safetensors")
     assert main(["export", str(path), "--format", "openvino", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["precisions"]["fp32"]["passed"]
     assert ("bf16" in document["precisions"]) is bf16_supported()
-    monkeypatch.setenv(SWITCH, "off")
-    assert main(["export", str(path), "--format", "openvino"]) == 0
-    assert "this CPU does not compute in bf16" in capsys.readouterr().err
+    assert "this CPU does not compute in bf16" in made_without_bf16[1]
 
 
 @needs_bf16
@@ -142,27 +157,36 @@ def test_labelled_pictures_judge_bf16_too(
         found = real(*arguments)
         return found.model_copy(update={"ap": (found.ap or 0) - 0.2})
 
-    good = export(subject, "openvino", tmp_path / "good", data=labelled).metadata.precisions["bf16"]
+    judge, made = writing.Writing.prove_others, []
+
+    def kept(*arguments: Any) -> dict[Precision, Proven]:
+        made.append(arguments)
+        return judge(*arguments)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(writing.Writing, "prove_others", kept)
+        artifact = export(subject, "openvino", tmp_path / "good", data=labelled)
+    good = artifact.metadata.precisions["bf16"]
     assert good.passed
     assert good.accuracy is not None
     assert good.accuracy.case == "artifact in bf16"
     monkeypatch.setattr(writing, "accuracy_in", worse)
-    few = export(subject, "openvino", tmp_path / "few", data=labelled).metadata.precisions["bf16"]
+    ((its_writing, *arguments),) = made
+    its_writing = replace(its_writing, folder=artifact.path)
+    few = judge(its_writing, *arguments)["bf16"]
     assert few.passed, "four pictures decide nothing"
     monkeypatch.setattr(writing, "JUDGED", 4)
-    bad = export(subject, "openvino", tmp_path / "bad", data=labelled).metadata.precisions["bf16"]
+    bad = judge(its_writing, *arguments)["bf16"]
     assert not bad.passed
     assert re.fullmatch(r"it loses 0\.[12]\d+ AP on 4 pictures, and 0\.01 are allowed", str(bad.reason))
 
 
 @needs_bf16
 def test_an_artifact_from_a_cpu_without_bf16_is_tried_once(
-    subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    made_without_bf16: tuple[Artifact, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     picture = draw_scene(np.random.default_rng(0), (96, 128)).image
-    with monkeypatch.context() as there:
-        there.setenv(SWITCH, "off")
-        artifact = export(subject, "openvino", tmp_path / "out")
+    artifact = open_artifact(shutil.copytree(made_without_bf16[0].path, tmp_path / "out"))
     assert set(artifact.metadata.precisions) == {"fp32"}
     cache = tmp_path / "cache"
     for _ in range(2):
@@ -189,7 +213,8 @@ def test_an_artifact_from_a_cpu_without_bf16_is_tried_once(
 
 
 @needs_bf16
-@pytest.mark.parametrize("quiet", ["model", "gather"])
-def test_both_forms_of_sampling_pass(settled: Detector, tmp_path: Path, quiet: Any) -> None:
-    artifact = settled.export("openvino", tmp_path / quiet, sampling=quiet)
-    assert artifact.metadata.precisions["bf16"].passed
+def test_both_forms_of_sampling_pass(settled: Detector, settled_artifact: Artifact, tmp_path: Path) -> None:
+    other = settled.export("openvino", tmp_path / "model", sampling="model")
+    for artifact, sampling in ((settled_artifact, "gather"), (other, "model")):
+        assert artifact.metadata.made["sampling"] == sampling
+        assert artifact.metadata.precisions["bf16"].passed

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from flexdetr.runtime.artifact import ArtifactError
 
-executorch = pytest.importorskip("flexdetr.runtime.executorch", reason="pip install 'flexdetr[executorch]'")
+
+@pytest.fixture(scope="module")
+def executorch() -> ModuleType:
+    """The runtime: importing it takes seconds, which a process that only collects the tests has no use for."""
+    return pytest.importorskip("flexdetr.runtime.executorch", reason="pip install 'flexdetr[executorch]'")
 
 
 @pytest.fixture
@@ -19,7 +24,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_file_that_kills_its_reader_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_kills_its_reader_is_refused(
+    executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         executorch, "_OPEN", "import os, sys; print('no', file=sys.stderr, flush=True); os.abort()"
     )
@@ -28,7 +35,9 @@ def test_a_file_that_kills_its_reader_is_refused(program: Path, monkeypatch: pyt
     assert not (program.parent / "cache").exists()
 
 
-def test_a_file_that_opens_is_tried_once(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_opens_is_tried_once(
+    executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(executorch, "_OPEN", "pass")
     executorch._open_elsewhere(program)
     monkeypatch.setattr(executorch, "_OPEN", "import os; os.abort()")
@@ -38,7 +47,9 @@ def test_a_file_that_opens_is_tried_once(program: Path, monkeypatch: pytest.Monk
         executorch._open_elsewhere(program)
 
 
-def test_a_file_that_takes_too_long_is_refused(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_takes_too_long_is_refused(
+    executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(executorch, "_OPEN", "import time; time.sleep(60)")
     monkeypatch.setattr(executorch, "_LIMIT", 0.2)
     with pytest.raises(ArtifactError, match="not opened by ExecuTorch within"):
