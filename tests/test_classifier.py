@@ -20,6 +20,7 @@ from flexdetr.engine import fit
 from flexdetr.engine import state as run_state
 from flexdetr.engine.checkpoint import start
 from flexdetr.presets import resolve
+from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.sources import find
 
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 60), "red": (220, 30, 40)}
@@ -131,9 +132,16 @@ def test_classes_go_along_by_name(run: fit.Run) -> None:
     assert not torch.equal(new.model.head.linear.weight[1], old[0])
 
 
-def test_openvino_proves_itself_and_answers_without_torch(run: fit.Run, data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made(run: fit.Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("made") / "artifact"
+    return flexdetr.load(run.best).export("openvino", folder, data=str(data))
+
+
+def test_openvino_proves_itself_and_answers_without_torch(
+    run: fit.Run, made: Artifact, data: Path, tmp_path: Path
+) -> None:
     classifier = flexdetr.load(run.best)
-    made = classifier.export("openvino", tmp_path / "artifact", data=str(data))
     assert made.parity is not None
     assert made.parity.passed
     assert made.parity.accuracies[0].measures == ("top-1", "top-5")
@@ -147,10 +155,10 @@ def test_openvino_proves_itself_and_answers_without_torch(run: fit.Run, data: Pa
         deployed.save(tmp_path / "no.safetensors")
 
 
-def test_the_middle_is_what_is_looked_at_everywhere(run: fit.Run, tmp_path: Path) -> None:
+def test_the_middle_is_what_is_looked_at_everywhere(run: fit.Run, made: Artifact, tmp_path: Path) -> None:
     """Checkpoint and artifact, a picture alone and among others: what is around changes nothing."""
     classifier = flexdetr.load(run.best)
-    deployed = flexdetr.load(classifier.export("openvino", tmp_path / "artifact").path)
+    deployed = flexdetr.load(made.path)
     noise = np.random.default_rng(0).normal(128, 60, (64, 128, 3)).clip(0, 255).astype(np.uint8)
     places = []
     for name, outside in (("red", 0), ("green", 255)):

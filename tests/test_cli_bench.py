@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from flexdetr.api import Detector
+from fakes.tiny import untrained
 from flexdetr.cli import main
 from flexdetr.metrics.latency import END_TO_END, STAGES
 from flexdetr.runtime import layers
+from flexdetr.runtime.artifact import Artifact
 from flexdetr.runtime.layers import Rates
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory, once: Callable[[str, Callable[[Path], Artifact]], Artifact]
+) -> tuple[Path, Path, Path]:
     """A checkpoint, its artifact, and a folder of two pictures."""
     folder = tmp_path_factory.mktemp("bench")
-    torch.manual_seed(0)
-    detector = Detector(
-        "flexdetr_pico",
-        classes=["cat", "dog"],
-        image_size=64,
-        backbone="hgnetv2_atto",
-        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-    )
-    artifact = detector.export("openvino", folder / "tiny-openvino").path
+    detector = untrained()
+    artifact = once("untrained", lambda path: detector.export("openvino", path)).path
     pictures = folder / "pictures"
     pictures.mkdir()
     for i in range(2):

@@ -27,7 +27,7 @@ from flexdetr.model.detector import DetectionModel
 from flexdetr.model.size import measure_module
 from flexdetr.presets import resolve
 from flexdetr.pruning import FILE, Pruned, PruneError, prune
-from flexdetr.runtime.artifact import ArtifactError
+from flexdetr.runtime.artifact import Artifact, ArtifactError
 from flexdetr.weights.container import WeightsError
 from flexdetr.weights.transformers_export import to_transformers
 
@@ -132,8 +132,13 @@ def test_its_file_gives_the_same_detector(pruned: Pruned, whole: Detector, tmp_p
         assert there.numel() < before.numel()
 
 
-def test_its_export_is_proven_and_answers(pruned: Pruned, data: Path, tmp_path: Path) -> None:
-    artifact = pruned.detector.export("openvino", tmp_path / "openvino", data=data)
+@pytest.fixture(scope="module")
+def artifact(pruned: Pruned, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return pruned.detector.export("openvino", tmp_path_factory.mktemp("pruned") / "openvino", data=data)
+
+
+def test_its_export_is_proven_and_answers(pruned: Pruned, artifact: Artifact) -> None:
+    assert artifact.parity is not None
     assert artifact.parity.passed
     picture = np.full((96, 96, 3), 120, np.uint8)
     there = flexdetr.load(artifact.path).predict(picture, threshold=0.0, precision="fp32")
@@ -213,7 +218,9 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_no_detector_are_refused(pruned: Pruned, data: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_detector_are_refused(
+    pruned: Pruned, artifact: Artifact, data: Path, tmp_path: Path
+) -> None:
     asked: dict[str, Any] = {"data": data, "out": tmp_path / "out", "target_share": 0.7}
     with pytest.raises(WeightsError, match="does not exist"):
         prune(tmp_path / "none.safetensors", **asked)
@@ -221,10 +228,8 @@ def test_files_that_are_no_detector_are_refused(pruned: Pruned, data: Path, tmp_
     classifier.save(tmp_path / "classifier.safetensors")
     with pytest.raises(PruneError, match="only detectors can be pruned"):
         prune(tmp_path / "classifier.safetensors", **asked)
-    artifact = tmp_path / "artifact"
-    pruned.detector.export("openvino", artifact)
     with pytest.raises(ArtifactError, match="prune the checkpoint that it was made from"):
-        prune(artifact, **asked)
+        prune(artifact.path, **asked)
     with pytest.raises(ConfigError, match="holds a run already"):
         prune(pruned.detector, data, out=pruned.run.folder, target_share=0.7)
 

@@ -12,11 +12,8 @@ COUNT = 10
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory):
-    detector = settled()
-    folder = tmp_path_factory.mktemp("cluster") / "pico-openvino"
-    detector.export("openvino", folder)
-    return folder
+def artifact(once):
+    return once("settled", lambda path: settled().export("openvino", path)).path
 
 
 @pytest.fixture(scope="session")

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import openvino
 import pytest
-import torch
 from openvino import opset13
 
+from fakes.tiny import untrained
 from flexdetr.api import Detector
 from flexdetr.model.size import measure_both
 from flexdetr.runtime import layers
-from flexdetr.runtime.artifact import open_artifact
+from flexdetr.runtime.artifact import Artifact, open_artifact
 from flexdetr.runtime.layers import Layer, Rates
 from flexdetr.runtime.openvino import OpenVINORuntime
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
-    torch.manual_seed(0)
-    detector = Detector(
-        "flexdetr_pico",
-        classes=["cat", "dog"],
-        image_size=64,
-        backbone="hgnetv2_atto",
-        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-    )
-    return detector, detector.export("openvino", tmp_path_factory.mktemp("layers") / "tiny").path
+def tiny(once: Callable[[str, Callable[[Path], Artifact]], Artifact]) -> tuple[Detector, Path]:
+    detector = untrained()
+    return detector, once("untrained", lambda path: detector.export("openvino", path)).path
 
 
 def test_the_layers_have_the_arithmetic_of_the_model(tiny: tuple[Detector, Path]) -> None:
