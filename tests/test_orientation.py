@@ -37,11 +37,11 @@ def draw(folder: Path, counts: dict[str, int]) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("pages"), {"train": 4, "val": 2, "test": 2})
+    return draw(tmp_path_factory.mktemp("pages"), {"train": 8, "val": 2, "test": 2})
 
 
 def settings(**more: object) -> Config:
-    train = {"epochs": 30, "batch_size": 8, "eval_every": 15, "lr": 4e-3}
+    train = {"epochs": 15, "batch_size": 8, "eval_every": 15, "lr": 4e-3}
     return for_orientation(
         resolve("hgnetv2_atto_cls", image_size=64, train=train, **{"data": {"workers": 0}, **more})
     )
