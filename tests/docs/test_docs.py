@@ -25,9 +25,9 @@ BCCD = ROOT.parent / "shared" / "data" / "bccd"
 SHORTER = {
     "train=400, val=50, test=100": "train=6, val=3, test=3",
     "train=1600, val=60, test=150": "train=1, val=1, test=1",
-    "image_size=256": 'image_size=96, data={"workers": 0}',
+    "image_size=256": 'image_size=64, data={"workers": 0}',
     "epochs=40": "epochs=1, batch_size=3",
-    "flexdetr_nano": "flexdetr_pico",
+    "flexdetr_nano": "flexdetr_atto",
 }
 
 
