@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from fakes.tiny import SMALL_WORDS
 from flexdetr.cli import main
 from flexdetr.config import ConfigError
 from flexdetr.data.scenes import draw_scenes
@@ -108,6 +109,7 @@ def test_a_sharded_evaluation_gives_the_same_numbers(answers):
 def words(data, out):
     return [
         *("train", str(data), "--model", "flexdetr_pico", "--image-size", "64", "--epochs", "2"),
+        *SMALL_WORDS,
         *("--batch-size", "4", "--device", "cpu", "--out", str(out), "--set", "data.workers=0"),
         *("--set", "train.processes=2", "--set", "train.eval_every=2"),
         *("--set", "train.precision=fp32", "--set", "train.report=false"),
