@@ -216,7 +216,7 @@ def ultralytics_names(state: Mapping[str, Tensor], blocks: tuple[int, ...]) -> S
     return named
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dialects() -> SimpleNamespace:
     """The functions of this file, for tests."""
     return SimpleNamespace(

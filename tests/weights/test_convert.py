@@ -26,7 +26,7 @@ from flexdetr.weights.transformers_export import to_transformers
 Save = Callable[..., Path]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(dialects: SimpleNamespace) -> dict[str, Tensor]:
     return dict(dialects.make_model().state_dict())
 

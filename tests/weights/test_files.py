@@ -28,7 +28,7 @@ Save = Callable[..., Path]
 CLASSES = Classes.of("abcde")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(dialects: SimpleNamespace) -> dict[str, Tensor]:
     return dict(dialects.make_model().state_dict())
 
