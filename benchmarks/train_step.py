@@ -137,8 +137,8 @@ def operations(step: Callable[[], None]) -> int:
         gradient: torch.Size,
         x: torch.Size,
         weight: torch.Size,
-        *rest: Any,
-        **_: object,  # noqa: ANN401
+        *rest: Any,  # noqa: ANN401
+        **_: object,
     ) -> int:
         """As many as forwards for each gradient; torch 2.15 counts groups as if they were none."""
         return sum(rest[-1][:2]) * conv_flop_count(list(x), list(weight), list(gradient))
