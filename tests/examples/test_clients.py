@@ -27,7 +27,7 @@ from flexdetr.deployed import ArtifactDetector
 from flexdetr.export.calibration import CalibrationPictures
 from flexdetr.export.openvino import quantise
 from flexdetr.export.prepare import Options, prepare
-from flexdetr.runtime.artifact import describe_files, open_artifact, write_metadata
+from flexdetr.runtime.artifact import Artifact, describe_files, open_artifact, write_metadata
 from flexdetr.runtime.cpu import bf16_supported
 from flexdetr.runtime.middle import middle
 from flexdetr.runtime.process import THRESHOLD
@@ -277,17 +277,20 @@ def test_answers_in_a_sentence(
 
 @pytest.mark.parametrize("channels", [1, 4], ids=["grey", "four"])
 def test_refuses_an_artifact_that_takes_no_rgb(
-    client: Client, photo: Path, tmp_path: Path, channels: int
+    client: Client, photo: Path, once: Callable[[str, Callable[[Path], Artifact]], Artifact], channels: int
 ) -> None:
-    other = Detector(
-        "flexdetr_pico",
-        classes=CLASSES,
-        image_size=(64, 96),
-        backbone="hgnetv2_atto",
-        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-        data={"channels": channels},
-    )
-    folder = other.export("openvino", tmp_path / "other").path
+    def write(path: Path) -> Artifact:
+        other = Detector(
+            "flexdetr_pico",
+            classes=CLASSES,
+            image_size=(64, 96),
+            backbone="hgnetv2_atto",
+            head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+            data={"channels": channels},
+        )
+        return other.export("openvino", path)
+
+    folder = once(f"clients-{channels}", write).path
     done = client(folder, photo, "0.1", "fp32")
     assert done.returncode == 1
     assert done.stdout.strip() == ""

@@ -38,7 +38,7 @@ def test_a_file_that_kills_its_reader_is_refused(
 def test_a_file_that_opens_is_tried_once(
     executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executorch, "_OPEN", "pass")
+    monkeypatch.setattr(executorch, "_OPEN", "import sys; print(*sys.argv[1:], sep='\\n')")
     executorch._open_elsewhere(program)
     monkeypatch.setattr(executorch, "_OPEN", "import os; os.abort()")
     executorch._open_elsewhere(program)
@@ -53,4 +53,25 @@ def test_a_file_that_takes_too_long_is_refused(
     monkeypatch.setattr(executorch, "_OPEN", "import time; time.sleep(60)")
     monkeypatch.setattr(executorch, "_LIMIT", 0.2)
     with pytest.raises(ArtifactError, match="not opened by ExecuTorch within"):
+        executorch._open_elsewhere(program)
+
+
+def test_both_programs_are_opened_in_one_process(
+    executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = program.with_name("decode.pte")
+    other.write_bytes(b"another program")
+    monkeypatch.setattr(executorch, "_OPEN", "import sys; print(*sys.argv[1:], sep='\\n')")
+    executorch._open_elsewhere(program)
+    monkeypatch.setattr(executorch, "_OPEN", "import os; os.abort()")
+    executorch._open_elsewhere(other)
+
+
+def test_the_damaged_one_of_two_is_named(
+    executorch: ModuleType, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.with_name("decode.pte").write_bytes(b"another program")
+    words = "import os, sys; print(*sys.argv[1:], sep='\\n', flush=True); os.abort()"
+    monkeypatch.setattr(executorch, "_OPEN", words)
+    with pytest.raises(ArtifactError, match=r"decode\.pte is damaged"):
         executorch._open_elsewhere(program)

@@ -26,7 +26,9 @@ _LIMIT: Final = 300.0  # seconds; it takes five
 _OPEN: Final = """
 import sys
 from executorch.runtime import Runtime
-Runtime.get().load_program(sys.argv[1]).load_method("forward")
+for file in sys.argv[1:]:
+    print(file, flush=True)
+    Runtime.get().load_program(file).load_method("forward")
 """
 
 
@@ -45,29 +47,35 @@ def _load(path: Path, inputs: Sequence[str], outputs: int, threads: int | None) 
 def _open_elsewhere(path: Path) -> None:
     """Open a file in a process of its own, once: on some damaged ones ExecuTorch aborts the process that opens them.
 
+    The artifact's other program is opened there too, because most of the time goes into starting ExecuTorch.
+
     Raises:
         ArtifactError: if that process was ended. What is only an error there is one here too, and raised here.
     """
-    opened = cache_folder() / "executorch" / sha256(path)
-    if opened.exists():
+    files = [path, *(other for name in (ENCODE, DECODE) if (other := path.with_name(name)) != path)]
+    marks = {file: cache_folder() / "executorch" / sha256(file) for file in files if file.exists()}
+    if marks[path].exists():
         return
-    command = [sys.executable, "-c", _OPEN, str(path)]
+    asked = [str(file) for file, mark in marks.items() if not mark.exists()]
+    command = [sys.executable, "-c", _OPEN, *asked]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False)  # noqa: S603 - our own words
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"{path} was not opened by ExecuTorch within {_LIMIT:.0f} seconds") from error
+    begun = [line for line in done.stdout.decode(errors="replace").splitlines() if line in asked]
     if done.returncode not in (0, 1):
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise ArtifactError(
-            f"{path} is damaged: ExecuTorch ends the process that opens it (status {done.returncode}: {last[:200]}); "
-            "copy the artifact again, or export again"
+            f"{begun[-1] if begun else path} is damaged: ExecuTorch ends the process that opens it (status "
+            f"{done.returncode}: {last[:200]}); copy the artifact again, or export again"
         )
-    if done.returncode == 0:
-        try:
-            with replacing(opened) as draft:
+    opened = begun if done.returncode == 0 else begun[:-1]
+    try:
+        for file in opened:
+            with replacing(marks[Path(file)]) as draft:
                 draft.touch()
-        except OSError as error:
-            _log.info("that %s can be opened is not kept: %s", path, error.strerror or error)
+    except OSError as error:
+        _log.info("that %s can be opened is not kept: %s", path, error.strerror or error)
 
 
 _TOOLCHAIN = Toolchain(
