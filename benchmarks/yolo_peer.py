@@ -106,7 +106,9 @@ class Peer:
 def pictures(folder: Path | None, scratch: Path) -> list[Path]:
     """Twelve pictures of a folder, or as many drawn ones of 640x480."""
     if folder is not None:
-        found = sorted(one for one in folder.rglob("*") if one.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        found = sorted(
+            one.resolve() for one in folder.rglob("*") if one.suffix.lower() in (".jpg", ".jpeg", ".png")
+        )
         if not found:
             raise SystemExit(f"{folder} holds no picture")
         return found[:12]
@@ -124,6 +126,11 @@ def main() -> int:
     parser.add_argument("--yolo-data", default="coco8.yaml", help="what its int8 is calibrated on")
     parser.add_argument(
         "--ours", nargs="+", default=["flexdetr_nano"], help="presets, checkpoints or artifacts"
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="of our presets and checkpoints: auto, fp32 or bf16; artifacts have theirs",
     )
     parser.add_argument("--images", type=Path)
     parser.add_argument("--image-size", type=int, default=640, help="of the peer's models")
@@ -160,9 +167,13 @@ def main() -> int:
                 calls[name] = asking(name, peers[name])
         for file in arguments.ours:
             detector = open_detector(file, threads=arguments.threads, runtime="auto")
+            options = {}
             if not hasattr(detector, "artifact"):
                 detector.runtime = "openvino"  # presets and checkpoints too, as the peer's
-            calls[file] = lambda one=detector: one.predict(paths[next(turn) % len(paths)])
+                options["precision"] = arguments.precision
+            calls[file] = lambda one=detector, options=options: one.predict(
+                paths[next(turn) % len(paths)], **options
+            )
         for call in calls.values():  # exports and compiles, not counted
             call()
         for values in said.values():
