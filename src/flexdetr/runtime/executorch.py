@@ -52,10 +52,12 @@ def _open_elsewhere(path: Path) -> None:
     Raises:
         ArtifactError: if that process was ended. What is only an error there is one here too, and raised here.
     """
-    files = [path, *(other for name in (ENCODE, DECODE) if (other := path.with_name(name)) != path)]
-    marks = {file: cache_folder() / "executorch" / sha256(file) for file in files if file.exists()}
+    folder = cache_folder() / "executorch"
+    marks = {path: folder / sha256(path)}
     if marks[path].exists():
         return
+    others = (path.with_name(name) for name in (ENCODE, DECODE))
+    marks |= {file: folder / sha256(file) for file in others if file != path and file.exists()}
     asked = [str(file) for file, mark in marks.items() if not mark.exists()]
     command = [sys.executable, "-c", _OPEN, *asked]
     try:
