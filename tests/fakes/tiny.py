@@ -54,10 +54,9 @@ def spread(model: nn.Module) -> None:
 def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
     torch.manual_seed(0)
     changes = {
+        **SMALL,
         "image_size": size,
-        "backbone": "hgnetv2_atto",
-        "encoder": {"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        "head": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        "head": {**SMALL["head"], "denoising": 0},
     } | changes
     detector = Detector("flexdetr_pico", classes=CLASSES, **changes)
     spread(detector.model)
@@ -65,15 +64,15 @@ def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
 
 
 def untrained() -> Detector:
-    """A detector of squares with one decoder layer, for what does not ask what it finds."""
+    """A detector of cats and dogs with one decoder layer, for what does not ask what it finds."""
     torch.manual_seed(0)
     return Detector(
         "flexdetr_pico",
         classes=["cat", "dog"],
         image_size=64,
-        backbone="hgnetv2_atto",
-        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
+        backbone=SMALL["backbone"],
+        encoder=SMALL["encoder"],
+        head={**SMALL["head"], "layers": 1, "denoising": 0},
     )
 
 
