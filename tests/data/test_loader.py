@@ -140,6 +140,17 @@ def test_other_failures_keep_their_kind_and_gain_the_image(records, monkeypatch,
     assert "while making a sample of" in said
 
 
+def test_a_failure_ends_the_workers_though_its_traceback_is_kept(records, monkeypatch):
+    def fail(*_arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(batches, "strong", fail)
+    loader = _loader(records, workers=2)
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(loader.epoch(0, "strong"))
+    assert not multiprocessing.active_children(), caught
+
+
 def test_only_images_without_objects(records):
     empty = [record for record in records if not len(record)]
     for batch in _loader(empty, batch_size=2).epoch(0, "mosaic"):

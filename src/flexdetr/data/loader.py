@@ -163,12 +163,20 @@ class TrainingLoader:
             stream = self._begin(plans)
         upcoming = self.planner.epoch(epoch + 1, following) if following is not None else []
         self._plans.waiting.extend(upcoming)
-        for done in range(len(plans)):
-            made = self._next(stream)
-            if made is None:  # the workers had run out of plans before the last ones were added
-                stream = self._begin([*plans[done:], *upcoming])
+        try:
+            for done in range(len(plans)):
                 made = self._next(stream)
-            yield self._deliver(made)
+                if made is None:  # the workers had run out of plans before the last ones were added
+                    stream = self._begin([*plans[done:], *upcoming])
+                    made = self._next(stream)
+                yield self._deliver(made)
+        except Exception as error:
+            # A traceback through torch's iterator holds the workers, and torch waits ten seconds for each where Python
+            # collects the two together.
+            del stream
+            self.close()
+            error.__traceback__ = None
+            raise
         self._stream, self._promised = stream, upcoming
 
     def preview(self, epoch: int, phase: Phase, count: int) -> Iterator[Batch]:
@@ -209,7 +217,9 @@ class TrainingLoader:
         except RuntimeError as error:
             if "DataLoader worker (pid" not in str(error):
                 raise
-            raise LoaderError(f"{error}. {self._samples.in_work()}{self._hint()}") from error
+            raise LoaderError(f"{error}. {self._samples.in_work()}{self._hint()}") from (
+                error.with_traceback(None)
+            )
 
     def _hint(self) -> str:
         """What ends workers that are spawned before they have begun: they import the script that trains."""
