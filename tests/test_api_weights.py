@@ -151,10 +151,15 @@ def untouched(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.mark.usefixtures("untouched")
-def test_export_leaves_the_model_alone(detector: Detector, tmp_path: Path) -> None:
-    artifact = detector.export("torch", tmp_path / "artifact")
+def test_export_in_inference_mode_proves_itself_and_leaves_the_model_alone(
+    detector: Detector, tmp_path: Path, picture: NDArray[np.uint8]
+) -> None:
+    with torch.inference_mode():
+        artifact = detector.export("torch", tmp_path / "artifact")
     assert artifact.parity is not None
     assert artifact.parity.passed
+    found = scores(flexdetr.load(artifact.path), picture)
+    np.testing.assert_allclose(found, scores(detector, picture, precision="fp32"), atol=1e-4)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -166,10 +171,3 @@ def test_predicting_leaves_the_model_alone(detector: Detector, picture: NDArray[
 def test_a_refused_export_leaves_the_model_alone(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="decoder_layers must be between 1 and 2; got 9"):
         detector.export("openvino", tmp_path / "artifact", decoder_layers=9)
-
-
-def test_exported_in_inference_mode(detector: Detector, tmp_path: Path, picture: NDArray[np.uint8]) -> None:
-    with torch.inference_mode():
-        artifact = detector.export("torch", tmp_path / "artifact")
-    found = scores(flexdetr.load(artifact.path), picture)
-    np.testing.assert_allclose(found, scores(detector, picture, precision="fp32"), atol=1e-4)

@@ -69,6 +69,7 @@ def test_a_checkpoint_and_its_artifact_side_by_side(
     assert plot.read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_timed_on_the_runtime_that_is_asked_for(
     tiny: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

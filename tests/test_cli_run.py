@@ -133,7 +133,7 @@ def test_eval_prints_the_same_numbers_as_table_and_json(
     assert all(name in table for name in CLASSES.names)
 
 
-@pytest.mark.parametrize("verb", ["eval", "predict"])
+@pytest.mark.parametrize("verb", ["eval", pytest.param("predict", marks=pytest.mark.slow)])
 def test_precision_and_runtime_are_chosen_and_named(
     verb: str, checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,6 +176,7 @@ def test_its_weights_make_a_detector_as_narrow_and_refuse_another(pruned: Pruned
         Detector("rtdetr_r18", classes=classes, weights=pruned.run.best, image_size=64)
 
 
+@pytest.mark.slow
 def test_it_can_be_pruned_again(pruned: Pruned, data: Path, tmp_path: Path) -> None:
     again = prune(
         pruned.run.best, data, out=tmp_path / "again", target_share=0.85, epochs=1, quiet=True, **SHORT

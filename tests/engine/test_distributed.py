@@ -196,16 +196,13 @@ def kill_all(process):
         one.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "status"),
     [
         pytest.param(kill_all, -signal.SIGKILL, id="kill -9"),
-        pytest.param(
-            lambda process: process.send_signal(signal.SIGTERM), 130, id="SIGTERM", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            lambda process: process.send_signal(signal.SIGINT), 130, id="Ctrl-C", marks=pytest.mark.slow
-        ),
+        pytest.param(lambda process: process.send_signal(signal.SIGTERM), 130, id="SIGTERM"),
+        pytest.param(lambda process: process.send_signal(signal.SIGINT), 130, id="Ctrl-C"),
     ],
 )
 def test_two_processes_interrupted_and_resumed_equal_two_uninterrupted(
@@ -223,6 +220,7 @@ def test_two_processes_interrupted_and_resumed_equal_two_uninterrupted(
     assert_same_state(uninterrupted, out)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(data, uninterrupted, tmp_path, caplog):
     """Fewer GPUs are left: the step keeps its batch, whatever the number of processes."""
     out = tmp_path / "run"

@@ -159,6 +159,7 @@ def test_killed_and_resumed_equals_uninterrupted(data, uninterrupted, tmp_path):
     assert_same_run(uninterrupted.folder, out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
 def test_a_job_whose_every_process_is_told_to_end_is_resumable(data, uninterrupted, tmp_path):
     """As Slurm, systemd and containers stop a job: the loader's workers get the signal too."""

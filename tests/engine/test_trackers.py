@@ -86,6 +86,7 @@ def test_a_resumed_run_goes_on_in_the_same_tensorboard_folder(tmp_path):
     assert curve(folder, "final/ap") == {0: 0.5}
 
 
+@pytest.mark.slow
 @needs("mlflow", "sqlalchemy", "alembic")
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

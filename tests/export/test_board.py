@@ -154,6 +154,7 @@ def test_other_forms_compute_the_same(make: Callable[..., Detector], sampling: s
     assert any(isinstance(part, torch.nn.LayerNorm) for part in encode.modules())
 
 
+@pytest.mark.slow
 def test_a_graph_that_was_changed_is_refused_with_the_layer(
     subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

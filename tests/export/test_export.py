@@ -106,7 +106,7 @@ def test_openvino_resizes_inside(exported: Exported, detector: Detector) -> None
     assert "bilinear_pillow" in modes
 
 
-@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+@pytest.mark.parametrize("kind", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_square_raw_graph_of_gathers(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
     artifact = export(
         subject_of(make((64, 64), head=SHALLOW)), kind, tmp_path / "out", raw=True, sampling="gather"
@@ -142,7 +142,7 @@ def test_every_kind_of_backbone(
     )
 
 
-@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+@pytest.mark.parametrize("kind", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_dynamic_size(make: Callable[..., Detector], tmp_path: Path, kind: str) -> None:
     artifact = export(subject_of(make((64, 96), head=SHALLOW)), kind, tmp_path / "out", dynamic_size=True)
     assert "at 96x160" in proven(artifact)
@@ -180,6 +180,7 @@ def test_wrong_words_and_places_are_answered_before_any_work(subject: ExportSour
     assert (occupied / "cat.jpg").read_bytes() == b"x"
 
 
+@pytest.mark.slow
 def test_each_format_samples_as_its_runtimes_are_fast(
     exported: Exported, make: Callable[..., Detector], tmp_path: Path
 ) -> None:

@@ -21,7 +21,14 @@ from flexdetr.runtime.formats import ENGINES, FORMATS, NAMED
 BESIDE = {".npz", ".py"}
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+# ExecuTorch takes as long to write one as all others together.
+SLOW = ("executorch",)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in FORMATS],
+)
 def artifact(request: pytest.FixtureRequest, exported: Callable[[str], Artifact]) -> Artifact:
     row = FORMATS[request.param]
     missing = [package for package in row.packages if find_spec(package) is None]

@@ -26,6 +26,7 @@ assert flexdetr.load({path!r}, runtime={runtime!r}, {options}hint="throughput").
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "runtime", "options"),
     [("openvino", "openvino", "cache=False, "), ("onnx", "onnxruntime", "")],

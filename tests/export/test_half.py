@@ -51,7 +51,7 @@ def test_weights_beyond_half_stay_as_they_are(make: Callable[..., Detector]) -> 
     assert torch.equal(other, form.detector.head.memory_proj.weight.half().float())
 
 
-@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+@pytest.mark.parametrize("kind", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_fp16_is_small_and_near(exported: Callable, detector: Detector, tmp_path: Path, kind: str) -> None:
     artifact = detector.export(kind, tmp_path / "half", precision="fp16")
     assert artifact.parity is not None
@@ -83,6 +83,7 @@ def test_a_model_that_does_not_fit_at_all(make: Callable[..., Detector]) -> None
         beyond_half(form, [example(OPTIONS)])
 
 
+@pytest.mark.slow
 def test_only_precision_is_at_fault(make: Callable[..., Detector], tmp_path: Path) -> None:
     said: list[str] = []
     artifact = overflowing(make()).export("onnx", tmp_path / "half", precision="fp16", announce=said.append)

@@ -32,6 +32,7 @@ def data(labelled: Path) -> Path:
     return labelled
 
 
+@pytest.mark.slow
 def test_openvino_computes_in_int8(
     detector: Detector, data: Path, tmp_path: Path, exported: Callable[[str], Artifact]
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_command_tells_what_may_be_chosen(
     assert "this CPU does not compute in bf16" in made_without_bf16[1]
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_a_file_that_fails_in_bf16_is_kept_for_float32(
     subject: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -147,6 +148,7 @@ def test_a_file_that_fails_in_bf16_is_kept_for_float32(
     assert "its proof in bf16 failed" in caplog.text
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_labelled_pictures_judge_bf16_too(
     subject: ExportSource, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from flexdetr.presets import resolve
 
 RECORDING = Path(__file__).with_name("seeded_steps.json")
 MODELS = ("rtdetr_r18", "rtdetrv2_s", "flexdetr_nano")
+LONG = ("rtdetr_r18", "rtdetrv2_s")
 STEPS = 20
 
 
@@ -75,7 +76,9 @@ def one_thread() -> object:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in MODELS]
+)
 def test_steps_are_as_recorded(name: str) -> None:
     recorded = json.loads(RECORDING.read_text(encoding="utf-8"))
     losses, weights = run(name)

@@ -196,6 +196,7 @@ def exported(changes: dict[str, Any], randomise: Callable[..., nn.Module], folde
     assert artifact.parity.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [pytest.param(changes, id=name) for name, changes in TOGETHER.items()])
 def test_the_parts_export(
     changes: dict[str, Any], randomise: Callable[..., nn.Module], tmp_path: Path

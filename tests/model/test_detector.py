@@ -38,6 +38,9 @@ BIG = (
     *(f"rtdetr_ghostnetv3_{width}" for width in ("050", "130", "160")),
     *(f"rtdetr_hgnet_{size}" for size in ("tiny", "small", "base")),
     *("rtdetr_ghostnet_100", "rtdetr_mobilenetv1_100"),
+    # Larger than one that differs in widths and depths only.
+    *(f"{family}_{size}" for family in ("dfine", "deim") for size in "smlx"),
+    *("deim_rtdetrv2_m", "deim_rtdetrv2_l", "yolov8_m", "yolov8_hgnetv2_l"),
 )
 
 
@@ -45,7 +48,8 @@ def architectures() -> list[str]:
     """The first preset of each architecture: RT-DETRv2's are RT-DETR's, trained in another way."""
     seen: dict[str, str] = {}
     for name, config in PRESETS.items():
-        parts = config.model_dump_json(include={"backbone", "encoder", "decoder", "attention"})
+        network = {"backbone": {"name", "options"}, "encoder": True, "head": True, "attention": True}
+        parts = config.model_dump_json(include=network)
         seen.setdefault(parts, name)
     return list(seen.values())
 

@@ -105,7 +105,7 @@ def test_golden_weights_through_transformers(golden: ModuleType, tmp_path: Path)
     assert difference["boxes"] <= limit["boxes"]
 
 
-@pytest.mark.parametrize("case", ["dfine_n", "dfine_m"])
+@pytest.mark.parametrize("case", ["dfine_n", pytest.param("dfine_m", marks=pytest.mark.slow)])
 def test_dfine_through_transformers(case: str, golden: ModuleType, tmp_path: Path) -> None:
     """D-FINE's file -> ours -> transformers' d_fine and back, bit for bit; its model gives D-FINE's answer."""
     loaded = load_any(golden.write(case, tmp_path))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import flexdetr
 
 OPTIONS = '''"""The options of a head that answers for every cell."""
@@ -121,6 +123,7 @@ assert main([*command, "--set", "head=toi", "--out", str(folder / "other")]) == 
 """
 
 
+@pytest.mark.slow
 def test_a_new_head_is_a_folder_and_a_row(tmp_path: Path) -> None:
     package = tmp_path / "flexdetr"
     shutil.copytree(Path(flexdetr.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
