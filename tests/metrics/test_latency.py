@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from flexdetr.metrics.latency import (
     measure,
     start_of,
 )
-from flexdetr.metrics.latency_plot import plot
 
 
 def subject(name: str, calls: list[str]) -> TimedDetector:
@@ -91,14 +89,6 @@ def test_numbers_as_json() -> None:
     assert document["memory_mib"] == 100.0
     assert document["start_seconds"] == 1.25
     assert Timing("a", "x", timing().milliseconds).to_json()["start_seconds"] is None
-
-
-def test_the_plot_is_a_picture_with_every_name() -> None:
-    text = plot([timing("one & only"), timing("<two>")], "here")
-    root = ElementTree.fromstring(text)
-    assert root.tag.endswith("svg")
-    words = {element.text for element in root.iter() if element.text}
-    assert {"one & only", "<two>", "here", *STAGES} <= words
 
 
 def test_start_of_a_process() -> None:

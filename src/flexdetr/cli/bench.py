@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flexdetr.api import Detector
     from flexdetr.deployed import ArtifactDetector
     from flexdetr.metrics.latency import TimedDetector, Timing
+    from flexdetr.report.latency_page import Table
     from flexdetr.runtime.parity import Asked
 
 _DRAWN = 8
@@ -67,7 +68,9 @@ def bench(
     ] = None,
     precision: Precision = "auto",
     runtime: Runtime = "auto",
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the stages.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with the stages drawn.")
+    ] = None,
     layers: Annotated[
         bool,
         typer.Option(
@@ -80,8 +83,10 @@ def bench(
     """Time detectors in alternation: decoding, preparing, inference, finishing and end to end; pictures per second."""
     from flexdetr.metrics.latency import machine, measure, start_of
 
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise answers.UsageError(f"--plot writes SVG: give a name that ends in .svg, not {plot.name!r}")
+    if plot is not None and plot.suffix.lower() != ".html":
+        raise answers.UsageError(
+            f"--plot writes an HTML page: give a name that ends in .html, not {plot.name!r}"
+        )
     options: dict[str, Any] = {"threads": threads, "runtime": runtime}
     place = Place(device, cast("Asked", precision or "auto"))
     if layers:
@@ -105,11 +110,11 @@ def bench(
             )
             timing.start = start_of(code)
     if plot is not None:
-        from flexdetr.metrics.latency_plot import plot as draw
+        from flexdetr.report.latency_page import latency_page
 
-        where = machine()
         plot.parent.mkdir(parents=True, exist_ok=True)
-        plot.write_text(draw(timings, f"{where['cpu']}, {where['cores']} cores"), encoding="utf-8")
+        tables = [_stage_table(timings), _summary_table(timings)]
+        plot.write_text(latency_page(timings, _machine_text(), tables), encoding="utf-8")
     if as_json:
         answers.show_json(
             {
@@ -133,34 +138,46 @@ def _only_for_calls(**given: object) -> None:
 
 def show_timings(timings: Sequence[Timing]) -> None:
     """The stages in milliseconds, then throughput, memory and start, with the first file as the measure."""
-    from flexdetr.metrics.latency import END_TO_END, PERCENTILES, STAGES, machine
+    answers.show(_machine_text())
+    answers.show_table(*_stage_table(timings))
+    answers.show_table(*_summary_table(timings))
+
+
+def _machine_text() -> str:
+    from flexdetr.metrics.latency import machine
 
     where = machine()
-    answers.show(
-        f"{where['cpu']}, {where['cores']} cores, {', '.join(where['units']) or 'no vector units known'}"
-    )
+    return f"{where['cpu']}, {where['cores']} cores, {', '.join(where['units']) or 'no vector units known'}"
+
+
+def _stage_table(timings: Sequence[Timing]) -> Table:
+    from flexdetr.metrics.latency import END_TO_END, PERCENTILES, STAGES
+
     rows = [
         (timing.name, stage, *(f"{timing.percentile(stage, percent):.2f}" for percent in PERCENTILES))
         for timing in timings
         for stage in (*STAGES, END_TO_END)
     ]
-    answers.show_table(["file", "stage", *(f"p{percent} ms" for percent in PERCENTILES)], rows)
+    return ["file", "stage", *(f"p{percent} ms" for percent in PERCENTILES)], rows
+
+
+def _summary_table(timings: Sequence[Timing]) -> Table:
+    from flexdetr.metrics.latency import END_TO_END
+
     first = timings[0].percentile(END_TO_END, 50)
-    answers.show_table(
-        ["file", "computes", "end to end ms", "times as fast", "pictures/s", "memory MiB", "start s"],
-        [
-            (
-                timing.name,
-                timing.what,
-                f"{timing.percentile(END_TO_END, 50):.2f}",
-                f"{first / timing.percentile(END_TO_END, 50):.2f}",
-                f"{timing.per_second:.2f}",
-                None if timing.start is None or timing.start.memory is None else f"{timing.start.memory:.0f}",
-                None if timing.start is None else f"{timing.start.seconds:.2f}",
-            )
-            for timing in timings
-        ],
-    )
+    columns = ["file", "computes", "end to end ms", "times as fast", "pictures/s", "memory MiB", "start s"]
+    return columns, [
+        (
+            timing.name,
+            timing.what,
+            f"{timing.percentile(END_TO_END, 50):.2f}",
+            f"{first / timing.percentile(END_TO_END, 50):.2f}",
+            f"{timing.per_second:.2f}",
+            None if timing.start is None or timing.start.memory is None else f"{timing.start.memory:.0f}",
+            None if timing.start is None else f"{timing.start.seconds:.2f}",
+        )
+        for timing in timings
+    ]
 
 
 def open_detector(file: str, *, threads: int | None, runtime: str) -> Detector | ArtifactDetector:

@@ -12,6 +12,7 @@ _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 36
 _BAR, _NAMES, _NUMBERS, _LONGEST_NAME = 20, 130, 60, 20  # of a bar chart: pixels, and characters
 _ROW, _BESIDE = 28, 130  # of an interval chart: pixels of a row, and of the names at the left
+_STACK = 36  # of a stack chart: pixels of a row
 _GOLDEN_ANGLE = 0.381966  # of a full turn: neighbouring lines differ in hue
 _Scale = Callable[[float], float]
 
@@ -53,11 +54,7 @@ def line_chart(
             parts += [
                 f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour(index)}"/>' for left, top in at
             ]
-    legend = "".join(
-        f'<span><i style="background:{colour(index)}"></i>{escape(one.name)}</span>'
-        for index, one in enumerate(lines)
-    )
-    return _figure(title, parts, legend=f'<div class="legend">{legend}</div>')
+    return _figure(title, parts, legend=_legend([one.name for one in lines]))
 
 
 class Dot(NamedTuple):
@@ -183,6 +180,52 @@ def bar_chart(bars: Sequence[Bar], *, title: str) -> str:
     return _figure(title, parts, height=height, kind="bars")
 
 
+class Stack(NamedTuple):
+    """A row of a stack chart.
+
+    Attributes:
+        name: beside it.
+        parts: lengths of its pieces, in the order of the chart's names.
+        whole: measured by itself, with its number written.
+        high: how far the line from ``whole`` goes.
+    """
+
+    name: str
+    parts: Sequence[float]
+    whole: float
+    high: float
+
+
+def stack_chart(rows: Sequence[Stack], *, names: Sequence[str], title: str, across: str) -> str:
+    """Bars of pieces below each other, each with a line from its whole to its high end; "" for no row."""
+    if not rows:
+        return ""
+    longest = max(max(one.high, one.whole, sum(one.parts)) for one in rows)
+    ends = (0.0, 1.15 * longest or 1.0)  # with room for the number
+    x = _scale(ends, _BESIDE, _WIDTH - _RIGHT)
+    bottom = _TOP + _STACK * len(rows)
+    parts = _axis_below(x, ends, across, bottom)
+    for number, one in enumerate(rows):
+        top, start = _TOP + _STACK * number, 0.0
+        parts.append(
+            f'<text x="{_BESIDE - 8}" y="{top + 17}" text-anchor="end">{escape(_short(one.name))}'
+            f"<title>{escape(one.name)}</title></text>"
+        )
+        for index, length in enumerate(one.parts):
+            parts.append(
+                f'<rect x="{x(start):.1f}" y="{top + 5}" width="{x(start + length) - x(start):.1f}" height="14" '
+                f'fill="{colour(index)}"><title>{escape(names[index])}: {length:.4g}</title></rect>'
+            )
+            start += length
+        y = top + 26
+        parts.append(
+            f'<line class="same" x1="{x(one.whole):.1f}" y1="{y}" x2="{x(one.high):.1f}" y2="{y}"/>'
+            f'<circle class="mean" cx="{x(one.whole):.1f}" cy="{y}" r="3"/>'
+            f'<text x="{x(one.high) + 6:.1f}" y="{y + 4}">{one.whole:.1f}</text>'
+        )
+    return _figure(title, parts, height=bottom + _BOTTOM, legend=_legend(names))
+
+
 def matrix(
     names: Sequence[str],
     counts: Sequence[Sequence[int]],
@@ -229,6 +272,14 @@ def _figure(
         f'<figure{named}><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height:g}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>{legend}</figure>'
     )
+
+
+def _legend(names: Sequence[str]) -> str:
+    each = (
+        f'<span><i style="background:{colour(index)}"></i>{escape(name)}</span>'
+        for index, name in enumerate(names)
+    )
+    return f'<div class="legend">{"".join(each)}</div>'
 
 
 def _short(name: str) -> str:
