@@ -13,10 +13,10 @@ import pytest
 
 from flexdetr.model.heads import HEADS
 from flexdetr.runtime.formats import ENGINES, FORMATS
+from sources import FILES, PACKAGE
+from sources import TREES as TREES_BY_PATH
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "src" / "flexdetr"
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import parts of its own rank or below. Ranks follow the layout in CONTRIBUTING.md.
 RANKS = {
@@ -148,7 +148,7 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in FILES}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+TREES = {name: TREES_BY_PATH[path] for name, path in MODULES.items()}
 
 
 def is_type_checking(node: ast.AST) -> bool:

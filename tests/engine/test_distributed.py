@@ -59,7 +59,10 @@ def answers(data, tmp_path_factory):
     file = tmp_path_factory.mktemp("answers") / "two.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
     command += ["--nproc-per-node", "2", str(HERE / "two_ranks.py"), str(data), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return two_ranks.answer(data, None), torch.load(file)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fakes.tiny import SMALL
 from flexdetr.data.detect import read
 from flexdetr.data.loader import Batch
 from flexdetr.engine import fit
@@ -23,7 +24,10 @@ BATCH = 4
 
 def settings(model="flexdetr_pico", beside=None, **train):
     train = {"epochs": 2, "batch_size": BATCH, "eval_every": 2, "precision": "fp32", "clip": 0.0, **train}
-    return resolve(model, image_size=64, data={"workers": 0}, train=train, **(beside or {}))
+    sections = {"backbone": SMALL["backbone"], "encoder": SMALL["encoder"]}
+    if model == "flexdetr_pico":
+        sections["head"] = SMALL["head"]
+    return resolve(model, image_size=64, data={"workers": 0}, train=train, **sections, **(beside or {}))
 
 
 def gradients(trainer: fit.Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
