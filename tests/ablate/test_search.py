@@ -129,6 +129,31 @@ def test_a_search_goes_on_where_it_was_stopped(
         search(plan.model_copy(update={"epochs": (1, 3)}), folder, quiet=True)
 
 
+def test_every_candidate_is_another_one_however_sure_the_sampler_is(
+    plan: SearchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TPE names the best of few trials again and again: 12 of 20 were asked for, and 12 are tried."""
+
+    def reached(job: ablation_runs.Job, *, quiet: bool) -> ablation_runs.Result:
+        ap = 0.9 if job.config.head.queries == 24 else 0.1
+        return ablation_runs.Result(ap, ap, 1.0, 1, 1)
+
+    monkeypatch.setattr(ablation_runs, "run", reached)
+    monkeypatch.setattr(_Searching, "_compiled", lambda _, config: config)
+    monkeypatch.setattr(latency, "times", lambda calls, _: dict.fromkeys(calls, 1.0))
+    space = {"head.queries": (16, 20, 24, 28, 32), "encoder.ffn": (32, 64, 96, 128)}
+    done = search(plan.model_copy(update={"space": space, "candidates": 12}), tmp_path / "out", quiet=True)
+    assert len({row.changes for row in done.table}) == len(done.table) == 12
+    words: list[str] = []
+    search(
+        plan.model_copy(update={"space": {"head.queries": (16, 20)}, "candidates": 4}),
+        tmp_path / "small",
+        quiet=True,
+        tell=words.append,
+    )
+    assert any("2 candidates instead of 4" in word for word in words)
+
+
 @pytest.mark.slow
 def test_the_verb_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = draw_scenes(tmp_path / "scenes", train=6, val=2, test=2, size=(96, 96))

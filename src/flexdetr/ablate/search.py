@@ -47,8 +47,10 @@ _KEPT: Final = (
     "threads",
     "limit_ms",
 )
-# Asked for so often in a row, a sampler that only names what was tried has no more to say.
-_REPEATS: Final = 50
+# TPE names its favourite again and again while it knows few trials: after so many repeats in a row the next candidate
+# is drawn at random, and after so many draws that were all tried the space counts as used up.
+_TPE_REPEATS: Final = 5
+_REPEATS: Final = 200
 
 
 class Candidate(NamedTuple):
@@ -157,7 +159,7 @@ class _Searching:
                 self._try(place)
         repeats = 0
         while len(done) < self.plan.candidates and repeats < _REPEATS:
-            choices = {} if not done else self._ask(1000 * len(done) + repeats)
+            choices = {} if not done else self._ask(1000 * len(done) + repeats, repeats >= _TPE_REPEATS)
             if done and self._is_known(choices):
                 repeats += 1
                 continue
@@ -165,7 +167,9 @@ class _Searching:
             done.append(CandidateRecord(choices=choices))
             self._try(len(done) - 1)
         if len(done) < self.plan.candidates:
-            self.tell(f"the sampler proposes no new candidate after {len(done)}")
+            self.tell(
+                f"{len(done)} candidates instead of {self.plan.candidates}: the space seems to have no other"
+            )
 
     def _is_known(self, choices: Mapping[str, Any]) -> bool:
         """Whether this was tried, or is the base in other words."""
@@ -237,13 +241,13 @@ class _Searching:
         model = DetectionModel(config, len(read(data).classes)).eval()
         return latency.compiled(model, config, data, self.plan.precision, self.plan.threads)
 
-    def _ask(self, number: int) -> dict[str, Any]:
+    def _ask(self, number: int, at_random: bool) -> dict[str, Any]:
         """What the sampler chooses next; it is made anew from all that is known, as after a stop."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = self.plan.seeds[0] * 100_003 + number
         sampler = (
             optuna.samplers.RandomSampler(seed=seed)
-            if self.plan.sampler == "random"
+            if at_random or self.plan.sampler == "random"
             else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, self.plan.candidates // 4))
         )
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
