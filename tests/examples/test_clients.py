@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 import flexdetr
+from fakes.tiny import ONE_LAYER
 from flexdetr.api import Detector
 from flexdetr.classes import Classes
 from flexdetr.data.dataset import Record
@@ -91,14 +92,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 def detector() -> Detector:
     """A tiny detector with scores that differ from class to class and place to place."""
     torch.manual_seed(0)
-    detector = Detector(
-        "flexdetr_pico",
-        classes=CLASSES,
-        image_size=(64, 96),
-        backbone="hgnetv2_atto",
-        encoder={"strides": (8, 16), "width": 32, "ffn": 48, "heads": 4},
-        head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-    )
+    detector = Detector("flexdetr_pico", classes=CLASSES, image_size=(64, 96), **ONE_LAYER)
     decoder: Any = detector.model.head
     with torch.no_grad():
         for part in detector.model.modules():  # else every place of an untrained network looks the same
@@ -280,14 +274,8 @@ def test_refuses_an_artifact_that_takes_no_rgb(
     client: Client, photo: Path, once: Callable[[str, Callable[[Path], Artifact]], Artifact], channels: int
 ) -> None:
     def write(path: Path) -> Artifact:
-        other = Detector(
-            "flexdetr_pico",
-            classes=CLASSES,
-            image_size=(64, 96),
-            backbone="hgnetv2_atto",
-            head={"width": 32, "layers": 1, "ffn": 48, "heads": 4, "queries": 20, "denoising": 0},
-            data={"channels": channels},
-        )
+        data = {"channels": channels}
+        other = Detector("flexdetr_pico", classes=CLASSES, image_size=(64, 96), data=data, **ONE_LAYER)
         return other.export("openvino", path)
 
     folder = once(f"clients-{channels}", write).path

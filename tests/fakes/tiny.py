@@ -18,7 +18,8 @@ SMALL: dict[str, Any] = {
     "encoder": {"strides": [8, 16], "width": 32, "ffn": 48, "heads": 4},
     "head": {"width": 32, "layers": 2, "ffn": 48, "heads": 4, "queries": 20, "denoising": 10},
 }
-# The same for the command line.
+ONE_LAYER: dict[str, Any] = {**SMALL, "head": {**SMALL["head"], "layers": 1, "denoising": 0}}
+# SMALL for the command line.
 SMALL_WORDS = (
     *("--set", f"backbone={SMALL['backbone']}"),
     *(
@@ -66,14 +67,7 @@ def tiny(size: tuple[int, int] = (64, 96), **changes: Any) -> Detector:
 def untrained() -> Detector:
     """A detector of cats and dogs with one decoder layer, for what does not ask what it finds."""
     torch.manual_seed(0)
-    return Detector(
-        "flexdetr_pico",
-        classes=["cat", "dog"],
-        image_size=64,
-        backbone=SMALL["backbone"],
-        encoder=SMALL["encoder"],
-        head={**SMALL["head"], "layers": 1, "denoising": 0},
-    )
+    return Detector("flexdetr_pico", classes=["cat", "dog"], image_size=64, **ONE_LAYER)
 
 
 def settled() -> Detector:
